@@ -1,1 +1,3 @@
+//! The gateway: it does what `portcullis-core` decides.
+
 #![forbid(unsafe_code)]

@@ -13,6 +13,7 @@ extern crate std;
 
 pub mod error;
 pub mod host_port;
+pub mod socks5;
 pub mod ticket;
 
 pub use error::Malformed;

@@ -8,7 +8,7 @@
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::fmt::{self, Write as _};
+use core::fmt;
 
 use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -72,8 +72,9 @@ impl TicketSecret {
     pub fn from_random(bytes: [u8; 16]) -> Self {
         let mut text = String::with_capacity(32);
         for byte in bytes {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02X}");
+            for nibble in [byte >> 4, byte & 0x0F] {
+                text.extend(char::from_digit(nibble.into(), 16).map(|digit| digit.to_ascii_uppercase()));
+            }
         }
         Self(text)
     }
