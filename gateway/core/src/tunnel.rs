@@ -189,19 +189,22 @@ impl Tunnel {
 
     /// A password was checked for [`Command::Verify`].
     pub fn handle_verified(&mut self, genuine: bool, now: Instant) {
-        match mem::replace(&mut self.state, State::Done) {
-            State::SocksVerify { user } => {
-                self.reply(&socks5::credentials_status(genuine));
-                if genuine {
-                    self.state = State::SocksRequest { user: Some(user) };
-                    self.advance(now);
-                } else {
-                    self.finish(Some(Deny::CredentialsWrong));
-                }
+        if let State::SocksVerify { user } = &mut self.state {
+            let user = mem::take(user);
+            self.reply(&socks5::credentials_status(genuine));
+            if genuine {
+                self.state = State::SocksRequest { user: Some(user) };
+                self.advance(now);
+            } else {
+                self.finish(Some(Deny::CredentialsWrong));
             }
-            State::ConnectVerify { target, user } if genuine => self.connect_to(target, Some(user), now),
-            State::ConnectVerify { .. } => self.refuse_http(Deny::CredentialsWrong),
-            other => self.state = other,
+        } else if let State::ConnectVerify { target, user } = &mut self.state {
+            let (target, user) = (target.clone(), mem::take(user));
+            if genuine {
+                self.connect_to(target, Some(user), now);
+            } else {
+                self.refuse_http(Deny::CredentialsWrong);
+            }
         }
     }
 
@@ -260,13 +263,15 @@ impl Tunnel {
     /// When [`Self::handle_timeout`] is to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match self.state {
-            State::Done => None,
-            State::FirstBytes { settle: Some(settle) } | State::CgpTicket { settle: Some(settle) } => {
-                Some(settle.min(self.deadline))
-            }
-            _ => Some(self.deadline),
+        if matches!(self.state, State::Done) {
+            return None;
         }
+        if let State::FirstBytes { settle: Some(settle) } | State::CgpTicket { settle: Some(settle) } =
+            self.state
+        {
+            return Some(settle.min(self.deadline));
+        }
+        Some(self.deadline)
     }
 
     /// The protocol of the session in records and metrics.
@@ -380,10 +385,12 @@ impl Tunnel {
     }
 
     fn refuse_where_it_stands(&mut self, reason: Deny) {
-        match self.state {
-            State::HttpHead => self.refuse_http(reason),
-            State::SocksRequest { .. } => self.refuse(Speech::Socks, reason),
-            _ => self.refuse(Speech::Cgp, reason),
+        if matches!(self.state, State::HttpHead) {
+            self.refuse_http(reason);
+        } else if matches!(self.state, State::SocksRequest { .. }) {
+            self.refuse(Speech::Socks, reason);
+        } else {
+            self.refuse(Speech::Cgp, reason);
         }
     }
 

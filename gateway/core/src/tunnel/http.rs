@@ -83,12 +83,10 @@ impl Tunnel {
     /// Refuses in HTTP's words (RFC 9110 §15) and ends.
     pub(super) fn refuse_http(&mut self, reason: Deny) {
         let (status, phrase) = reason.http_status();
-        let headers: &[(&str, &str)] = match reason {
-            Deny::CredentialsRequired | Deny::CredentialsWrong => {
-                &[("Proxy-Authenticate", "Basic realm=\"gateway\", charset=\"UTF-8\"")]
-            }
-            Deny::UnsupportedVersion => &[("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")],
-            Deny::UnsupportedCommand => &[("Allow", "CONNECT")],
+        let headers: &[(&str, &str)] = match status {
+            407 => &[("Proxy-Authenticate", "Basic realm=\"gateway\", charset=\"UTF-8\"")],
+            426 => &[("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")],
+            405 => &[("Allow", "CONNECT")],
             _ => &[],
         };
         let bytes = http_head::response(status, phrase, headers, "");

@@ -41,13 +41,11 @@ impl Tunnel {
 
     /// Nothing more came in the short wait: the ambiguous beginning is taken for what it most likely is.
     pub(super) fn settle(&mut self, now: Instant) {
-        match self.state {
-            State::FirstBytes { .. } => {
-                self.state = State::SocksGreeting;
-                self.advance(now);
-            }
-            State::CgpTicket { .. } => self.take_cgp_ticket(now, true),
-            _ => {}
+        if matches!(self.state, State::FirstBytes { .. }) {
+            self.state = State::SocksGreeting;
+            self.advance(now);
+        } else {
+            self.take_cgp_ticket(now, true);
         }
     }
 
