@@ -187,8 +187,10 @@ impl Tunnel {
         self.on_ticket(answer, now);
     }
 
-    /// A password was checked for [`Command::Verify`].
-    pub fn handle_verified(&mut self, genuine: bool, now: Instant) {
+    /// A password was checked for [`Command::Verify`]; `None`: nobody had time to check it.
+    pub fn handle_verified(&mut self, answer: Option<bool>, now: Instant) {
+        let genuine = answer.unwrap_or(false);
+        let reason = if answer.is_some() { Deny::CredentialsWrong } else { Deny::Overloaded };
         if let State::SocksVerify { user } = &mut self.state {
             let user = mem::take(user);
             self.reply(&socks5::credentials_status(genuine));
@@ -196,14 +198,14 @@ impl Tunnel {
                 self.state = State::SocksRequest { user: Some(user) };
                 self.advance(now);
             } else {
-                self.finish(Some(Deny::CredentialsWrong));
+                self.finish(Some(reason));
             }
         } else if let State::ConnectVerify { target, user } = &mut self.state {
             let (target, user) = (target.clone(), mem::take(user));
             if genuine {
                 self.connect_to(target, Some(user), now);
             } else {
-                self.refuse_http(Deny::CredentialsWrong);
+                self.refuse_http(reason);
             }
         }
     }
