@@ -4,4 +4,7 @@
 
 pub mod authn;
 pub mod config;
+pub mod control_plane;
+pub mod dns;
+pub mod sta;
 pub mod tls;
