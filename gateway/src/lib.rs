@@ -1,3 +1,6 @@
 //! The gateway: it does what `portcullis-core` decides.
 
 #![forbid(unsafe_code)]
+
+pub mod ctl;
+pub mod exit;
