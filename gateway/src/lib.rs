@@ -2,5 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod authn;
+pub mod config;
 pub mod ctl;
 pub mod exit;
+pub mod log;
+pub mod tls;
