@@ -84,7 +84,11 @@ impl Client {
         }
         sent?;
         received?;
-        let what = if line.len() >= ANSWER_MAX_BYTES { "the answer is too long" } else { "it closed the connection" };
+        let what = if line.len() >= ANSWER_MAX_BYTES {
+            "the answer is too long"
+        } else {
+            "it closed the connection"
+        };
         Err(io::Error::new(io::ErrorKind::UnexpectedEof, what))
     }
 }

@@ -66,7 +66,8 @@ pub fn bind(path: &Path) -> Result<StdListener, BindError> {
     name.push(format!(".{}", std::process::id()));
     let temporary = PathBuf::from(name);
     let listener = bind_new(&temporary).map_err(failed)?;
-    std::fs::set_permissions(&temporary, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(failed)?;
+    std::fs::set_permissions(&temporary, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .map_err(failed)?;
     std::fs::rename(&temporary, path).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     Ok(listener)
@@ -74,7 +75,7 @@ pub fn bind(path: &Path) -> Result<StdListener, BindError> {
 
 fn bind_new(path: &Path) -> io::Result<StdListener> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => StdListener::bind(path),
     }
 }
