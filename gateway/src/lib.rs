@@ -5,6 +5,9 @@
 pub mod authn;
 pub mod config;
 pub mod control_plane;
+pub mod ctl;
 pub mod dns;
+pub mod exit;
+pub mod log;
 pub mod sta;
 pub mod tls;
