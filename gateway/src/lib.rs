@@ -7,4 +7,5 @@ pub mod config;
 pub mod ctl;
 pub mod exit;
 pub mod log;
+pub mod metrics;
 pub mod tls;
