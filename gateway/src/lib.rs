@@ -9,3 +9,4 @@ pub mod exit;
 pub mod log;
 pub mod metrics;
 pub mod tls;
+pub mod web;
