@@ -171,7 +171,7 @@ proptest! {
     fn arbitrary_targets_never_panic(target in "[!-~]{1,300}", ticket in "(;|%3b)[%;:0-9A-FST]{0,120}") {
         for target in [target, ticket] {
             if let Ok(head) = RequestHead::parse(&connect_request(&target, None)) {
-                let _: Result<ConnectTarget, _> = parse_target(&head);
+                drop(parse_target(&head));
             }
         }
     }

@@ -164,8 +164,8 @@ proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes: Vec<u8>, text in "[A-Z]{1,4} [!-~]{1,20} HTTP/1.[01]\r\n([!-~]{0,8}:[ -~]{0,8}\r\n){0,3}\r\n") {
         for bytes in [bytes.as_slice(), text.as_bytes()] {
-            let _: Result<RequestHead, _> = RequestHead::parse(bytes);
-            let _: Result<ResponseHead, _> = ResponseHead::parse(bytes);
+            drop(RequestHead::parse(bytes));
+            drop(ResponseHead::parse(bytes));
         }
     }
 
