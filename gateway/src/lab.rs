@@ -105,8 +105,6 @@ chain = "chain.pem"
 key = "key.pem"
 
 [sta_server]
-listen = []
-allow_from = ["127.0.0.0/8", "::1/128"]
 
 [[listener]]
 name = "lab"
@@ -138,7 +136,7 @@ fn certificates() -> Result<(String, String, String), rcgen::Error> {
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let key = KeyPair::generate()?;
     let leaf = params.signed_by(&key, &authority)?;
-    Ok((authority.pem(), leaf.pem(), key.serialize_pem()))
+    Ok((authority.pem(), leaf.pem() + &authority.pem(), key.serialize_pem()))
 }
 
 /// Makes a directory that only its owner enters. One that somebody else put there is refused.

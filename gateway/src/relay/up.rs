@@ -72,55 +72,48 @@ async fn pump(live: &Live, unframe: &mut Option<Unframer>, first: Vec<u8>) -> Re
 fn decrypt(
     live: &Live,
     unframe: &mut Option<Unframer>,
-    mut network: &[u8],
+    network: &[u8],
     plaintext: &mut Vec<u8>,
 ) -> Result<Step, EndReason> {
-    let Some(tls) = &live.tls else {
-        return take_plain(live, unframe, network, plaintext);
+    plaintext.reserve(network.len());
+    let Some(unframer) = unframe else {
+        return take_tls_off(live, network, plaintext);
     };
-    let mut decrypted = Vec::new();
-    let mut step = Step::GoOn;
+    let mut framed = Vec::with_capacity(network.len());
+    let step = take_tls_off(live, network, &mut framed)?;
+    match unframer.take(live, &framed, plaintext)? {
+        Step::End => Ok(Step::End),
+        Step::GoOn => Ok(step),
+    }
+}
+
+fn take_tls_off(live: &Live, mut network: &[u8], plaintext: &mut Vec<u8>) -> Result<Step, EndReason> {
+    let Some(tls) = &live.tls else {
+        plaintext.extend_from_slice(network);
+        return Ok(Step::GoOn);
+    };
+    let mut tls = tls.borrow_mut();
     loop {
-        let mut tls = tls.borrow_mut();
         let outcome = tls.process_new_packets();
-        let wants_write = tls.wants_write();
-        let ended = match tls.reader().read_to_end(&mut decrypted) {
+        // `Ok` says that the client has ended its side; bytes may have come before that.
+        let ended = match tls.reader().read_to_end(plaintext) {
             Ok(_) => true,
             Err(error) => error.kind() != io::ErrorKind::WouldBlock,
         };
-        if ended {
-            step = Step::End;
-        }
-        if wants_write {
+        if tls.wants_write() {
             // An alert, or the answer to a key update.
             live.for_client.notify_one();
         }
         if outcome.is_err() {
             return Err(EndReason::ClientViolation);
         }
-        if network.is_empty() || ended {
-            break;
+        if ended {
+            return Ok(Step::End);
+        }
+        if network.is_empty() {
+            return Ok(Step::GoOn);
         }
         tls.read_tls(&mut network).map_err(|_| EndReason::ClientViolation)?;
-    }
-    match take_plain(live, unframe, &decrypted, plaintext)? {
-        Step::End => Ok(Step::End),
-        Step::GoOn => Ok(step),
-    }
-}
-
-fn take_plain(
-    live: &Live,
-    unframe: &mut Option<Unframer>,
-    bytes: &[u8],
-    plaintext: &mut Vec<u8>,
-) -> Result<Step, EndReason> {
-    match unframe {
-        None => {
-            plaintext.extend_from_slice(bytes);
-            Ok(Step::GoOn)
-        }
-        Some(unframer) => unframer.take(live, bytes, plaintext),
     }
 }
 
