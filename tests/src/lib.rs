@@ -9,5 +9,6 @@ pub mod gateway;
 pub mod netns;
 pub mod pki;
 pub mod process;
+pub mod skip;
 pub mod topology;
 pub mod wait;
