@@ -9,5 +9,7 @@ pub mod ctl;
 pub mod dns;
 pub mod exit;
 pub mod log;
+pub mod metrics;
 pub mod sta;
 pub mod tls;
+pub mod web;

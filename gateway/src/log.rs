@@ -225,7 +225,7 @@ mod tests {
     fn events_become_json_lines_in_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("log");
-        let control = logging(&log(&file, LogFormat::Json), |control| {
+        let control = logging(&log(&file, LogFormat::Json), |_| {
             tracing::info!(target: "portcullis::test", count = 3, name = "a\"b\n", "one {}", 1);
             tracing::debug!(target: "portcullis::test", "not at this level");
             tracing::info!(target: "hyper::proto", "not ours");
@@ -297,7 +297,7 @@ mod tests {
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         // Opened for both, a FIFO opens at once; nobody reads, so that its buffer fills and the writer blocks.
         let mut reader = OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
-        let control = logging(&log(&fifo, LogFormat::Text), |control| {
+        let control = logging(&log(&fifo, LogFormat::Text), |_| {
             let filler = "x".repeat(1000);
             for _ in 0..QUEUE_LINES + 1000 {
                 tracing::info!(target: "portcullis::test", filler);

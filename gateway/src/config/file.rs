@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Problem};
-use super::reader::{FromToml, Located, Problems, position};
+use super::reader::{FromToml, Located, Problems, position, shown};
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $name:ident $header:literal { $($key:ident: $type:ty,)* })*) => {
@@ -43,14 +43,14 @@ macro_rules! tables {
                         problems.not_a_table(value, key);
                         return None;
                     };
-                    Some(Self::from_table(table, problems))
+                    Some(Self::from_table(table, value.span().start, problems))
                 }
             }
 
             impl $name {
-                fn from_table(table: &DeTable<'_>, problems: &mut Problems<'_>) -> Self {
+                fn from_table(table: &DeTable<'_>, at: usize, problems: &mut Problems<'_>) -> Self {
                     problems.refuse_unknown(table, $header, &[$(stringify!($key)),*], TABLES);
-                    Self { $($key: problems.field(table, stringify!($key)),)* }
+                    Self { $($key: problems.field(table, at, stringify!($key)),)* }
                 }
             }
         )*
@@ -185,9 +185,12 @@ impl FromToml for Ports {
 pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<File> {
     let (root, errors) = DeTable::parse_recoverable(text);
     for error in errors {
-        problems.add(error.span().map_or(0, |span| span.start), error.message().replace('\n', ", "));
+        let span = error.span().unwrap_or_default();
+        let key = text.get(span.clone()).filter(|_| error.message() == "duplicate key");
+        let key = key.map(|key| format!(" `{}`", shown(key))).unwrap_or_default();
+        problems.add(span.start, format!("{}{key}", error.message().replace('\n', ", ")));
     }
-    problems.is_empty().then(|| File::from_table(root.get_ref(), problems))
+    problems.is_empty().then(|| File::from_table(root.get_ref(), 0, problems))
 }
 
 /// Reads a whole file of at most `most` bytes as UTF-8.

@@ -26,16 +26,18 @@ pub(super) struct Located<T> {
 pub(super) struct Problems<'a> {
     text: &'a str,
     found: Vec<(usize, Problem)>,
+    /// Keys whose value could not be read, with the place of their table: those are not missing.
+    unread: Vec<(usize, String)>,
 }
 
 impl<'a> Problems<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        Self { text, found: Vec::new() }
+        Self { text, found: Vec::new(), unread: Vec::new() }
     }
 
     pub(super) fn add(&mut self, at: usize, message: impl Into<String>) -> Details<'_> {
-        let (line, column) = position(self.text.as_bytes(), at);
-        let problem = Problem { line, column, message: message.into(), expected: None, suggestion: None };
+        let problem =
+            Problem { line: 0, column: 0, message: message.into(), expected: None, suggestion: None };
         let details = self.found.len();
         self.found.push((at, problem));
         Details { problem: self.found.get_mut(details).map(|(_, problem)| problem) }
@@ -52,8 +54,12 @@ impl<'a> Problems<'a> {
         }
         self.found.sort_by_key(|(at, _)| *at);
         let untold = self.found.len().saturating_sub(PROBLEMS_MAX);
-        let mut problems: Vec<Problem> =
-            self.found.into_iter().take(PROBLEMS_MAX).map(|(_, problem)| problem).collect();
+        let text = self.text.as_bytes();
+        let placed = self.found.into_iter().take(PROBLEMS_MAX).map(|(at, problem)| {
+            let (line, column) = position(text, at);
+            Problem { line, column, ..problem }
+        });
+        let mut problems: Vec<Problem> = placed.collect();
         if untold > 0 {
             problems.extend(ConfigError::unplaced(path, format!("{untold} more problems")).problems);
         }
@@ -84,11 +90,25 @@ impl<'a> Problems<'a> {
         }
     }
 
-    /// Reads one key of a table; `None` when it is absent, or wrong and reported.
-    pub(super) fn field<T: FromToml>(&mut self, table: &DeTable<'_>, key: &str) -> Option<Located<T>> {
+    /// Reads one key of the table at `table_at`; `None` when it is absent, or wrong and reported.
+    pub(super) fn field<T: FromToml>(
+        &mut self,
+        table: &DeTable<'_>,
+        table_at: usize,
+        key: &str,
+    ) -> Option<Located<T>> {
         let value = table.get(key)?;
         let at = value.span().start;
-        T::from_toml(value, key, self).map(|value| Located { value, at })
+        let read = T::from_toml(value, key, self);
+        if read.is_none() {
+            self.unread.push((table_at, key.to_owned()));
+        }
+        read.map(|value| Located { value, at })
+    }
+
+    /// Whether the key stands in the table at `table_at` with a value that could not be read.
+    pub(super) fn is_unread(&self, table_at: usize, key: &str) -> bool {
+        self.unread.iter().any(|(at, unread)| *at == table_at && unread == key)
     }
 
     /// Reports that a key holds something else than one table.
@@ -98,8 +118,11 @@ impl<'a> Problems<'a> {
     }
 
     pub(super) fn wrong_type<T: FromToml>(&mut self, value: &Spanned<DeValue<'_>>, key: &str) {
+        let quoted =
+            value.get_ref().as_str().filter(|text| text.len() <= 60).map(|text| format!("[{text:?}]"));
         self.add(value.span().start, format!("`{key}` is {}", type_name(value.get_ref())))
-            .expected(T::expected());
+            .expected(T::expected())
+            .suggest(quoted.filter(|_| T::IS_LIST_OF_STRINGS));
     }
 }
 
@@ -126,6 +149,9 @@ impl Details<'_> {
 
 /// What can be read from a TOML value.
 pub(super) trait FromToml: Sized {
+    const IS_STRING: bool = false;
+    const IS_LIST_OF_STRINGS: bool = false;
+
     /// What a right value is, for messages.
     fn expected() -> String;
 
@@ -139,6 +165,8 @@ pub(super) trait FromToml: Sized {
 }
 
 impl FromToml for String {
+    const IS_STRING: bool = true;
+
     fn expected() -> String {
         "a string".into()
     }
@@ -187,6 +215,8 @@ impl FromToml for i64 {
 }
 
 impl<T: FromToml> FromToml for Vec<Located<T>> {
+    const IS_LIST_OF_STRINGS: bool = T::IS_STRING;
+
     fn expected() -> String {
         T::expected_array()
     }

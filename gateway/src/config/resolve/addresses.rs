@@ -6,7 +6,7 @@ use super::Resolver;
 use crate::config::reader::{Located, shown};
 
 /// Addresses of one listener.
-pub(super) const LISTEN_MAX: usize = 64;
+const LISTEN_MAX: usize = 16;
 
 /// An address and what listens there.
 #[derive(Debug)]

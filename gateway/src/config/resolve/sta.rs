@@ -216,7 +216,10 @@ fn parse_url(text: &str) -> Result<StaUrl, (&'static str, Option<String>)> {
     let https = match scheme {
         "https" => true,
         "http" => false,
-        other => return Err(("has another scheme", nearest(other, ["http", "https"]).map(str::to_owned))),
+        other => {
+            let near = nearest(other, ["http", "https"]).map(|near| format!("{near}://{rest}"));
+            return Err(("has another scheme", near));
+        }
     };
     let (server, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
     let server = HostPort::parse_or_port(server, Some(if https { 443 } else { 80 }))

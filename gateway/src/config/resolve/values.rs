@@ -109,7 +109,7 @@ impl Resolver<'_> {
         key: &str,
         expected: &str,
     ) -> Option<T> {
-        if typed.is_none() {
+        if typed.is_none() && !self.problems.is_unread(at, key) {
             self.problems.add(at, format!("{table} has no `{key}`")).expected(format!("`{key}`, {expected}"));
         }
         typed
