@@ -282,7 +282,7 @@ impl Gateway {
             Some(status) => bail!("it ended with {status}"),
             None => Ok(self.control.ask(&json!({"v": 1, "cmd": "status"})).ok().filter(is_ready).map(drop)),
         });
-        ready.with_context(|| format!("the log of portcullisd ends:\n{}", self.child.log_tail()))
+        ready.map_err(|error| self.child.with_log(&error))
     }
 
     /// Runs the `portcullis` command against this daemon.

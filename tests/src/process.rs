@@ -115,6 +115,12 @@ impl Child {
         lines.get(lines.len().saturating_sub(TAIL_LINES)..).unwrap_or_default().join("\n")
     }
 
+    /// An error, followed by the end of the log.
+    #[must_use]
+    pub fn with_log(&self, error: &anyhow::Error) -> anyhow::Error {
+        anyhow::anyhow!("{error:#}; the log of {} ends:\n{}", self.name, self.log_tail())
+    }
+
     #[must_use]
     pub fn stderr_path(&self) -> &Path {
         &self.stderr
@@ -135,7 +141,7 @@ impl Child {
                 (None, None) => Ok(None),
             }
         });
-        found.with_context(|| format!("the log of {} ends:\n{}", self.name, self.log_tail()))
+        found.map_err(|error| self.with_log(&error))
     }
 
     /// Waits until the child's network has a listener on a TCP port, without connecting to it: a connection may
@@ -149,7 +155,7 @@ impl Child {
             Some(status) => bail!("it ended with {status}"),
             None => Ok(listens(self.inner.id(), port).then_some(())),
         });
-        found.with_context(|| format!("the log of {} ends:\n{}", self.name, self.log_tail()))
+        found.map_err(|error| self.with_log(&error))
     }
 
     /// Waits until something accepts connections at `address`, in this process's own namespace.
@@ -162,7 +168,7 @@ impl Child {
             Some(status) => bail!("it ended with {status}"),
             None => Ok(std::net::TcpStream::connect(address).ok()),
         });
-        found.map(drop).with_context(|| format!("the log of {} ends:\n{}", self.name, self.log_tail()))
+        found.map(drop).map_err(|error| self.with_log(&error))
     }
 }
 
@@ -243,8 +249,7 @@ pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> R
     command.process_group(0);
     let inner = command.spawn().with_context(|| format!("start `{text}`"))?;
     let mut child = Child { name: text.clone(), inner, stdout: out.clone(), stderr: err.clone() };
-    let status = child.wait(limit);
-    let status = status.with_context(|| format!("its output ends:\n{}", child.log_tail()))?;
+    let status = child.wait(limit).map_err(|error| child.with_log(&error))?;
     let read = |path: &Path| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     Ok(Output { command: text, code: status.code(), stdout: read(&out)?, stderr: read(&err)? })
 }
