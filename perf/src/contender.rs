@@ -7,7 +7,7 @@ use anyhow::Result;
 use portcullis_tests::gateway::Gateway;
 use portcullis_tests::process::Child;
 
-use crate::cpu::Meter;
+use crate::cpu::{self, Meter};
 use crate::tickets::Tickets;
 
 /// What has to stay alive while a contender runs.
@@ -39,13 +39,21 @@ pub(crate) struct Contender {
 }
 
 impl Contender {
-    pub(crate) fn new(label: &str, version: String, relay: SocketAddr, door: Door, process: Process) -> Self {
-        let meter = Meter::attach(label, process.pid());
+    pub(crate) fn new(
+        label: &str,
+        version: String,
+        relay: SocketAddr,
+        door: Door,
+        process: Process,
+        cpu: usize,
+    ) -> Self {
+        let meter = Meter::attach(label, process.pid(), cpu);
         Self { label: label.to_owned(), version, relay, door, process, meter }
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.pid()
+    /// Fails unless it can only run where it should.
+    pub(crate) fn expect_pinned(&self) -> Result<()> {
+        cpu::expect_pinned(self.process.pid(), self.meter.cpu)
     }
 
     pub(crate) fn meter(&self) -> &Meter {

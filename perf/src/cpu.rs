@@ -84,7 +84,14 @@ pub(crate) fn own_time() -> Result<Duration> {
 
 /// A source of one contender's CPU time.
 #[derive(Debug)]
-pub(crate) enum Meter {
+pub(crate) struct Meter {
+    source: Source,
+    /// The CPU that the contender is bound to.
+    pub(crate) cpu: usize,
+}
+
+#[derive(Debug)]
+enum Source {
     /// The directory of a cgroup made for the contender.
     Cgroup(PathBuf),
     /// The process at the root of the contender.
@@ -93,10 +100,25 @@ pub(crate) enum Meter {
 
 impl Meter {
     /// Puts a running process under a cgroup of its own, or settles for `/proc`.
-    pub(crate) fn attach(label: &str, pid: u32) -> Self {
-        Self::make_cgroup(label, pid).unwrap_or(Self::Ticks(pid))
+    pub(crate) fn attach(label: &str, pid: u32, cpu: usize) -> Self {
+        Self { source: Source::make_cgroup(label, pid).unwrap_or(Source::Ticks(pid)), cpu }
     }
 
+    /// Where the figures come from, for the report.
+    pub(crate) fn source(&self) -> &'static str {
+        match self.source {
+            Source::Cgroup(_) => "cgroup v2 cpu.stat usage_usec",
+            Source::Ticks(_) => "/proc/PID/stat of the process and its descendants, 10 ms ticks",
+        }
+    }
+
+    /// CPU time used so far.
+    pub(crate) fn read(&self) -> Result<Duration> {
+        self.source.read()
+    }
+}
+
+impl Source {
     fn make_cgroup(label: &str, pid: u32) -> Option<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
@@ -104,21 +126,12 @@ impl Meter {
             .join(own_cgroup2(&own)?.trim_start_matches('/'))
             .join(format!("portcullis-perf-{}-{label}", std::process::id()));
         fs::create_dir(&dir).ok()?;
-        let meter = Self::Cgroup(dir.clone());
+        let source = Self::Cgroup(dir.clone());
         fs::write(dir.join("cgroup.procs"), pid.to_string()).ok()?;
-        meter.read().is_ok().then_some(meter)
+        source.read().is_ok().then_some(source)
     }
 
-    /// Where the figures come from, for the report.
-    pub(crate) fn source(&self) -> &'static str {
-        match self {
-            Self::Cgroup(_) => "cgroup v2 cpu.stat usage_usec",
-            Self::Ticks(_) => "/proc/PID/stat of the process and its descendants, 10 ms ticks",
-        }
-    }
-
-    /// CPU time used so far.
-    pub(crate) fn read(&self) -> Result<Duration> {
+    fn read(&self) -> Result<Duration> {
         match self {
             Self::Cgroup(dir) => {
                 let text =
@@ -134,7 +147,7 @@ impl Meter {
     }
 }
 
-impl Drop for Meter {
+impl Drop for Source {
     fn drop(&mut self) {
         if let Self::Cgroup(dir) = self {
             // The contender has ended before its meter; a directory that stays behind is empty and harmless.
@@ -188,30 +201,37 @@ fn process_time(stat: &str) -> Option<Duration> {
     Some(TICK * ticks)
 }
 
-/// The machine's time over all CPUs, from `/proc/stat`.
+/// The machine's time, from `/proc/stat`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Machine {
-    /// Anything but idle, waiting for disks, and stolen.
+    /// Of all CPUs: anything but idle, waiting for disks, and stolen.
     pub(crate) busy: Duration,
-    /// Taken by the hypervisor for others.
+    /// Of all CPUs: taken by the hypervisor for others.
     pub(crate) stolen: Duration,
+    /// Of one CPU: nothing to do.
+    pub(crate) idle: Duration,
 }
 
 impl Machine {
-    pub(crate) fn read() -> Result<Self> {
+    /// Reads the times, the idle time of `cpu`.
+    pub(crate) fn read(cpu: usize) -> Result<Self> {
         let text = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
-        Self::parse(&text).context("/proc/stat has no line for all CPUs")
+        Self::parse(&text, cpu).with_context(|| format!("/proc/stat has no times of CPU {cpu}"))
     }
 
     /// proc(5): user nice system idle iowait irq softirq steal guest guest_nice; guests count as user already.
-    fn parse(text: &str) -> Option<Self> {
-        let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
-        let ticks: Vec<u32> = line.split_whitespace().map_while(|field| field.parse().ok()).collect();
-        let [user, nice, system, _idle, _iowait, irq, softirq, steal, ..] = ticks.as_slice() else {
+    fn parse(text: &str, cpu: usize) -> Option<Self> {
+        let ticks = |name: &str| -> Option<Vec<u32>> {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+            line.split_whitespace().map(|field| field.parse().ok()).collect()
+        };
+        let (all, one) = (ticks("cpu")?, ticks(&format!("cpu{cpu}"))?);
+        let [user, nice, system, _idle, _iowait, irq, softirq, steal, ..] = all.as_slice() else {
             return None;
         };
+        let &[_, _, _, idle, iowait, ..] = one.as_slice() else { return None };
         let busy = [user, nice, system, irq, softirq].into_iter().map(|ticks| TICK * *ticks).sum();
-        Some(Self { busy, stolen: TICK * *steal })
+        Some(Self { busy, stolen: TICK * *steal, idle: TICK * (idle + iowait) })
     }
 }
 
@@ -238,10 +258,12 @@ mod tests {
 
     #[test]
     fn busy_time_leaves_out_idle_disk_and_stolen_time() {
-        let text = "cpu  100 20 30 4000 500 6 7 8 90 10\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
-        let expected = Machine { busy: TICK * 163, stolen: TICK * 8 };
-        assert_eq!(Machine::parse(text), Some(expected));
-        assert_eq!(Machine::parse("intr 5\n"), None);
+        let text =
+            "cpu  100 20 30 4000 500 6 7 8 90 10\ncpu1 1 1 1 1 1 1 1 1 1 1\ncpu10 2 2 2 5 4 2 2 2 0 0\n";
+        let expected = Machine { busy: TICK * 163, stolen: TICK * 8, idle: TICK * 9 };
+        assert_eq!(Machine::parse(text, 10), Some(expected));
+        assert_eq!(Machine::parse(text, 0), None);
+        assert_eq!(Machine::parse("intr 5\n", 0), None);
     }
 
     #[test]
@@ -255,8 +277,7 @@ mod tests {
 
     #[test]
     fn ticks_of_a_living_process_can_be_read() {
-        let meter = Meter::Ticks(std::process::id());
-        assert!(meter.read().is_ok());
+        assert!(Source::Ticks(std::process::id()).read().is_ok());
     }
 
     #[test]

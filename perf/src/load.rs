@@ -28,6 +28,8 @@ pub(crate) struct Slice {
     pub(crate) units: u64,
     pub(crate) wall_seconds: f64,
     pub(crate) contender_cpu_seconds: f64,
+    /// How long the contender's CPU had nothing to do.
+    pub(crate) contender_idle_seconds: f64,
     /// Load generator and back end together, which share one CPU.
     pub(crate) load_cpu_seconds: f64,
     pub(crate) machine_busy_seconds: f64,
@@ -53,7 +55,7 @@ impl Sample {
             missed,
             contender: meter.read()?,
             load: cpu::own_time()?,
-            machine: Machine::read()?,
+            machine: Machine::read(meter.cpu)?,
         })
     }
 }
@@ -92,6 +94,7 @@ impl<'a> Window<'a> {
             units: last.units - first.units,
             wall_seconds: (last.at - first.at).as_secs_f64(),
             contender_cpu_seconds: seconds(last.contender, first.contender),
+            contender_idle_seconds: seconds(last.machine.idle, first.machine.idle),
             load_cpu_seconds: seconds(last.load, first.load),
             machine_busy_seconds: seconds(last.machine.busy, first.machine.busy),
             machine_stolen_seconds: seconds(last.machine.stolen, first.machine.stolen),

@@ -6,6 +6,7 @@
 mod backend;
 mod contender;
 mod cpu;
+mod finding;
 mod load;
 mod machine;
 mod measure;

@@ -36,9 +36,9 @@ impl Measure {
 
     pub(crate) fn unit(self) -> &'static str {
         match self {
-            Self::Down | Self::Up => "MB per CPU second",
-            Self::Setup => "per CPU second",
-            Self::Echo => "CPU µs per round trip",
+            Self::Down | Self::Up => "MB per CPU s",
+            Self::Setup => "per CPU s",
+            Self::Echo => "CPU µs each",
         }
     }
 
@@ -106,11 +106,19 @@ pub(crate) fn slice(units: u64, contender_cpu_seconds: f64, load_cpu_seconds: f6
         units,
         wall_seconds: 1.0,
         contender_cpu_seconds,
+        contender_idle_seconds: 1.0 - contender_cpu_seconds,
         load_cpu_seconds,
         machine_busy_seconds: contender_cpu_seconds + load_cpu_seconds,
         machine_stolen_seconds: 0.0,
         missed: 0,
     }
+}
+
+/// Five equal rounds in which the contenders do the same work for so much CPU time.
+#[cfg(test)]
+pub(crate) fn rounds(ours: f64, theirs: f64, load: f64) -> Vec<Round> {
+    let pair = |cpu: f64| [slice(1_000_000, cpu, load), slice(1_000_000, cpu, load)];
+    vec![Round { ours: pair(ours), theirs: pair(theirs) }; 5]
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub(crate) fn run(plan: Plan, progress: &mut impl Write) -> Result<Report> {
     let facts = Facts::collect();
     let cpus = Cpus::choose()?;
     let mut bench = Bench::start(plan, cpus, progress)?;
-    let seen = [bench.probe(&bench.ours, cpus)?, bench.probe(&bench.theirs, cpus)?];
+    let seen = [bench.probe(&bench.ours)?, bench.probe(&bench.theirs)?];
     let mut series: Vec<Vec<Round>> = Measure::ALL.iter().map(|_| Vec::new()).collect();
     for round in 1..=plan.rounds {
         for (measure, rounds) in Measure::ALL.into_iter().zip(&mut series) {
@@ -89,9 +89,9 @@ impl Bench {
 
     /// Proves, before anything is measured, that a contender relays unharmed data under the parameters of this
     /// comparison and on its CPU only.
-    fn probe(&self, contender: &Contender, cpus: Cpus) -> Result<Seen> {
+    fn probe(&self, contender: &Contender) -> Result<Seen> {
         let tickets = self.download(contender).with_context(|| format!("probe of {}", contender.label))?;
-        cpu::expect_pinned(contender.pid(), cpus.contender)?;
+        contender.expect_pinned()?;
         self.settle()?;
         Ok(Seen {
             label: contender.label.clone(),

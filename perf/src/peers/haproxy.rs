@@ -38,7 +38,7 @@ pub(crate) fn start(
         Child::spawn(label, Command::new(program).arg("-db").arg("-f").arg(&config), dir)
     })?;
     child.wait_for_port(address, PATIENCE)?;
-    Ok(Contender::new(label, version, address, Door::Open(address), Process::Haproxy(child)))
+    Ok(Contender::new(label, version, address, Door::Open(address), Process::Haproxy(child), cpu))
 }
 
 fn render(address: SocketAddr, pem: &Path, backend: SocketAddr) -> String {

@@ -32,7 +32,7 @@ pub(crate) fn start(mut setup: Setup, label: &str, backend: SocketAddr, cpu: usi
     let daemon = cpu::pinned(cpu, || setup.start())?;
     let tickets = Tickets::new(daemon.control().socket.clone(), backend);
     let door = Door::Ticketed(gateway, tickets);
-    Ok(Contender::new(label, version, relay, door, Process::Portcullis(Box::new(daemon))))
+    Ok(Contender::new(label, version, relay, door, Process::Portcullis(Box::new(daemon)), cpu))
 }
 
 /// Tickets are issued ahead of the slices that use them, and what is left over serves the next.
