@@ -1,3 +1,21 @@
 //! The gateway: it does what `portcullis-core` decides.
 
 #![forbid(unsafe_code)]
+
+pub mod authn;
+pub mod config;
+pub mod control_plane;
+pub mod ctl;
+pub mod daemon;
+pub mod dns;
+pub mod exit;
+pub mod front;
+pub mod lab;
+pub mod log;
+pub mod metrics;
+pub mod relay;
+pub mod sta;
+pub mod state;
+pub mod tls;
+pub mod version;
+pub mod web;
