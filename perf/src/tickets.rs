@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use portcullis_proto::socks5::{Address, Command, Name, Request};
 use serde_json::{Value, json};
 
 use crate::load::PATIENCE;
@@ -19,13 +20,12 @@ const SESSIONS_PER_SECOND: u32 = 10_000;
 const STOCK_MAX: usize = 50_000;
 /// Requests that go out before their answers are read: small enough for both sockets' buffers.
 const PIPELINE: usize = 64;
-/// RFC 1928 §4: version 5, CONNECT, reserved, domain name.
-const REQUEST: [u8; 4] = [5, 1, 0, 3];
 
 pub(crate) struct Tickets {
     socket: PathBuf,
     target: SocketAddr,
-    stock: VecDeque<String>,
+    /// Whole requests, so that a session costs the load as little as possible.
+    stock: VecDeque<Vec<u8>>,
 }
 
 impl fmt::Debug for Tickets {
@@ -56,7 +56,7 @@ impl Tickets {
             for _ in 0..count {
                 let mut line = String::new();
                 reader.read_line(&mut line).context("read a ticket")?;
-                self.stock.push_back(ticket(&line)?);
+                self.stock.push_back(request(&ticket(&line)?)?);
             }
         }
         Ok(())
@@ -64,14 +64,16 @@ impl Tickets {
 
     /// A bare SOCKS5 request with the next ticket as its domain name.
     pub(crate) fn request(&mut self) -> Option<Vec<u8>> {
-        self.stock.pop_front().map(|ticket| request(&ticket))
+        self.stock.pop_front()
     }
 }
 
-fn request(ticket: &str) -> Vec<u8> {
-    // The daemon's own tickets are far below the 255 bytes of a domain name.
-    let length = u8::try_from(ticket.len()).unwrap_or(u8::MAX);
-    [REQUEST.as_slice(), &[length], ticket.as_bytes(), &1_494_u16.to_be_bytes()].concat()
+/// The port beside a ticket means nothing: the ticket says where to.
+const PORT: u16 = 1_494;
+
+fn request(ticket: &str) -> Result<Vec<u8>> {
+    let name = Name::parse(ticket.as_bytes()).context("the daemon's ticket fits no SOCKS5 request")?;
+    Ok(Request { command: Command::Connect, address: Address::Name(name), port: PORT }.encode())
 }
 
 fn ticket(line: &str) -> Result<String> {
@@ -90,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_request_carries_the_ticket_as_domain_name() {
-        assert_eq!(request(";40;S"), *b"\x05\x01\x00\x03\x05;40;S\x05\xD6");
+        assert_eq!(request(";40;S").unwrap(), *b"\x05\x01\x00\x03\x05;40;S\x05\xD6");
     }
 
     #[test]

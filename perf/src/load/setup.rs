@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::epoll::EpollFlags;
+use portcullis_proto::socks5;
 use rustls::ClientConfig;
 
 use super::connection::{Clients, Connection, Received};
@@ -21,9 +22,6 @@ use crate::contender::{Contender, Door};
 const IN_FLIGHT: usize = 16;
 const ECHO_BYTES: usize = 32;
 const BUFFER_BYTES: usize = 32 * 1_024;
-/// RFC 1928 §6 with an IPv4 address, as both ends of our own protocol send it.
-const REPLY_BYTES: usize = 10;
-const REPLY_SUCCEEDED: u8 = 0;
 
 pub(crate) fn run(
     contender: &mut Contender,
@@ -107,11 +105,14 @@ impl Session {
                 }
                 None => self.ask_echo()?,
             },
-            Stage::Reply if self.answer.len() >= REPLY_BYTES => {
-                let code = self.answer.get(1).copied().unwrap_or(u8::MAX);
-                ensure!(code == REPLY_SUCCEEDED, "a ticket was refused: SOCKS5 reply {code}");
-                self.answer.drain(..REPLY_BYTES);
-                self.ask_echo()?;
+            Stage::Reply => {
+                if let Some(length) = socks5::reply_len(&self.answer)? {
+                    let code = socks5::parse_reply(self.answer.get(..length).unwrap_or_default())?;
+                    let granted = code == socks5::Reply::Succeeded.code();
+                    ensure!(granted, "a session with a ticket was refused: SOCKS5 reply {code}");
+                    self.answer.drain(..length);
+                    self.ask_echo()?;
+                }
             }
             Stage::Echo if self.answer.len() >= ECHO_BYTES => {
                 ensure!(self.answer == [b'e'; ECHO_BYTES], "an echo came back changed");
