@@ -107,7 +107,8 @@ impl Drop for Namespace {
 /// What `ip` said.
 pub fn join(left: End<'_>, right: End<'_>) -> Result<()> {
     let (l, r) = (left.namespace.name(), right.namespace.name());
-    let pair = ["link", "add", left.interface, "netns", l, "type", "veth", "peer", "name", right.interface];
+    let pair =
+        ["link", "add", "name", left.interface, "netns", l, "type", "veth", "peer", "name", right.interface];
     ip(&[&pair[..], &["netns", r]].concat())?;
     for end in [left, right] {
         for address in end.addresses {
