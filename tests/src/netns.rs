@@ -118,7 +118,7 @@ pub fn join(left: End<'_>, right: End<'_>) -> Result<()> {
         }
     }
     for end in [left, right] {
-        end.namespace.ip(&["link", "set", end.interface, "up"])?;
+        end.namespace.ip(&["link", "set", "dev", end.interface, "up"])?;
     }
     Ok(())
 }
