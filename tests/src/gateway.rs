@@ -336,15 +336,13 @@ impl Gateway {
         self.child.stop(PATIENCE)
     }
 
-    /// Ends the daemon and starts it again in the same directory with `command`'s place.
+    /// Ends the daemon and keeps its directory, so that it can be started again.
     ///
     /// # Errors
-    /// When it does not end or does not become ready again.
-    pub fn restart_in(mut self, place: &Place) -> Result<Self> {
+    /// When it does not end.
+    pub fn halt(mut self) -> Result<Setup> {
         self.child.stop(PATIENCE)?;
-        let Self { child, setup, .. } = self;
-        drop(child);
-        setup.start_in(place)
+        Ok(self.setup)
     }
 
     /// Sends the daemon a signal.

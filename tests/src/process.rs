@@ -92,7 +92,8 @@ impl Child {
             return Ok(status);
         }
         signal_group(self.group(), Signal::SIGTERM)?;
-        if let Ok(status) = self.wait(grace) {
+        let what = format!("the end of {}", self.name);
+        if let Ok(status) = wait::uninterrupted(grace, &what, || self.try_status()) {
             return Ok(status);
         }
         signal_group(self.group(), Signal::SIGKILL)?;
@@ -137,6 +138,20 @@ impl Child {
         found.with_context(|| format!("the log of {} ends:\n{}", self.name, self.log_tail()))
     }
 
+    /// Waits until the child's network has a listener on a TCP port, without connecting to it: a connection may
+    /// use up what the child serves only once.
+    ///
+    /// # Errors
+    /// When the child ends first or the time is over.
+    pub fn wait_for_listen(&mut self, port: u16, limit: Duration) -> Result<()> {
+        let what = format!("{} to listen on port {port}", self.name);
+        let found = wait::attempt(limit, &what, || match self.try_status()? {
+            Some(status) => bail!("it ended with {status}"),
+            None => Ok(listens(self.inner.id(), port).then_some(())),
+        });
+        found.with_context(|| format!("the log of {} ends:\n{}", self.name, self.log_tail()))
+    }
+
     /// Waits until something accepts connections at `address`, in this process's own namespace.
     ///
     /// # Errors
@@ -156,6 +171,19 @@ impl Drop for Child {
         // Nothing more can be done about a child that not even SIGKILL ends.
         drop(self.stop(GRACE));
     }
+}
+
+/// Whether the network namespace of process `pid` has a listener on `port` (proc_pid_net(5)).
+fn listens(pid: u32, port: u16) -> bool {
+    const STATE_LISTEN: &str = "0A";
+    let wanted = format!(":{port:04X}");
+    ["tcp", "tcp6"].iter().any(|table| {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        text.lines().any(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            words.next().is_some_and(|local| local.ends_with(&wanted)) && words.nth(1) == Some(STATE_LISTEN)
+        })
+    })
 }
 
 fn signal_group(group: Pid, signal: Signal) -> Result<()> {
@@ -282,6 +310,21 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or_else(|| Path::new("."))
 }
 
+static DIRECTORY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+
+/// Makes [`binary`] take finished programs from `dir`. Has no effect once a program was asked for.
+pub fn use_binaries(dir: &Path) {
+    drop(DIRECTORY.set(Ok(dir.to_owned())));
+}
+
+/// The Python interpreter that has the client libraries of `tests/requirements.txt`, once `cargo xtask setup` has
+/// made it.
+#[must_use]
+pub fn python() -> Option<PathBuf> {
+    let python = repository().join("target/python/bin/python3");
+    python.is_file().then_some(python)
+}
+
 /// One of our own programs, built if need be.
 ///
 /// `PORTCULLIS_BIN_DIR` names a directory with finished programs; otherwise cargo is asked once per process to
@@ -290,7 +333,6 @@ pub fn repository() -> &'static Path {
 /// # Errors
 /// When cargo fails or the program is not there afterwards.
 pub fn binary(name: &str) -> Result<PathBuf> {
-    static DIRECTORY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let dir = match std::env::var_os("PORTCULLIS_BIN_DIR") {
         Some(dir) => PathBuf::from(dir),
         None => DIRECTORY
@@ -344,6 +386,15 @@ mod tests {
             Child::spawn("sh", command.args(["-c", "echo one; echo two >&2"]), dir.path()).unwrap();
         assert_eq!(child.wait_for_log("tw", wait::PATIENCE).unwrap(), "two");
         assert!(child.wait_for_log("three", wait::PATIENCE).unwrap_err().to_string().contains("two"));
+    }
+
+    #[test]
+    fn a_listener_of_a_child_is_seen_without_connecting() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(listens(std::process::id(), port));
+        drop(listener);
+        assert!(!listens(std::process::id(), port));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Waiting for a condition with a deadline. The only place of the tests that pauses a thread.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,19 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Makes every wait of this process fail from now on, so that everything unwinds and its guards clean up.
+pub fn interrupt() {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// Whether [`interrupt`] was called.
+#[must_use]
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
 
 /// Waits until `condition` holds.
 ///
@@ -37,13 +51,30 @@ pub fn attempt<T, E: std::fmt::Display>(
     what: &str,
     mut find: impl FnMut() -> Result<Option<T>, E>,
 ) -> Result<T> {
+    uninterrupted(limit, what, || {
+        if interrupted() {
+            bail!("interrupted");
+        }
+        find().map_err(|error| anyhow::anyhow!("{error:#}"))
+    })
+}
+
+/// Like [`attempt`], for cleaning up: goes on after an interruption.
+///
+/// # Errors
+/// As [`attempt`].
+pub fn uninterrupted<T, E: std::fmt::Display>(
+    limit: Duration,
+    what: &str,
+    mut find: impl FnMut() -> Result<Option<T>, E>,
+) -> Result<T> {
     let deadline = Instant::now() + limit;
     let mut pause = FIRST_PAUSE;
     loop {
         match find() {
             Ok(Some(value)) => return Ok(value),
             Ok(None) => {}
-            Err(error) => bail!("while waiting for {what}: {error}"),
+            Err(error) => bail!("while waiting for {what}: {error:#}"),
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {

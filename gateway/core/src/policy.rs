@@ -106,6 +106,27 @@ impl Policy {
         self
     }
 
+    /// The access list, for showing it.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    #[must_use]
+    pub fn permits_loopback(&self) -> bool {
+        self.permit_loopback
+    }
+
+    #[must_use]
+    pub fn permits_own_addresses(&self) -> bool {
+        self.permit_own_addresses
+    }
+
+    #[must_use]
+    pub fn own_addresses(&self) -> &[IpAddr] {
+        &self.own_addresses
+    }
+
     /// Refuses early what no resolution could make right, so that clients cannot use the gateway to look up names.
     ///
     /// # Errors
@@ -143,6 +164,23 @@ impl Policy {
             .map(|address| SocketAddr::new(address, target.port()))
             .collect();
         if addresses.is_empty() { Err(Deny::Forbidden) } else { Ok(Permit { addresses }) }
+    }
+
+    /// Permits the server that the operator named in the configuration itself, wherever it is.
+    ///
+    /// # Errors
+    /// [`Deny::NameUnknown`] when a name has no address.
+    pub fn permit_fixed(&self, target: &HostPort, resolved: &[IpAddr]) -> Result<Permit, Deny> {
+        let candidates = match target.host() {
+            Host::Ip(address) => std::slice::from_ref(address),
+            Host::Name(_) => resolved,
+        };
+        let addresses: Vec<SocketAddr> = candidates
+            .iter()
+            .take(DIAL_ADDRESSES_MAX)
+            .map(|address| SocketAddr::new(*address, target.port()))
+            .collect();
+        if addresses.is_empty() { Err(Deny::NameUnknown) } else { Ok(Permit { addresses }) }
     }
 
     /// The addresses that no rule can open: see the module's first paragraph.

@@ -6,14 +6,25 @@
 
 #![no_std]
 #![forbid(unsafe_code)]
+#![warn(clippy::wildcard_enum_match_arm)]
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod cgp;
 pub mod error;
 pub mod host_port;
+pub mod http_connect;
+pub mod http_head;
+pub mod ica_file;
+pub mod reader;
+pub mod sniff;
 pub mod socks5;
+pub mod sta;
 pub mod ticket;
+pub mod websocket;
+mod xml;
 
 pub use error::Malformed;

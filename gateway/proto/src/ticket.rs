@@ -21,8 +21,8 @@ pub const TICKET_STRING_MAX_BYTES: usize = 255;
 pub const VERSIONS: [u16; 6] = [10, 20, 30, 40, 41, 42];
 /// The version that our own authority issues.
 pub const VERSION_CURRENT: u16 = 40;
-/// Shortest and longest ticket in hexadecimal characters that are accepted.
-pub const SECRET_CHARS: core::ops::RangeInclusive<usize> = 30..=32;
+/// The lengths of a ticket in hexadecimal characters that are accepted.
+pub const SECRET_CHARS: [usize; 2] = [30, 32];
 
 /// The id of a Secure Ticket Authority: `STA` and 9 decimal or 12 hexadecimal digits, in upper case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,7 +63,7 @@ impl TicketSecret {
     /// # Errors
     /// `Illegal` unless the text is 30 or 32 hexadecimal characters.
     pub fn parse(text: &str) -> Result<Self, Malformed> {
-        let legal = matches!(text.len(), 30 | 32) && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let legal = SECRET_CHARS.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
         if legal { Ok(Self(text.to_ascii_uppercase())) } else { Err(Malformed::Illegal { what: "ticket" }) }
     }
 
@@ -71,10 +71,8 @@ impl TicketSecret {
     #[must_use]
     pub fn from_random(bytes: [u8; 16]) -> Self {
         let mut text = String::with_capacity(32);
-        for byte in bytes {
-            for nibble in [byte >> 4, byte & 0x0F] {
-                text.extend(char::from_digit(nibble.into(), 16).map(|digit| digit.to_ascii_uppercase()));
-            }
+        for nibble in bytes.iter().flat_map(|byte| [byte >> 4, byte & 0x0F]) {
+            text.extend(char::from_digit(u32::from(nibble), 16).map(|digit| digit.to_ascii_uppercase()));
         }
         Self(text)
     }
@@ -136,7 +134,8 @@ impl TicketString {
         }
         let rest = text.strip_prefix(';').ok_or(Malformed::Illegal { what: "ticket string" })?;
         let mut parts = rest.strip_suffix(';').unwrap_or(rest).split(';');
-        let version = parts.next().and_then(|v| v.parse().ok()).filter(|v| VERSIONS.contains(v));
+        let version = parts.next().filter(|v| v.len() == 2 && v.bytes().all(|b| b.is_ascii_digit()));
+        let version = version.and_then(|v| v.parse().ok()).filter(|v| VERSIONS.contains(v));
         let version = version.ok_or(Malformed::Illegal { what: "ticket version" })?;
         let first = Self::pair(&mut parts)?.ok_or(Malformed::Missing { what: "ticket" })?;
         let second = Self::pair(&mut parts)?;
@@ -220,6 +219,8 @@ mod tests {
             ";40;STA490101972",
             &format!("40;STA490101972;{HEX}"),
             &format!(";99;STA490101972;{HEX}"),
+            &format!(";+40;STA490101972;{HEX}"),
+            &format!(";040;STA490101972;{HEX}"),
             &format!(";40;STA49010197;{HEX}"),
             &format!(";40;STAX90101972;{HEX}"),
             &format!(";40;STA490101972;{HEX}0"),

@@ -4,11 +4,10 @@ use std::process::Command;
 
 use portcullis_tests::backend::{self, Hole, Service, Stage};
 use portcullis_tests::process;
-use portcullis_tests::skip::without_programs;
 use portcullis_tests::speak::Speak as _;
 use portcullis_tests::wait::PATIENCE;
 
-use super::fixture::{Edge, assert_hidden, text};
+use super::fixture::{Edge, assert_hidden, text, without_programs};
 
 const UNKNOWN: &str = ";40;STA999999999;0123456789ABCDEF0123456789ABCDEF";
 

@@ -7,12 +7,11 @@ use std::time::Instant;
 use portcullis_tests::backend::{self, Hole, Stage};
 use portcullis_tests::client::{Client, End};
 use portcullis_tests::netns::Namespace;
-use portcullis_tests::skip::without_namespaces;
 use portcullis_tests::speak::Speak as _;
 use portcullis_tests::topology::Lab;
 use portcullis_tests::wait::{self, PATIENCE};
 
-use super::fixture::{Edge, resident_kib, setup, text};
+use super::fixture::{Edge, resident_kib, setup, text, without_namespaces};
 
 #[test]
 fn a_server_that_refuses_is_recorded_as_a_session_that_was_not_established() {

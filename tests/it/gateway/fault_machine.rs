@@ -6,10 +6,10 @@ use std::process::Command;
 use portcullis_tests::backend;
 use portcullis_tests::client::Client;
 use portcullis_tests::process;
-use portcullis_tests::skip::{skip, without_programs};
+use portcullis_tests::skip::skip;
 use portcullis_tests::wait::{self, PATIENCE};
 
-use super::fixture::{ANYTHING_LOCAL, Edge, records, setup, tls_config};
+use super::fixture::{ANYTHING_LOCAL, Edge, records, setup, tls_config, without_programs};
 
 #[test]
 fn at_the_limit_of_descriptors_live_sessions_go_on_and_new_ones_come_when_there_is_room() {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use portcullis_tests::client::{self, Client};
 use portcullis_tests::gateway::{Gateway, Setup};
+use portcullis_tests::netns;
 use portcullis_tests::process;
 use portcullis_tests::skip::skip;
 use portcullis_tests::speak::Speak as _;
@@ -207,15 +208,27 @@ pub(crate) fn tls_config(ca: &Path) -> Arc<rustls::ClientConfig> {
 
 /// Python with the packages of `tests/requirements.txt`, or `None` after having skipped aloud.
 pub(crate) fn python(package: &str) -> Option<Command> {
-    let own = process::repository().join("target/python/bin/python");
-    let program = if own.is_file() { own } else { process::find_program("python3").unwrap_or_default() };
-    let probe = Command::new(&program).args(["-c", &format!("import {package}")]).output();
-    if probe.is_ok_and(|output| output.status.success()) {
-        let mut command = Command::new(program);
-        // Scripts lie in the repository: no compiled copies beside them.
-        command.env("PYTHONDONTWRITEBYTECODE", "1").current_dir(process::repository().join("tests/it/peers"));
-        return Some(command);
+    let Some(program) = process::python() else {
+        skip(&format!("no Python with {package} (`cargo xtask setup` installs it)"));
+        return None;
+    };
+    let mut command = Command::new(program);
+    // Scripts lie in the repository: no compiled copies beside them.
+    command.env("PYTHONDONTWRITEBYTECODE", "1").current_dir(process::repository().join("tests/it/peers"));
+    Some(command)
+}
+
+/// Skips aloud and returns `true` when one of the programs is missing.
+pub(crate) fn without_programs(programs: &[&str]) -> bool {
+    let missing: Vec<_> =
+        programs.iter().copied().filter(|name| process::find_program(name).is_none()).collect();
+    if !missing.is_empty() {
+        skip(&format!("no {} on this machine", missing.join(", no ")));
     }
-    skip(&format!("Python has no {package} (`cargo xtask setup` installs it)"));
-    None
+    !missing.is_empty()
+}
+
+/// Skips aloud and returns `true` when network namespaces cannot be made.
+pub(crate) fn without_namespaces() -> bool {
+    netns::available().inspect_err(|reason| skip(&format!("no network namespaces: {reason}"))).is_err()
 }

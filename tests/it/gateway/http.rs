@@ -4,11 +4,10 @@ use std::process::Command;
 
 use portcullis_tests::client::Client;
 use portcullis_tests::process;
-use portcullis_tests::skip::without_programs;
 use portcullis_tests::speak::Speak as _;
 use portcullis_tests::wait::PATIENCE;
 
-use super::fixture::{ANYTHING_LOCAL, Edge};
+use super::fixture::{ANYTHING_LOCAL, Edge, without_programs};
 
 fn get(client: &mut Client, path: &str, headers: &str) -> (portcullis_tests::speak::Answer, String) {
     client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n").as_bytes()).unwrap();

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use portcullis_tests::backend::{FARM, Pattern};
 use portcullis_tests::process::{self, Child};
-use portcullis_tests::skip::{skip, without_programs};
+use portcullis_tests::skip::skip;
 use portcullis_tests::wait::PATIENCE;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::fixture::{Edge, number, text};
+use super::fixture::{Edge, number, text, without_programs};
 
 const TRANSFER: Duration = Duration::from_secs(120);
 

@@ -6,10 +6,9 @@ use std::process::Command;
 
 use portcullis_tests::backend;
 use portcullis_tests::process;
-use portcullis_tests::skip::without_programs;
 use portcullis_tests::wait::PATIENCE;
 
-use super::fixture::{ANYTHING_LOCAL, Edge, setup};
+use super::fixture::{ANYTHING_LOCAL, Edge, setup, without_programs};
 
 fn get(at: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(at).unwrap();

@@ -5,14 +5,13 @@ use std::process::Command;
 use portcullis_tests::backend::{self, Service, Stage};
 use portcullis_tests::client::Client;
 use portcullis_tests::process::{self, Output};
-use portcullis_tests::skip::without_programs;
 use portcullis_tests::speak::{
     GREETING, SOCKS_SUCCESS, Speak as _, base64, credentials, socks_request, socks_request_v4,
 };
 use portcullis_tests::wait::PATIENCE;
 
 use super::connect::page;
-use super::fixture::{Edge, PROXY_LOCAL, assert_hidden, python, setup, text};
+use super::fixture::{Edge, PROXY_LOCAL, assert_hidden, python, setup, text, without_programs};
 
 /// A proxy listener whose users are `ann` with the password `correct horse` and nobody else.
 fn edge_with_users(kind: &str, keys: &str) -> Edge {

@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use portcullis_tests::backend::FARM;
 use portcullis_tests::process::{self, Child};
-use portcullis_tests::skip::without_programs;
 use portcullis_tests::wait::{self, PATIENCE};
 use serde_json::json;
 
-use super::fixture::{Edge, number, text};
+use super::fixture::{Edge, number, text, without_programs};
 
 const SLOW: Duration = Duration::from_secs(90);
 

@@ -9,12 +9,11 @@ use portcullis_tests::backend;
 use portcullis_tests::client::Client;
 use portcullis_tests::pki::Leaf;
 use portcullis_tests::process::{self, Output};
-use portcullis_tests::skip::without_programs;
 use portcullis_tests::speak::Speak as _;
 use portcullis_tests::wait::{self, PATIENCE};
 use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
 
-use super::fixture::{ANYTHING_LOCAL, Edge, setup, tls_config};
+use super::fixture::{ANYTHING_LOCAL, Edge, setup, tls_config, without_programs};
 
 /// Asks for a page, so that the gateway ends the connection after the handshake and its session tickets.
 const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";

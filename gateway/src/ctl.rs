@@ -1,0 +1,5 @@
+//! The control socket: how operators and scripts talk to the daemon. `gateway/docs/CONTROL.md` is its document.
+
+pub mod client;
+pub mod protocol;
+pub mod server;

@@ -1,0 +1,525 @@
+//! Requests and answers of the control socket, version 1.
+//!
+//! One JSON object per line in each direction. A request holds exactly the members named here, so that a typing
+//! error is an error; a reader of answers ignores members that it does not know, so that version 1 can grow.
+//! The document is `gateway/docs/CONTROL.md`.
+
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+/// The version that is spoken here.
+pub const VERSION: u64 = 1;
+/// Longest request line, newline included.
+pub const REQUEST_MAX_BYTES: usize = 64 * 1024;
+/// Longest answer that a client accepts: a page of sessions is about 5 MiB.
+pub const ANSWER_MAX_BYTES: usize = 16 * 1024 * 1024;
+/// Most rows of one `sessions-list` answer; ask again with `after` for more.
+pub const SESSIONS_PER_ANSWER: usize = 10_000;
+
+/// A ticket string on its way; never shown by `Debug`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TicketText(#[serde(with = "wiped")] Zeroizing<String>);
+
+impl TicketText {
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The ticket itself: a secret.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for TicketText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TicketText(…)")
+    }
+}
+
+mod wiped {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use zeroize::Zeroizing;
+
+    pub(super) fn serialize<S: Serializer>(text: &Zeroizing<String>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Zeroizing<String>, D::Error> {
+        String::deserialize(from).map(Zeroizing::new)
+    }
+}
+
+/// What is asked. `{"v":1,"cmd":"…"}` plus the members of the variant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "cmd", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Command {
+    /// [`Status`]
+    Status {},
+    /// A list of [`SessionRow`], oldest first, at most [`SESSIONS_PER_ANSWER`].
+    SessionsList(SessionFilter),
+    /// [`SessionRow`] of a live or lately ended session.
+    SessionShow { id: String },
+    /// [`Killed`]. Exactly one member says which.
+    SessionKill(KillWhich),
+    /// A list of STA states as the pool reports them.
+    StaList {},
+    /// The state of one STA after asking it now.
+    StaTest { name: String },
+    /// [`Issued`]
+    TicketIssue(TicketOrder),
+    /// [`Redeemed`]. Counts as a redemption: a ticket that serves once is used up.
+    TicketRedeem { ticket: TicketText },
+    /// The effective configuration without secrets.
+    ConfigShow {},
+    /// [`Reloaded`]
+    Reload {},
+    /// [`MetricsText`]
+    Metrics {},
+    /// [`LogLevel`]; with `level` sets it first, until the next reload or restart.
+    LogLevel {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        level: Option<String>,
+    },
+}
+
+/// Which sessions to list; members combine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionFilter {
+    /// User name, without regard to case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Address or prefix of the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// The sessions that ended lately instead of the live ones.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
+    /// Only sessions with an id above this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+}
+
+/// Which sessions to end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KillWhich {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+}
+
+/// A ticket to be issued by the gateway's own authority.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TicketOrder {
+    /// `host:port` where SOCKS, CONNECT and ICA clients go.
+    pub target: String,
+    /// `host:port` where CGP clients go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgp: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub application: Option<String>,
+    /// Serves until it expires instead of once.
+    #[serde(default)]
+    pub refreshable: bool,
+    /// Default: `ticket_life` of the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub life_seconds: Option<u64>,
+}
+
+/// A command with its version: one line.
+#[derive(Serialize)]
+struct Versioned<'a> {
+    v: u64,
+    #[serde(flatten)]
+    command: &'a Command,
+}
+
+impl Command {
+    /// The request line, newline included.
+    #[must_use]
+    pub fn to_line(&self) -> Zeroizing<Vec<u8>> {
+        let versioned = Versioned { v: VERSION, command: self };
+        // Nothing in a command can fail to serialise: all its keys are strings.
+        let mut line = serde_json::to_vec(&versioned).unwrap_or_default();
+        line.push(b'\n');
+        Zeroizing::new(line)
+    }
+
+    /// Reads one request line, with or without its newline.
+    ///
+    /// # Errors
+    /// [`ErrorCode::BadRequest`] with what is wrong.
+    pub fn from_line(line: &[u8]) -> Result<Self, Failure> {
+        let bad = |error: serde_json::Error| Failure::bad_request(format!("not a request: {error}"));
+        let mut members: serde_json::Map<String, Value> = serde_json::from_slice(line).map_err(bad)?;
+        match members.remove("v").as_ref().map(Value::as_u64) {
+            Some(Some(VERSION)) => {}
+            Some(_) => {
+                return Err(Failure::bad_request(format!(
+                    "this version of the protocol is not spoken here; use \"v\":{VERSION}"
+                )));
+            }
+            None => return Err(Failure::bad_request(format!("member `v` is missing; use \"v\":{VERSION}"))),
+        }
+        serde_json::from_value(Value::Object(members)).map_err(bad)
+    }
+}
+
+/// What went wrong, for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorCode {
+    NotFound,
+    BadRequest,
+    /// Not now or not in this configuration.
+    Unavailable,
+    /// Asked, and the answer is no.
+    Refused,
+    Internal,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    pub code: ErrorCode,
+    /// For people: what, why, and where it helps the remedy.
+    pub message: String,
+}
+
+impl Failure {
+    #[must_use]
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    #[must_use]
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::BadRequest, message)
+    }
+}
+
+/// `{"ok":true,"data":…}` or `{"ok":false,"error":{"code":…,"message":…}}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    ok: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    data: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<Failure>,
+}
+
+impl Answer {
+    /// # Errors
+    /// The failure that the daemon tells, or `Internal` when the answer does not have the promised shape.
+    pub fn into_result<T: DeserializeOwned>(self) -> Result<T, Failure> {
+        let broken = |what: String| Failure::new(ErrorCode::Internal, what);
+        match (self.ok, self.data, self.error) {
+            (true, data, None) => serde_json::from_value(data.unwrap_or_default())
+                .map_err(|error| broken(format!("the daemon's answer has another shape: {error}"))),
+            (false, _, Some(error)) => Err(error),
+            _ => Err(broken("the daemon's answer contradicts itself".into())),
+        }
+    }
+
+    /// The answer line, newline included.
+    #[must_use]
+    pub fn to_line(&self) -> Vec<u8> {
+        // Nothing in an answer can fail to serialise: all its keys are strings.
+        let mut line = serde_json::to_vec(self).unwrap_or_default();
+        line.push(b'\n');
+        line
+    }
+}
+
+impl From<Result<Value, Failure>> for Answer {
+    fn from(result: Result<Value, Failure>) -> Self {
+        match result {
+            Ok(data) => Self { ok: true, data: Some(data), error: None },
+            Err(error) => Self { ok: false, data: None, error: Some(error) },
+        }
+    }
+}
+
+/// Answer to `status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    /// `starting`, `ready` or `draining`.
+    pub state: String,
+    pub pid: u32,
+    pub uptime_seconds: u64,
+    /// RFC 3339, UTC.
+    pub started: String,
+    pub workers: usize,
+    pub listeners: Vec<ListenerStatus>,
+    pub sessions: Use,
+    pub connections: Use,
+    pub handshakes: Use,
+    pub stas: StaSummary,
+    /// Absent when the gateway is no ticket authority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<AuthorityStatus>,
+    pub config: ConfigStatus,
+    /// The kernel side: `absent (kernel side not built)` until there is one.
+    pub ebpf: String,
+    /// What the daemon found of io_uring, when it knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_uring: Option<String>,
+    pub log_level: String,
+    pub log_lines_lost: u64,
+}
+
+/// How much of a limit is in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Use {
+    pub current: usize,
+    pub limit: usize,
+}
+
+/// One listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    pub name: String,
+    pub kind: String,
+    pub listen: Vec<String>,
+    pub tls: bool,
+    /// Accepted connections that are open now.
+    pub connections: usize,
+    pub sessions: usize,
+}
+
+/// How the ticket authorities do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StaSummary {
+    pub total: usize,
+    pub up: usize,
+}
+
+/// The gateway's own ticket authority.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityStatus {
+    pub id: String,
+    pub tickets: Use,
+}
+
+/// Where the configuration is and how the last reload went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    pub path: String,
+    /// Absent until the first reload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_reload: Option<ReloadStatus>,
+}
+
+/// The last reload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadStatus {
+    /// RFC 3339, UTC.
+    pub at: String,
+    pub ok: bool,
+    /// What was wrong, or empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub error: String,
+    /// What waits for a restart.
+    #[serde(default)]
+    pub restart: Vec<String>,
+}
+
+/// One session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRow {
+    /// 16 hexadecimal digits.
+    pub id: String,
+    /// `connecting`, `established` or `ended`.
+    pub state: String,
+    pub listener: String,
+    pub protocol: String,
+    /// The client's address and port.
+    pub source: String,
+    pub user: Option<String>,
+    pub application: Option<String>,
+    /// As the ticket or the request names it.
+    pub target: String,
+    /// RFC 3339, UTC.
+    pub started: String,
+    pub duration_ms: u64,
+    /// Client to server.
+    pub bytes_up: u64,
+    /// Server to client.
+    pub bytes_down: u64,
+    /// Why it ended; absent while it lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Answer to `session-kill`: sessions that were told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Killed {
+    pub killed: usize,
+}
+
+/// One ticket authority, as `sta-list` and `sta-test` answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StaRow {
+    pub name: String,
+    pub url: String,
+    /// `up`, `down` or `unknown`.
+    pub state: String,
+    #[serde(default)]
+    pub authority_id: Option<String>,
+    #[serde(default)]
+    pub last_error: Option<String>,
+    #[serde(default)]
+    pub last_check_age_ms: Option<u64>,
+    #[serde(default)]
+    pub latency_ms: Option<f64>,
+    #[serde(default)]
+    pub requests: u64,
+    #[serde(default)]
+    pub failures: u64,
+}
+
+/// Answer to `ticket-issue`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issued {
+    /// The ticket string. A secret: whoever has it may open the session.
+    pub ticket: TicketText,
+    pub authority_id: String,
+    pub refreshable: bool,
+    pub life_seconds: u64,
+}
+
+/// Answer to `ticket-redeem`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redeemed {
+    #[serde(default)]
+    pub target: Option<String>,
+    #[serde(default)]
+    pub cgp: Option<String>,
+    #[serde(default)]
+    pub user: Option<String>,
+    #[serde(default)]
+    pub domain: Option<String>,
+    #[serde(default)]
+    pub application: Option<String>,
+}
+
+/// Answer to `reload`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Changes that are in force now.
+    pub live: Vec<String>,
+    /// Changes that wait for a restart.
+    pub restart: Vec<String>,
+}
+
+/// Answer to `metrics`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetricsText {
+    /// Prometheus text format 0.0.4.
+    pub text: String,
+}
+
+/// Answer to `log-level`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLevel {
+    pub level: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round_trip(command: &Command) -> Command {
+        Command::from_line(&command.to_line()).unwrap()
+    }
+
+    #[test]
+    fn every_command_survives_its_line() {
+        let order = TicketOrder { target: "10.0.0.9:22".into(), refreshable: true, ..TicketOrder::default() };
+        for command in [
+            Command::Status {},
+            Command::SessionsList(SessionFilter { user: Some("ann".into()), ..SessionFilter::default() }),
+            Command::SessionShow { id: "0".into() },
+            Command::SessionKill(KillWhich { all: true, ..KillWhich::default() }),
+            Command::StaList {},
+            Command::StaTest { name: "sta1".into() },
+            Command::TicketIssue(order),
+            Command::TicketRedeem { ticket: TicketText::new(";40;STA123456789;00".into()) },
+            Command::ConfigShow {},
+            Command::Reload {},
+            Command::Metrics {},
+            Command::LogLevel { level: None },
+        ] {
+            assert_eq!(round_trip(&command), command);
+            assert_eq!(command.to_line().iter().filter(|byte| **byte == b'\n').count(), 1);
+        }
+    }
+
+    #[test]
+    fn the_documented_lines_are_understood() {
+        let parse = |line: &str| Command::from_line(line.as_bytes());
+        assert_eq!(parse(r#"{"v":1,"cmd":"status"}"#), Ok(Command::Status {}));
+        let kill = KillWhich { id: Some("000000010000000a".into()), ..KillWhich::default() };
+        let line = r#"{"v":1,"cmd":"session-kill","id":"000000010000000a"}"#;
+        assert_eq!(parse(line), Ok(Command::SessionKill(kill)));
+        let line = r#"{"v":1,"cmd":"log-level","level":"debug"}"#;
+        assert_eq!(parse(line), Ok(Command::LogLevel { level: Some("debug".into()) }));
+    }
+
+    #[test]
+    fn what_is_not_a_request_of_this_version_is_refused() {
+        for line in [
+            "",
+            "status",
+            "[]",
+            r#"{"cmd":"status"}"#,
+            r#"{"v":2,"cmd":"status"}"#,
+            r#"{"v":"1","cmd":"status"}"#,
+            r#"{"v":1}"#,
+            r#"{"v":1,"cmd":"shutdown"}"#,
+            r#"{"v":1,"cmd":"status","verbose":true}"#,
+            r#"{"v":1,"cmd":"sessions-list","usr":"ann"}"#,
+            r#"{"v":1,"cmd":"ticket-issue","target":"a:1","lifetime":3}"#,
+            r#"{"v":1,"cmd":"status"} {"v":1,"cmd":"status"}"#,
+        ] {
+            let failure = Command::from_line(line.as_bytes()).unwrap_err();
+            assert_eq!(failure.code, ErrorCode::BadRequest, "{line}");
+        }
+    }
+
+    #[test]
+    fn debug_output_of_a_command_holds_no_ticket() {
+        let command = Command::TicketRedeem { ticket: TicketText::new(";40;STA1;ABCDEF".into()) };
+        assert!(!format!("{command:?}").contains("ABCDEF"));
+    }
+
+    #[test]
+    fn answers_have_the_documented_shape() {
+        let answer = Answer::from(Ok(serde_json::json!({"killed": 2})));
+        assert_eq!(answer.to_line(), b"{\"ok\":true,\"data\":{\"killed\":2}}\n");
+        assert_eq!(answer.into_result::<Killed>(), Ok(Killed { killed: 2 }));
+        let answer = Answer::from(Err(Failure::new(ErrorCode::NotFound, "no such session")));
+        let text = r#"{"ok":false,"error":{"code":"not-found","message":"no such session"}}"#;
+        assert_eq!(String::from_utf8(answer.to_line()).unwrap().trim_end(), text);
+        assert_eq!(answer.into_result::<Killed>().unwrap_err().code, ErrorCode::NotFound);
+    }
+}

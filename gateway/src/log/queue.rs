@@ -1,0 +1,208 @@
+//! The bounded queue between those who log and the one thread that writes.
+//!
+//! The lock is held to move a line, never while a file is written. A line that cannot be written is lost and
+//! counted, and the next one is tried afresh: a disk that has room again needs nobody's help.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::format::{self, Style};
+
+/// Where lines go.
+#[derive(Debug)]
+pub(super) enum Output {
+    Stderr,
+    File { path: PathBuf, file: Option<File> },
+}
+
+impl Output {
+    /// Writes one line. `torn` says that the last one broke off inside.
+    fn write(&mut self, line: &[u8], torn: &mut bool) -> io::Result<()> {
+        match self {
+            Self::Stderr => write_line(&mut io::stderr().lock(), line, torn),
+            Self::File { path, file } => {
+                let mut open = match file.take() {
+                    Some(file) => file,
+                    None => super::open(path)?,
+                };
+                write_line(&mut open, line, torn)?;
+                // After a failed write the file is opened anew: it may have been on a file system that is gone.
+                *file = Some(open);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn write_line(to: &mut impl io::Write, line: &[u8], torn: &mut bool) -> io::Result<()> {
+    if *torn {
+        to.write_all(b"\n")?;
+        *torn = false;
+    }
+    let mut rest = line;
+    while !rest.is_empty() {
+        match to.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                *torn = rest.len() < line.len();
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: VecDeque<Vec<u8>>,
+    /// A new destination, which applies to the lines that follow.
+    redirect: Option<Output>,
+    reopen: bool,
+    /// Whether the writer is at work on lines that it has taken.
+    writing: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Queue {
+    most: usize,
+    state: Mutex<State>,
+    work: Condvar,
+    idle: Condvar,
+    lost: AtomicU64,
+}
+
+impl Queue {
+    /// Starts the writer; it lives as long as the program.
+    pub(super) fn start(most: usize, output: Output) -> io::Result<Arc<Self>> {
+        let queue = Arc::new(Self {
+            most,
+            state: Mutex::default(),
+            work: Condvar::new(),
+            idle: Condvar::new(),
+            lost: AtomicU64::new(0),
+        });
+        let writer = Arc::clone(&queue);
+        std::thread::Builder::new().name("log".into()).spawn(move || writer.write_all(output))?;
+        Ok(queue)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic cannot leave a queue of lines in a state that matters.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn push(&self, line: Vec<u8>) {
+        let mut state = self.lock();
+        if state.lines.len() >= self.most {
+            drop(state);
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        state.lines.push_back(line);
+        drop(state);
+        self.work.notify_one();
+    }
+
+    pub(super) fn redirect(&self, output: Output) {
+        self.lock().redirect = Some(output);
+        self.work.notify_one();
+    }
+
+    pub(super) fn reopen(&self) {
+        self.lock().reopen = true;
+        self.work.notify_one();
+    }
+
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn flush(&self, at_most: Duration) {
+        let busy = |state: &mut State| state.writing || !state.lines.is_empty();
+        // Whether it was enough is of no consequence: there is nothing else to do.
+        drop(self.idle.wait_timeout_while(self.lock(), at_most, busy));
+    }
+
+    fn write_all(&self, mut output: Output) {
+        let (mut told, mut torn) = (0, false);
+        loop {
+            let mut state = self.lock();
+            state.writing = false;
+            self.idle.notify_all();
+            let idle =
+                |state: &mut State| state.lines.is_empty() && state.redirect.is_none() && !state.reopen;
+            let waited = self.work.wait_while(state, idle);
+            state = waited.unwrap_or_else(PoisonError::into_inner);
+            state.writing = true;
+            let redirect = state.redirect.take();
+            let reopen = std::mem::take(&mut state.reopen);
+            let line = state.lines.pop_front();
+            drop(state);
+            if let Some(other) = redirect {
+                output = other;
+            }
+            if let Output::File { path, file } = &mut output
+                && reopen
+            {
+                // Where it cannot be opened now, writing tries again.
+                *file = super::open(path).ok();
+            }
+            let Some(line) = line else { continue };
+            if output.write(&line, &mut torn).is_err() {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            let lost = self.lost();
+            if lost > told {
+                let style = if line.first() == Some(&b'{') { Style::Json } else { Style::text() };
+                let notice = format::notice(&format!("{} log lines were lost", lost - told), style);
+                if output.write(&notice, &mut torn).is_ok() {
+                    told = lost;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk that has room for a few bytes.
+    struct Small(Vec<u8>, usize);
+
+    impl io::Write for Small {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let room = self.1.min(bytes.len());
+            if room == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.0.extend(&bytes[..room]);
+            self.1 -= room;
+            Ok(room)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_broke_off_does_not_swallow_the_next() {
+        let (mut disk, mut torn) = (Small(Vec::new(), 8), false);
+        assert!(write_line(&mut disk, b"first\n", &mut torn).is_ok());
+        assert!(write_line(&mut disk, b"second\n", &mut torn).is_err());
+        assert!(write_line(&mut disk, b"third\n", &mut torn).is_err());
+        disk.1 = 100;
+        assert!(write_line(&mut disk, b"fourth\n", &mut torn).is_ok());
+        assert_eq!(disk.0, b"first\nse\nfourth\n");
+    }
+}

@@ -1,0 +1,196 @@
+//! Every metric: name, type, labels and meaning, in one place. `gateway/docs/METRICS.md` lists them for operators.
+//!
+//! Prometheus conventions: base units, `_total` on counters, labels from closed sets or from the configuration.
+//! No label holds a user, an address of a client or a server, or a ticket.
+
+/// What kind of number a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl Kind {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// One metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Family {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Family {
+    Family { name, kind: Kind::Counter, labels, help }
+}
+
+const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Family {
+    Family { name, kind: Kind::Gauge, labels, help }
+}
+
+const fn histogram(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Family {
+    Family { name, kind: Kind::Histogram, labels, help }
+}
+
+pub const BUILD_INFO: Family =
+    gauge("portcullis_build_info", &["version", "commit", "ebpf"], "Always 1; the labels say what runs.");
+pub const START_TIME: Family =
+    gauge("process_start_time_seconds", &[], "When the daemon started, in seconds since 1970.");
+pub const CPU_SECONDS: Family =
+    counter("process_cpu_seconds_total", &[], "Processor time that the daemon has used, in seconds.");
+pub const RESIDENT_BYTES: Family =
+    gauge("process_resident_memory_bytes", &[], "Memory of the daemon that is in RAM, in bytes.");
+pub const CONNECTIONS_ACTIVE: Family =
+    gauge("portcullis_connections_active", &["listener"], "Accepted connections that are open.");
+pub const CONNECTIONS: Family =
+    counter("portcullis_connections_total", &["listener"], "Connections that were accepted.");
+pub const SESSIONS_ACTIVE: Family =
+    gauge("portcullis_sessions_active", &["listener", "protocol"], "Sessions that are live.");
+pub const SESSIONS: Family = counter(
+    "portcullis_sessions_total",
+    &["listener", "protocol", "reason"],
+    "Sessions that have ended, by the reason of the end.",
+);
+pub const SESSION_BYTES: Family = counter(
+    "portcullis_session_bytes_total",
+    &["listener", "direction"],
+    "Bytes that sessions moved, live ones included; up is from client to server.",
+);
+pub const TLS_HANDSHAKES: Family = counter(
+    "portcullis_tls_handshakes_total",
+    &["listener", "version", "resumed"],
+    "TLS handshakes that succeeded.",
+);
+pub const TLS_HANDSHAKE_FAILURES: Family = counter(
+    "portcullis_tls_handshake_failures_total",
+    &["listener", "reason"],
+    "TLS handshakes that failed.",
+);
+pub const SETUP_STAGE_SECONDS: Family = histogram(
+    "portcullis_setup_stage_duration_seconds",
+    &["stage"],
+    "How long each stage of setting a session up took, in seconds.",
+);
+pub const REFUSALS: Family = counter(
+    "portcullis_refusals_total",
+    &["listener", "reason"],
+    "Connections and sessions that were refused.",
+);
+pub const STA_UP: Family =
+    gauge("portcullis_sta_up", &["sta"], "1 while the ticket authority answers and its id is known, else 0.");
+pub const STA_REQUESTS: Family = counter(
+    "portcullis_sta_requests_total",
+    &["sta", "result"],
+    "Requests to ticket authorities, by their outcome.",
+);
+pub const STA_REQUEST_SECONDS: Family = histogram(
+    "portcullis_sta_request_duration_seconds",
+    &["sta"],
+    "How long ticket authorities took to answer, in seconds.",
+);
+pub const TICKETS_LIVE: Family =
+    gauge("portcullis_tickets_live", &[], "Tickets of the gateway's own authority that can still be used.");
+pub const TICKETS_ISSUED: Family =
+    counter("portcullis_tickets_issued_total", &[], "Tickets that the gateway's own authority issued.");
+pub const TICKETS_REDEEMED: Family = counter(
+    "portcullis_tickets_redeemed_total",
+    &["result"],
+    "Attempts to redeem a ticket at the gateway's own authority.",
+);
+pub const CERTIFICATE_NOT_AFTER: Family = gauge(
+    "portcullis_certificate_not_after_timestamp_seconds",
+    &["certificate"],
+    "When the certificate expires, in seconds since 1970.",
+);
+pub const LIMIT_CURRENT: Family =
+    gauge("portcullis_limit_current", &["limit"], "How much of a limit is in use.");
+pub const LIMIT_MAX: Family = gauge("portcullis_limit_max", &["limit"], "The limit, past which is refused.");
+pub const RELOAD_SUCCESS: Family = gauge(
+    "portcullis_config_last_reload_success",
+    &[],
+    "1 when the last load of the configuration succeeded, else 0.",
+);
+pub const RELOAD_TIMESTAMP: Family = gauge(
+    "portcullis_config_last_reload_timestamp_seconds",
+    &[],
+    "When the configuration was last loaded with success, in seconds since 1970.",
+);
+pub const LOG_LINES_LOST: Family = counter(
+    "portcullis_log_lines_lost_total",
+    &[],
+    "Log lines that were lost because the disk was full or writing too slow.",
+);
+pub const RELAY_WORKERS: Family = gauge("portcullis_relay_workers", &[], "Threads that relay sessions.");
+pub const OPEN_DESCRIPTORS: Family =
+    gauge("portcullis_open_descriptors", &[], "File descriptors that the daemon has open.");
+pub const MAX_DESCRIPTORS: Family =
+    gauge("portcullis_max_descriptors", &[], "File descriptors that the daemon may have open.");
+
+/// All of them, by name.
+pub const ALL: [Family; 28] = [
+    BUILD_INFO,
+    CERTIFICATE_NOT_AFTER,
+    RELOAD_SUCCESS,
+    RELOAD_TIMESTAMP,
+    CONNECTIONS_ACTIVE,
+    CONNECTIONS,
+    LIMIT_CURRENT,
+    LIMIT_MAX,
+    LOG_LINES_LOST,
+    MAX_DESCRIPTORS,
+    OPEN_DESCRIPTORS,
+    REFUSALS,
+    RELAY_WORKERS,
+    SESSION_BYTES,
+    SESSIONS_ACTIVE,
+    SESSIONS,
+    SETUP_STAGE_SECONDS,
+    STA_REQUEST_SECONDS,
+    STA_REQUESTS,
+    STA_UP,
+    TICKETS_ISSUED,
+    TICKETS_LIVE,
+    TICKETS_REDEEMED,
+    TLS_HANDSHAKE_FAILURES,
+    TLS_HANDSHAKES,
+    CPU_SECONDS,
+    RESIDENT_BYTES,
+    START_TIME,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions() {
+        for family in ALL {
+            assert_eq!(family.name.ends_with("_total"), family.kind == Kind::Counter, "{}", family.name);
+            assert!(!family.help.is_empty() && family.help.ends_with('.'));
+        }
+    }
+
+    #[test]
+    fn the_operators_document_lists_every_metric_with_its_type_and_labels() {
+        let document = include_str!("../../docs/METRICS.md");
+        for family in ALL {
+            let start = format!("| `{}` | {} |", family.name, family.kind.as_str());
+            let row = document.lines().find(|line| line.starts_with(&start));
+            let row = row.unwrap_or_else(|| panic!("no row that starts with {start}"));
+            for label in family.labels {
+                assert!(row.contains(&format!("`{label}`")), "{}: {label}", family.name);
+            }
+        }
+    }
+}

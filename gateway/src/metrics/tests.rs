@@ -1,0 +1,166 @@
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use portcullis_core::deny::Deny;
+use portcullis_core::limits::Limits;
+use portcullis_core::session::{EndReason, Protocol, Record, SessionInfo, Table};
+
+use super::*;
+
+fn ended(bytes: u64) -> Record {
+    let info = SessionInfo {
+        listener: "gateway".into(),
+        protocol: Protocol::Socks,
+        source: "192.0.2.1:1".parse().unwrap(),
+        user: None,
+        application: None,
+        target: "10.0.0.9:1494".into(),
+    };
+    let mut table = Table::new(1);
+    let session = table.admit(Instant::now(), UNIX_EPOCH, info, &Limits::default()).unwrap();
+    session.counters.bytes_up.store(bytes, Ordering::Relaxed);
+    table.end(Instant::now(), session.id, EndReason::Finished).unwrap()
+}
+
+/// A rendering in which every family occurs.
+fn everything() -> String {
+    let (recorder, handle) = build().unwrap();
+    let snapshot = Snapshot {
+        sessions: [(("gateway".to_owned(), "cgp"), 2)].into(),
+        bytes: [("gateway".to_owned(), (10, 20))].into(),
+        stas: vec![("sta1".into(), true)],
+        tickets_live: Some(3),
+        limits: vec![("sessions", Some(2), 9000), ("sessions_per_user", None, 100)],
+        log_lines_lost: 4,
+        relay_workers: 2,
+    };
+    ::metrics::with_local_recorder(&recorder, || {
+        describe();
+        let listener = handle.listener("gateway");
+        let _connection = listener.connection();
+        listener.handshake_succeeded(rustls::ProtocolVersion::TLSv1_3, true);
+        listener.handshake_failed(HandshakeFailure::NotTls);
+        listener.refused(Deny::TicketRefused);
+        listener.stage(Stage::Dial, Duration::from_millis(3));
+        listener.session_ended(&ended(5));
+        sta_request("sta1", "granted", Duration::from_millis(7));
+        ticket_issued();
+        ticket_redeemed("granted");
+        handle.set_certificates(vec![("main".into(), UNIX_EPOCH + Duration::from_secs(1_900_000_000))]);
+        handle.set_reload(true, UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+        handle.set_started(UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+        handle.render(&snapshot)
+    })
+}
+
+#[test]
+fn every_metric_is_rendered_with_its_type_and_help() {
+    let text = everything();
+    for family in names::ALL {
+        assert!(
+            text.contains(&format!("# TYPE {} {}\n", family.name, family.kind.as_str())),
+            "{}",
+            family.name
+        );
+        assert!(text.contains(&format!("# HELP {} {}\n", family.name, family.help)), "{}", family.name);
+    }
+    let unknown = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    for line in unknown {
+        let name = line.split(' ').next().unwrap();
+        assert!(names::ALL.iter().any(|family| family.name == name), "{name} is not in the list");
+    }
+}
+
+#[test]
+fn the_numbers_are_those_that_were_recorded() {
+    let text = everything();
+    for line in [
+        "portcullis_connections_total{listener=\"gateway\"} 1",
+        "portcullis_connections_active{listener=\"gateway\"} 1",
+        "portcullis_tls_handshakes_total{listener=\"gateway\",version=\"1.3\",resumed=\"true\"} 1",
+        "portcullis_tls_handshakes_total{listener=\"gateway\",version=\"1.2\",resumed=\"false\"} 0",
+        "portcullis_tls_handshake_failures_total{listener=\"gateway\",reason=\"not_tls\"} 1",
+        "portcullis_refusals_total{listener=\"gateway\",reason=\"ticket_refused\"} 1",
+        "portcullis_refusals_total{listener=\"gateway\",reason=\"draining\"} 0",
+        "portcullis_sessions_total{listener=\"gateway\",protocol=\"socks5\",reason=\"finished\"} 1",
+        "portcullis_sessions_active{listener=\"gateway\",protocol=\"cgp\"} 2",
+        "portcullis_session_bytes_total{listener=\"gateway\",direction=\"up\"} 15",
+        "portcullis_session_bytes_total{listener=\"gateway\",direction=\"down\"} 20",
+        "portcullis_setup_stage_duration_seconds_bucket{stage=\"dial\",le=\"0.005\"} 1",
+        "portcullis_setup_stage_duration_seconds_bucket{stage=\"dial\",le=\"0.0025\"} 0",
+        "portcullis_setup_stage_duration_seconds_count{stage=\"redeem\"} 0",
+        "portcullis_limit_current{limit=\"sessions\"} 2",
+        "portcullis_limit_max{limit=\"sessions_per_user\"} 100",
+        "portcullis_certificate_not_after_timestamp_seconds{certificate=\"main\"} 1900000000",
+        "portcullis_config_last_reload_success 1",
+        "process_start_time_seconds 1700000000",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\nis not in\n{text}");
+    }
+}
+
+#[test]
+fn promtool_finds_no_fault() {
+    let started = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut promtool) = started else {
+        println!("skipped: promtool is not installed (Debian package prometheus)");
+        return;
+    };
+    promtool.stdin.take().unwrap().write_all(everything().as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+#[test]
+fn guards_give_back_what_they_took() {
+    let (recorder, handle) = build().unwrap();
+    ::metrics::with_local_recorder(&recorder, || {
+        let listener = handle.listener("gateway");
+        let guards = (listener.connection(), listener.handshake(), handle.listener("gateway").connection());
+        assert_eq!((handle.connections_of("gateway"), handle.connections(), handle.handshakes()), (2, 2, 1));
+        drop(guards);
+        assert_eq!((handle.connections_of("gateway"), handle.connections(), handle.handshakes()), (0, 0, 0));
+    });
+}
+
+#[test]
+fn bytes_never_fall_while_a_session_moves_to_the_ended_ones() {
+    let (shown, ended) = (AtomicU64::new(0), AtomicU64::new(5));
+    assert_eq!(never_falling(&shown, 10, &ended), 15);
+    assert_eq!(never_falling(&shown, 0, &ended), 15);
+    ended.store(15, Ordering::Relaxed);
+    assert_eq!(never_falling(&shown, 2, &ended), 17);
+}
+
+#[test]
+fn a_failed_reload_keeps_the_time_of_the_last_success() {
+    let (_, handle) = build().unwrap();
+    let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+    handle.set_reload(true, at(10));
+    handle.set_reload(false, at(20));
+    let text = handle.render(&Snapshot::default());
+    assert!(text.contains("portcullis_config_last_reload_success 0\n"), "{text}");
+    assert!(text.contains("portcullis_config_last_reload_timestamp_seconds 10\n"), "{text}");
+}
+
+#[test]
+fn handshake_failures_are_told_apart() {
+    use rustls::{AlertDescription, Error, PeerIncompatible};
+    for (error, failure) in [
+        (Error::AlertReceived(AlertDescription::UnknownCA), HandshakeFailure::ClientAlert),
+        (Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon), HandshakeFailure::NoCommonSuite),
+        (Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered), HandshakeFailure::NoCommonVersion),
+        (Error::General("no server certificate chain resolved".into()), HandshakeFailure::ServerName),
+        (Error::DecryptError, HandshakeFailure::Other),
+    ] {
+        assert_eq!(HandshakeFailure::from(&error), failure);
+    }
+}

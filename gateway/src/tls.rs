@@ -1,0 +1,3 @@
+//! TLS at the edge: certificates and what servers are configured with. Records are not handled here.
+
+pub mod certs;
