@@ -124,7 +124,8 @@ fn curl_reaches_a_page_with_a_ticket() {
     let (edge, server) = (Edge::start(), page());
     let ticket = edge.ticket(server.address());
     let mut curl = Command::new("curl");
-    curl.args(["--silent", "--show-error", "--max-time", "20", "--proxytunnel", "--proxy-cacert"]).arg(edge.ca());
+    curl.args(["--silent", "--show-error", "--max-time", "20", "--proxytunnel", "--proxy-cacert"])
+        .arg(edge.ca());
     curl.args(["--proxy", &format!("https://localhost:{}", edge.at.port())]);
     // The name in the URL goes into the inner request, the ticket into CONNECT.
     curl.args(["--connect-to", &format!("::{ticket}:1494"), "http://farm.example/"]);
@@ -139,7 +140,8 @@ fn curl_is_told_of_a_refused_ticket() {
     }
     let edge = Edge::start();
     let mut curl = Command::new("curl");
-    curl.args(["--silent", "--show-error", "--max-time", "20", "--proxytunnel", "--proxy-cacert"]).arg(edge.ca());
+    curl.args(["--silent", "--show-error", "--max-time", "20", "--proxytunnel", "--proxy-cacert"])
+        .arg(edge.ca());
     curl.args(["--proxy", &format!("https://localhost:{}", edge.at.port())]);
     curl.args(["--connect-to", &format!("::{UNKNOWN}:1494"), "http://farm.example/"]);
     let output = process::run(&mut curl, PATIENCE).unwrap();

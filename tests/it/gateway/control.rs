@@ -66,9 +66,19 @@ fn several_requests_share_a_control_connection_and_bad_ones_are_told_so() {
         serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap()
     };
     assert_eq!(ask("{\"v\":1,\"cmd\":\"status\"}")["ok"], true);
-    for bad in ["no json", "{\"v\":1,\"cmd\":\"no-such\"}", "{\"cmd\":\"status\"}", "{\"v\":2,\"cmd\":\"status\"}", "[]"] {
+    for bad in [
+        "no json",
+        "{\"v\":1,\"cmd\":\"no-such\"}",
+        "{\"cmd\":\"status\"}",
+        "{\"v\":2,\"cmd\":\"status\"}",
+        "[]",
+    ] {
         let answer = ask(bad);
-        assert_eq!((&answer["ok"], &answer["error"]["code"]), (&json!(false), &json!("bad-request")), "{bad}");
+        assert_eq!(
+            (&answer["ok"], &answer["error"]["code"]),
+            (&json!(false), &json!("bad-request")),
+            "{bad}"
+        );
     }
     assert_eq!(ask("{\"v\":1,\"cmd\":\"status\"}")["ok"], true);
 }
@@ -117,7 +127,11 @@ fn a_daemon_whose_configuration_is_bad_ends_with_the_code_for_that() {
     let mut daemon = Command::new(process::binary("portcullisd").unwrap());
     let output = process::run(daemon.arg("--config").arg(&config), PATIENCE).unwrap();
     assert_eq!(output.code, Some(78), "{output:?}");
-    assert!(output.stderr.contains("portcullis.toml:1") && output.stderr.contains("server"), "{}", output.stderr);
+    assert!(
+        output.stderr.contains("portcullis.toml:1") && output.stderr.contains("server"),
+        "{}",
+        output.stderr
+    );
 }
 
 #[test]

@@ -66,7 +66,13 @@ fn a_log_goes_on_when_a_full_disk_has_room_again() {
     setup.merge(&format!("[log]\nfile = \"{}/log\"", disk.display())).unwrap();
     let config = setup.write().unwrap();
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", "mount -t tmpfs -o size=64k none \"$1\" && exec \"$2\" --config \"$3\"", "sh"]);
+    command.args([
+        "--mount",
+        "sh",
+        "-c",
+        "mount -t tmpfs -o size=64k none \"$1\" && exec \"$2\" --config \"$3\"",
+        "sh",
+    ]);
     command.arg(&disk).arg(process::binary("portcullisd").unwrap()).arg(&config).current_dir(setup.dir());
     let edge = Edge { gateway: setup.start_command(&mut command).unwrap(), at };
     let server = backend::echo().unwrap();

@@ -61,8 +61,10 @@ fn a_name_server_that_is_back_is_used_again() {
     dns.set_silent(true);
     assert_ne!(edge.socks_code(&named(&edge, NAME, &server)), 0);
     dns.set_silent(false);
-    wait::until(PATIENCE, "the name to be found again", || edge.socks_code(&named(&edge, NAME, &server)) == 0)
-        .unwrap();
+    wait::until(PATIENCE, "the name to be found again", || {
+        edge.socks_code(&named(&edge, NAME, &server)) == 0
+    })
+    .unwrap();
 }
 
 #[test]

@@ -33,7 +33,11 @@ fn fails_and_recovers(mood: Mood) {
     assert_eq!(edge.socks_code(&double.issue(&target(&server))), 0);
     double.set_mood(mood.clone());
     assert_ne!(edge.socks_code(&double.issue(&target(&server))), 0, "{mood:?}");
-    assert_eq!(edge.socks_code(&edge.ticket(server.address())), 0, "another authority's ticket, while {mood:?}");
+    assert_eq!(
+        edge.socks_code(&edge.ticket(server.address())),
+        0,
+        "another authority's ticket, while {mood:?}"
+    );
     double.set_mood(Mood::Sound);
     wait::until(PATIENCE, "the authority to be trusted again", || {
         edge.socks_code(&double.issue(&target(&server))) == 0
@@ -127,7 +131,9 @@ fn an_authority_that_hangs_does_not_delay_the_tickets_of_another() {
 fn an_authority_that_is_down_is_shown_as_down_and_as_up_when_it_is_back() {
     let at = vacant("127.0.0.78".parse().unwrap()).unwrap();
     let mut setup = setup();
-    let section = format!("[[sta]]\nname = \"double\"\nurl = \"http://{at}\"\ntimeout = \"1s\"\nhealth_interval = \"1s\"");
+    let section = format!(
+        "[[sta]]\nname = \"double\"\nurl = \"http://{at}\"\ntimeout = \"1s\"\nhealth_interval = \"1s\""
+    );
     setup.merge(&section).unwrap();
     let edge = Edge::of_setup(setup, "gateway", &ANYTHING_LOCAL.replace("[\"local\"]", "[\"double\"]"));
     let up = || edge.gateway.metrics().unwrap().sum("portcullis_sta_up", &["sta=\"double\""]);
@@ -149,7 +155,11 @@ fn connections_to_an_authority_are_kept_and_used_again() {
     for _ in 0..20 {
         assert_eq!(edge.socks_code(&double.issue(&target(&server))), 0);
     }
-    assert!(double.connections() <= 4, "{} connections for 20 tickets one after another", double.connections());
+    assert!(
+        double.connections() <= 4,
+        "{} connections for 20 tickets one after another",
+        double.connections()
+    );
 }
 
 #[test]
@@ -158,9 +168,13 @@ fn a_connection_that_the_authority_closed_meanwhile_costs_no_ticket() {
     assert_eq!(edge.socks_code(&double.issue(&target(&server))), 0);
     let at = double.address();
     drop(double);
-    let double = wait::value(PATIENCE, "the port to be free again", || StaDouble::start_at(ID, at, None).ok()).unwrap();
-    wait::until(PATIENCE, "a ticket to be granted again", || edge.socks_code(&double.issue(&target(&server))) == 0)
-        .unwrap();
+    let double =
+        wait::value(PATIENCE, "the port to be free again", || StaDouble::start_at(ID, at, None).ok())
+            .unwrap();
+    wait::until(PATIENCE, "a ticket to be granted again", || {
+        edge.socks_code(&double.issue(&target(&server))) == 0
+    })
+    .unwrap();
 }
 
 #[test]
@@ -168,13 +182,17 @@ fn the_security_key_is_sent_in_the_configured_header_and_nowhere_logged() {
     let double = StaDouble::start(ID).unwrap();
     let mut setup = setup();
     std::fs::write(setup.dir().join("key"), "c2VjcmV0LWtleQ==\n").unwrap();
-    let keys = format!("authority_id = \"{ID}\"\nsecurity_key_header = \"X-Farm-Key\"\nsecurity_key_files = [\"key\"]");
+    let keys = format!(
+        "authority_id = \"{ID}\"\nsecurity_key_header = \"X-Farm-Key\"\nsecurity_key_files = [\"key\"]"
+    );
     setup.merge(&double.section("double", &keys)).unwrap();
     setup.merge("[log]\nlevel = \"trace\"").unwrap();
     let edge = Edge::of_setup(setup, "gateway", &ANYTHING_LOCAL.replace("[\"local\"]", "[\"double\"]"));
     let server = backend::echo().unwrap();
     assert_eq!(edge.socks_code(&double.issue(&target(&server))), 0);
-    let sent = |head: &String| head.to_lowercase().contains("x-farm-key: c2vjcmv0lwtlet09") || head.contains("c2VjcmV0LWtleQ==");
+    let sent = |head: &String| {
+        head.to_lowercase().contains("x-farm-key: c2vjcmv0lwtlet09") || head.contains("c2VjcmV0LWtleQ==")
+    };
     assert!(double.heads().iter().all(sent), "{:?}", double.heads());
     assert!(!edge.gateway.log().contains("c2VjcmV0LWtleQ=="));
 }

@@ -160,11 +160,7 @@ impl Edge {
 /// The records of finished sessions in a log of JSON lines.
 pub(crate) fn records(log: &str) -> Vec<Value> {
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    lines
-        .filter(|line| line["target"] == "session")
-        .map(|line| if line["fields"].is_object() { line["fields"].clone() } else { line })
-        .filter(|fields| fields.get("bytes_up").is_some())
-        .collect()
+    lines.filter(|line| line["event"] == "session" && line.get("bytes_up").is_some()).collect()
 }
 
 /// A field of a record as text.

@@ -127,8 +127,10 @@ fn sftp_copies_a_file_of_32_mebibytes_there_and_back() {
     let bytes = Pattern::new(5).bytes(4 * 1024 * 1024);
     fs::write(&here, &bytes).unwrap();
     let mut sftp = sshd.client("sftp");
-    sftp.args(["-q", "-b", "-", "-o", &proxy_command(&edge, &ticket, "socks5")]).arg(format!("{}@farm", me()));
-    let batch = format!("put {} {there}\nget {there} {}\n", here.display(), back.display(), there = there.display());
+    sftp.args(["-q", "-b", "-", "-o", &proxy_command(&edge, &ticket, "socks5")])
+        .arg(format!("{}@farm", me()));
+    let batch =
+        format!("put {} {there}\nget {there} {}\n", here.display(), back.display(), there = there.display());
     process::run_with_input(&mut sftp, batch.as_bytes(), TRANSFER).unwrap().ok().unwrap();
     assert!(fs::read(&there).unwrap() == bytes, "the file there differs");
     assert!(fs::read(&back).unwrap() == bytes, "the file back differs");

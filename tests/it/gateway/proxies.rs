@@ -84,7 +84,8 @@ fn curl_with_a_wrong_password_gets_nothing_over_socks() {
         return;
     }
     let (edge, server) = (edge_with_users("socks", ""), page());
-    let output = curl(&["--socks5-hostname", &edge.at.to_string(), "--proxy-user", "ann:wrong", &url(&server)]);
+    let output =
+        curl(&["--socks5-hostname", &edge.at.to_string(), "--proxy-user", "ann:wrong", &url(&server)]);
     assert!(!output.success(), "{output:?}");
     edge.wait_for_refusals("credentials_wrong", 1.0);
     assert_eq!(server.accepted(), 0);
@@ -124,7 +125,7 @@ fn a_wrong_password_gets_a_failure_and_the_end_of_the_connection() {
         assert_eq!(client.read(2).unwrap(), [5, 2]);
         client.send(&credentials(user, password)).unwrap();
         let (answer, _) = client.read_to_end().unwrap();
-        assert!(matches!(answer[..], [1, 1..]), "{user}: {answer:?}");
+        assert!(matches!(answer[..], [1, status] if status != 0), "{user}: {answer:?}");
     }
 }
 

@@ -42,7 +42,10 @@ impl Screen {
     }
 
     fn paint(&self, colour: &str, home: &Path) {
-        process::run(self.command("xsetroot", home).args(["-solid", colour]), PATIENCE).unwrap().ok().unwrap();
+        process::run(self.command("xsetroot", home).args(["-solid", colour]), PATIENCE)
+            .unwrap()
+            .ok()
+            .unwrap();
     }
 
     /// Which part of the screen has about this colour, from 0 to 1. Video compression changes colours a little.
@@ -64,7 +67,8 @@ fn an_rdp_session_shows_what_its_server_shows() {
     let edge = Edge::start();
     let home = tempfile::Builder::new().prefix("pc-rdp-").tempdir().unwrap();
     let home = home.path();
-    let (inside, outside) = (Screen::start("inside", "640x480x24", home), Screen::start("outside", "800x600x24", home));
+    let (inside, outside) =
+        (Screen::start("inside", "640x480x24", home), Screen::start("outside", "800x600x24", home));
     inside.paint("#d02070", home);
     let server = SocketAddr::new(FARM, process::free_port().unwrap());
     let mut shadow = inside.command("freerdp-shadow-cli", home);
@@ -73,7 +77,14 @@ fn an_rdp_session_shows_what_its_server_shows() {
     shadow.wait_for_port(server, PATIENCE).unwrap();
     let local = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), process::free_port().unwrap());
     let mut connect = Command::new(process::binary("portcullis").unwrap());
-    connect.args(["connect", "--gateway", &format!("localhost:{}", edge.at.port()), "--via", "socks5", "--ca"]);
+    connect.args([
+        "connect",
+        "--gateway",
+        &format!("localhost:{}", edge.at.port()),
+        "--via",
+        "socks5",
+        "--ca",
+    ]);
     connect.arg(edge.ca()).args(["--listen", &local.to_string()]);
     connect.env("PORTCULLIS_TICKET", edge.ticket_with(server, &json!({"refreshable": true, "user": "ann"})));
     let mut connect = Child::spawn("connect", &mut connect, home).unwrap();
@@ -84,8 +95,11 @@ fn an_rdp_session_shows_what_its_server_shows() {
     // 640x480 of 800x600 are 64 of a hundred.
     for colour in ["#d02070", "#208040"] {
         inside.paint(colour, home);
-        let shown = wait::until(SLOW, "the server's screen on the client's", || outside.part_of(colour, home) > 0.6);
-        shown.unwrap_or_else(|error| panic!("{error}: {colour}\n{}\n{}", client.log_tail(), shadow.log_tail()));
+        let shown =
+            wait::until(SLOW, "the server's screen on the client's", || outside.part_of(colour, home) > 0.6);
+        shown.unwrap_or_else(|error| {
+            panic!("{error}: {colour}\n{}\n{}", client.log_tail(), shadow.log_tail())
+        });
     }
     client.stop(PATIENCE).unwrap();
     let records = edge.wait_for_records(1);

@@ -105,7 +105,11 @@ fn sixty_four_mebibytes_pass_unchanged_in_both_directions_at_once_and_are_counte
     let metrics = edge.gateway.metrics().unwrap();
     for direction in ["up", "down"] {
         let label = format!("direction=\"{direction}\"");
-        assert_eq!(metrics.sum("portcullis_session_bytes_total", &[&label]), Some(67_108_864.0), "{direction}");
+        assert_eq!(
+            metrics.sum("portcullis_session_bytes_total", &[&label]),
+            Some(67_108_864.0),
+            "{direction}"
+        );
     }
 }
 

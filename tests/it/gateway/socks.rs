@@ -18,7 +18,10 @@ fn a_ticket_in_a_request_after_a_greeting_reaches_its_server() {
     client.sender.finish().unwrap();
     client.read_to_end().unwrap();
     let record = edge.record();
-    assert_eq!((text(&record, "protocol").as_str(), text(&record, "reason").as_str()), ("socks5", "finished"));
+    assert_eq!(
+        (text(&record, "protocol").as_str(), text(&record, "reason").as_str()),
+        ("socks5", "finished")
+    );
 }
 
 #[test]

@@ -5,7 +5,6 @@ use std::time::Duration;
 use portcullis_tests::backend;
 use portcullis_tests::speak::Speak as _;
 use portcullis_tests::sta_double::StaDouble;
-use portcullis_tests::topology::Place;
 use portcullis_tests::wait;
 use serde_json::json;
 
@@ -52,7 +51,8 @@ fn an_expired_ticket_is_refused() {
     let (edge, server) = (Edge::start(), backend::echo().unwrap());
     let ticket = edge.ticket_with(server.address(), &json!({"life_seconds": 1}));
     let issued = std::time::Instant::now();
-    wait::until(Duration::from_secs(5), "the ticket to expire", || issued.elapsed().as_millis() > 1_200).unwrap();
+    wait::until(Duration::from_secs(5), "the ticket to expire", || issued.elapsed().as_millis() > 1_200)
+        .unwrap();
     assert_eq!(edge.socks_code(&ticket), 2);
     assert_eq!(server.accepted(), 0);
 }
@@ -82,7 +82,11 @@ fn a_ticket_of_an_authority_that_the_listener_does_not_list_is_refused() {
     let edge = Edge::of_setup(setup, "gateway", ANYTHING_LOCAL);
     let server = backend::echo().unwrap();
     assert_eq!(edge.socks_code(&double.issue(&server.address().to_string())), 2);
-    assert_eq!(double.redeemed(), 0, "the ticket must not be shown to an authority that the listener does not list");
+    assert_eq!(
+        double.redeemed(),
+        0,
+        "the ticket must not be shown to an authority that the listener does not list"
+    );
 }
 
 #[test]
@@ -139,7 +143,8 @@ fn the_second_ticket_is_tried_when_the_first_ones_authority_is_unknown() {
 fn the_second_ticket_is_tried_when_the_first_ones_authority_is_down() {
     let (edge, double) = edge_with_double();
     let server = backend::echo().unwrap();
-    let (first, second) = (pair(&double.issue(&server.address().to_string())), pair(&edge.ticket(server.address())));
+    let (first, second) =
+        (pair(&double.issue(&server.address().to_string())), pair(&edge.ticket(server.address())));
     drop(double);
     assert_eq!(edge.socks_code(&format!(";42;{first};{second}")), 0);
 }
@@ -177,7 +182,7 @@ fn a_ticket_for_link_local_addresses_is_refused_whatever_the_policy_lists() {
 fn a_ticket_from_before_a_restart_works_or_is_refused_clearly() {
     let (mut edge, server) = (Edge::start(), backend::echo().unwrap());
     let ticket = edge.ticket(server.address());
-    edge.gateway = edge.gateway.restart_in(&Place::here()).unwrap();
+    edge.gateway = edge.gateway.halt().unwrap().start().unwrap();
     let code = edge.socks_code(&ticket);
     assert!(code == 0 || code == 2, "{code}");
 }
@@ -187,7 +192,7 @@ fn our_own_authority_keeps_its_id_over_a_restart() {
     let (mut edge, server) = (Edge::start(), backend::echo().unwrap());
     let id = |ticket: &str| ticket.split(';').nth(2).unwrap().to_owned();
     let before = id(&edge.ticket(server.address()));
-    edge.gateway = edge.gateway.restart_in(&Place::here()).unwrap();
+    edge.gateway = edge.gateway.halt().unwrap().start().unwrap();
     assert_eq!(id(&edge.ticket(server.address())), before);
 }
 
@@ -232,7 +237,8 @@ fn our_own_authority_serves_the_xml_of_storefront() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let field = |name: &str| {
-        let (_, rest) = answer.split_once(&format!("<{name}>")).unwrap_or_else(|| panic!("no {name} in {answer}"));
+        let (_, rest) =
+            answer.split_once(&format!("<{name}>")).unwrap_or_else(|| panic!("no {name} in {answer}"));
         rest.split_once("</").unwrap().0.to_owned()
     };
     let ticket = format!(";{};{};{}", field("TicketVersion"), field("AuthorityID"), field("Ticket"));
