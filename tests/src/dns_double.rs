@@ -124,3 +124,27 @@ fn question_name(query: &[u8]) -> Option<(String, usize)> {
         at += length;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_known_name_has_its_address_and_an_unknown_one_has_none() {
+        let server = DnsDouble::start(&[("a.test", Ipv4Addr::new(192, 0, 2, 7))]).unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(crate::wait::PATIENCE)).unwrap();
+        let mut ask = |label: u8| {
+            let head = [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+            let query = [&head[..], &[1, label], b"\x04test\x00\x00\x01\x00\x01"].concat();
+            client.send_to(&query, server.address()).unwrap();
+            let mut answer = [0; 512];
+            let length = client.recv(&mut answer).unwrap();
+            answer[..length].to_vec()
+        };
+        let known = ask(b'A');
+        assert_eq!((known[3], known[7], &known[known.len() - 4..]), (0x80, 1, &[192, 0, 2, 7][..]));
+        let unknown = ask(b'b');
+        assert_eq!((unknown[3], unknown[7]), (0x83, 0));
+    }
+}

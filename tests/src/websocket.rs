@@ -131,3 +131,17 @@ impl WebSocket for Client {
         Ok(all)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // RFC 6455 §5.7: "A single-frame masked text message", with our mask instead of the document's.
+    #[test]
+    fn frames_have_the_lengths_of_the_document() {
+        assert_eq!(masked(FIN | TEXT, b"H"), [0x81, 0x81, 0x5a, 0x01, 0xff, 0x80, b'H' ^ 0x5a]);
+        assert_eq!(unmasked(FIN | TEXT, b"Hello"), b"\x81\x05Hello");
+        assert_eq!(unmasked(FIN | BINARY, &[0; 256])[..4], [0x82, 0x7e, 0x01, 0x00]);
+        assert_eq!(unmasked(FIN | BINARY, &[0; 65_536])[..10], [0x82, 0x7f, 0, 0, 0, 0, 0, 1, 0, 0]);
+    }
+}
