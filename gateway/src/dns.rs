@@ -14,6 +14,7 @@ use hickory_resolver::config::{
 };
 use hickory_resolver::net::{DnsError, NetError, runtime::TokioRuntimeProvider};
 use hickory_resolver::proto::op::ResponseCode;
+pub use portcullis_core::tunnel::ResolveError;
 use portcullis_proto::host_port::HostName;
 
 use crate::config::Dns;
@@ -28,17 +29,6 @@ const NEGATIVE_LIFE_MAX: Duration = Duration::from_secs(30);
 const POSITIVE_LIFE_MAX: Duration = Duration::from_hours(1);
 /// Questions in flight to one name server over one connection; the caller bounds lookups as a whole.
 const IN_FLIGHT_MAX: usize = 512;
-
-/// Why a name has no address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum ResolveError {
-    #[error("the name has no address")]
-    NotFound,
-    #[error("no name server answered in time")]
-    Timeout,
-    #[error("the name servers failed")]
-    Failed,
-}
 
 /// The resolver could not be set up.
 #[derive(Debug, thiserror::Error)]

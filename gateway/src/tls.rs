@@ -1,3 +1,4 @@
 //! TLS at the edge: certificates and what servers are configured with. Records are not handled here.
 
 pub mod certs;
+pub mod stream;

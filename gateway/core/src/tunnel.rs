@@ -43,13 +43,16 @@ pub enum DialError {
 }
 
 /// Why a name gave no address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum ResolveError {
+    #[error("the name has no address")]
     NotFound,
+    #[error("no name server answered in time")]
     Timeout,
-    /// The resolver itself failed.
+    #[error("the name servers failed")]
     Failed,
     /// Our own queue is full.
+    #[error("too many names are being resolved")]
     Overloaded,
 }
 
