@@ -68,7 +68,7 @@ impl Lab {
 /// How to try the running lab, for whoever started it.
 #[must_use]
 pub fn how_to_try(config: &Config) -> String {
-    let directory = config.path.parent().unwrap_or(Path::new("."));
+    let directory = config.path.parent().unwrap_or_else(|| Path::new("."));
     let socket = config.control.socket.display();
     let ca = directory.join("ca.pem");
     let ca = ca.display();

@@ -1,7 +1,8 @@
 //! From a configuration to parts that work: everything that can fail does so here, before anybody is served.
 
 use std::collections::HashMap;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,6 +16,7 @@ use rustls::server::ProducesTickets;
 
 use crate::authn::local::UserDb;
 use crate::config::{CertificateFiles, Config, ListenerConfig, UserFile};
+use crate::ctl;
 use crate::dns::Resolver;
 use crate::front::{self, Bound, Listener, Service};
 use crate::metrics;
@@ -114,40 +116,37 @@ pub(super) fn certificate_expiry(certificates: &[CertificateFiles]) -> Vec<(Stri
     certificates.iter().filter_map(expiry).collect()
 }
 
-/// One set of bound sockets for each front thread.
-pub(super) fn bind_listeners(
-    config: &Config,
-    listeners: &[Arc<Listener>],
-) -> anyhow::Result<Vec<Vec<Bound>>> {
-    let mut threads = Vec::new();
-    for _ in 0..config.server.workers {
-        let mut sockets = Vec::new();
-        for (settings, listener) in config.listeners.iter().zip(listeners) {
-            for address in &settings.listen {
-                let socket = front::bind(*address)
-                    .with_context(|| format!("listener `{}`: cannot listen on {address}", settings.name))?;
-                sockets.push(Bound { listener: Arc::clone(listener), socket });
+/// Everything that the daemon listens on.
+pub(super) struct Sockets {
+    pub(super) control: Option<UnixListener>,
+    pub(super) metrics: Option<TcpListener>,
+    pub(super) sta: Vec<TcpListener>,
+    /// One set for each front thread.
+    pub(super) listeners: Vec<Vec<Bound>>,
+}
+
+impl Sockets {
+    pub(super) fn bind(config: &Config, listeners: &[Arc<Listener>]) -> anyhow::Result<Self> {
+        let control = Some(ctl::server::bind(&config.control.socket)?);
+        let listen = |address: SocketAddr, what: &str| {
+            front::bind(address).with_context(|| format!("{what}: cannot listen on {address}"))
+        };
+        let metrics = config.metrics.as_ref().map(|metrics| listen(metrics.listen, "metrics")).transpose()?;
+        let sta = config.sta_server.iter().flat_map(|server| &server.listen);
+        let sta = sta.map(|address| listen(*address, "sta_server")).collect::<Result<_, _>>()?;
+        let mut threads = Vec::new();
+        for _ in 0..config.server.workers {
+            let mut bound = Vec::new();
+            for (settings, listener) in config.listeners.iter().zip(listeners) {
+                for address in &settings.listen {
+                    let socket = listen(*address, &format!("listener `{}`", settings.name))?;
+                    bound.push(Bound { listener: Arc::clone(listener), socket });
+                }
             }
+            threads.push(bound);
         }
-        threads.push(sockets);
+        Ok(Self { control, metrics, sta, listeners: threads })
     }
-    Ok(threads)
-}
-
-pub(super) fn bind_metrics(config: &Config) -> anyhow::Result<Option<TcpListener>> {
-    let Some(metrics) = &config.metrics else { return Ok(None) };
-    let address = metrics.listen;
-    let socket = front::bind(address).with_context(|| format!("metrics: cannot listen on {address}"))?;
-    Ok(Some(socket))
-}
-
-pub(super) fn bind_sta_server(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
-    let addresses = config.sta_server.iter().flat_map(|server| &server.listen);
-    addresses
-        .map(|address| {
-            front::bind(*address).with_context(|| format!("sta_server: cannot listen on {address}"))
-        })
-        .collect()
 }
 
 /// Sets session ids apart from those of an earlier run.
