@@ -59,10 +59,12 @@ fn bridge<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, closed: ClosedW
     // An error of either ends its half, which the program sees as the end of the stream or as a broken pipe.
     tokio::spawn(async move { drop(outgoing(from_program, writer, answers).await) });
     tokio::spawn(async move {
-        // Noted before the halves are dropped, so that whoever sees the end of the stream sees why.
-        incoming(reader, to_program, control, &closed).await.unwrap_or_else(|_| {
+        let mut to_program = to_program;
+        if incoming(reader, &mut to_program, &control, &closed).await.is_err() {
             closed.get_or_init(|| ABNORMAL_CLOSURE);
-        });
+        }
+        // Only now: whoever sees the end of the stream must find out why.
+        drop((to_program, control));
     });
     ours
 }
@@ -123,8 +125,8 @@ async fn outgoing<S: AsyncWrite>(
 
 async fn incoming<S: AsyncRead>(
     mut socket: ReadHalf<S>,
-    mut program: WriteHalf<DuplexStream>,
-    control: mpsc::Sender<Control>,
+    program: &mut WriteHalf<DuplexStream>,
+    control: &mpsc::Sender<Control>,
     closed: &ClosedWith,
 ) -> io::Result<()> {
     let mut decoder = Decoder::new(Role::Client);
