@@ -1,1 +1,69 @@
-fn main() {}
+//! Side-by-side measurements of the gateway: load generator, back end, peers, statistics.
+//!
+//! See `perf/README.md` for the method, how to read the figures, and what they cannot say.
+#![forbid(unsafe_code)]
+
+mod backend;
+mod contender;
+mod cpu;
+mod finding;
+mod load;
+mod machine;
+mod measure;
+mod peers;
+mod report;
+mod smoke;
+mod stats;
+mod tickets;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(about = "Measures Portcullis side by side with other proxies, on loopback")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A short comparison with HAProxy: relay both ways, session set-up, small messages
+    Smoke {
+        /// Rounds, each with two slices of both contenders in every measure
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        /// Seconds that each contender is measured in one round of one measure
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=60))]
+        seconds: u32,
+        /// Print one JSON object as the last line
+        #[arg(long)]
+        json: bool,
+        /// Compare HAProxy with itself, which shows how much of a difference is noise; keeps no results
+        #[arg(long)]
+        null: bool,
+        /// Where to keep the raw series [default: perf/results of this source tree]
+        #[arg(long, value_name = "DIR")]
+        results: Option<PathBuf>,
+    },
+}
+
+fn main() -> Result<()> {
+    let Command::Smoke { rounds, seconds, json, null, results } = Arguments::parse().command;
+    let plan = smoke::Plan { rounds, time: Duration::from_secs(seconds.into()), null };
+    let report = smoke::run(plan, &mut std::io::stderr())?;
+    let mut out = std::io::stdout().lock();
+    write!(out, "{report}")?;
+    if !null {
+        let dir = results.unwrap_or_else(|| portcullis_tests::process::repository().join("perf/results"));
+        writeln!(out, "raw series: {}", report.save(&dir)?.display())?;
+    }
+    if json {
+        writeln!(out, "{}", report.summary())?;
+    }
+    Ok(())
+}

@@ -1,1 +1,20 @@
+//! The harness of the integration tests, the demo and the measurements.
+//!
+//! It makes certificates, namespaces and processes, starts the real daemon with a written configuration, and takes
+//! everything away again. It holds no test, and it knows the product only from outside: the configuration file, the
+//! command line and the control socket. Clients and doubles write their protocols by hand.
 #![forbid(unsafe_code)]
+
+pub mod backend;
+pub mod client;
+pub mod dns_double;
+pub mod gateway;
+pub mod netns;
+pub mod pki;
+pub mod process;
+pub mod skip;
+pub mod speak;
+pub mod sta_double;
+pub mod topology;
+pub mod wait;
+pub mod websocket;

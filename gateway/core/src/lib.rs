@@ -10,6 +10,7 @@
 )]
 
 pub mod answer;
+pub mod command;
 pub mod deny;
 pub mod limits;
 pub mod policy;
@@ -17,3 +18,4 @@ pub mod profile;
 pub mod quota;
 pub mod session;
 pub mod ticket_store;
+pub mod tunnel;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Most bytes a client may send before it is known what it wants: an HTTP head is the longest of these.
-pub const SETUP_INPUT_MAX_BYTES: usize = 16 * 1024;
+pub const SETUP_INPUT_MAX_BYTES: usize = portcullis_proto::http_head::HEAD_MAX_BYTES;
 /// How long `05 01 00` may stand alone before it is taken for a SOCKS5 greeting (PROTOCOL §1), and how long a
 /// ticket at the very end of a CGP packet may wait for more of itself.
 pub const AMBIGUITY_WAIT: Duration = Duration::from_millis(60);

@@ -166,6 +166,23 @@ impl Policy {
         if addresses.is_empty() { Err(Deny::Forbidden) } else { Ok(Permit { addresses }) }
     }
 
+    /// Permits the server that the operator named in the configuration itself, wherever it is.
+    ///
+    /// # Errors
+    /// [`Deny::NameUnknown`] when a name has no address.
+    pub fn permit_fixed(&self, target: &HostPort, resolved: &[IpAddr]) -> Result<Permit, Deny> {
+        let candidates = match target.host() {
+            Host::Ip(address) => std::slice::from_ref(address),
+            Host::Name(_) => resolved,
+        };
+        let addresses: Vec<SocketAddr> = candidates
+            .iter()
+            .take(DIAL_ADDRESSES_MAX)
+            .map(|address| SocketAddr::new(*address, target.port()))
+            .collect();
+        if addresses.is_empty() { Err(Deny::NameUnknown) } else { Ok(Permit { addresses }) }
+    }
+
     /// The addresses that no rule can open: see the module's first paragraph.
     fn is_reachable(&self, address: IpAddr) -> bool {
         if address.is_loopback() {

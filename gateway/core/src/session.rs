@@ -73,8 +73,6 @@ pub struct SessionInfo {
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EndReason {
-    /// Both sides said that they are done.
-    Finished,
     ClientClosed,
     ServerClosed,
     ClientReset,
@@ -92,7 +90,6 @@ impl EndReason {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Finished => "finished",
             Self::ClientClosed => "client_closed",
             Self::ServerClosed => "server_closed",
             Self::ClientReset => "client_reset",
@@ -326,7 +323,7 @@ mod tests {
         let limits = limits(1, 1, 1);
         for _ in 0..3 {
             let session = table.admit(now, wall, info("192.0.2.1:1", Some("ann")), &limits).unwrap();
-            assert!(table.end(now, session.id, EndReason::Finished).is_some());
+            assert!(table.end(now, session.id, EndReason::ClientClosed).is_some());
             assert!(table.end(now, session.id, EndReason::Killed).is_none());
         }
         assert!(table.is_empty());
@@ -338,7 +335,7 @@ mod tests {
         let mut table = Table::new(1);
         for _ in 0..=ENDED_SESSIONS_KEPT {
             let session = table.admit(now, wall, info("192.0.2.1:1", None), &Limits::default()).unwrap();
-            table.end(now, session.id, EndReason::Finished);
+            table.end(now, session.id, EndReason::ClientClosed);
         }
         assert_eq!(table.ended().count(), ENDED_SESSIONS_KEPT);
     }

@@ -1,1 +1,5 @@
-fn main() {}
+//! The gateway daemon.
+
+fn main() -> std::process::ExitCode {
+    portcullis::daemon::main()
+}

@@ -73,6 +73,12 @@ pub fn bind(path: &Path) -> Result<StdListener, BindError> {
     Ok(listener)
 }
 
+/// Removes the socket at the end of the daemon's life.
+pub fn remove(path: &Path) {
+    // A socket that stays behind is replaced by the next start.
+    std::fs::remove_file(path).ok();
+}
+
 fn bind_new(path: &Path) -> io::Result<StdListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

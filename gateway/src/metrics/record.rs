@@ -21,6 +21,8 @@ pub enum Stage {
     FirstBytes,
     /// Asking the ticket authorities.
     Redeem,
+    /// Checking a password.
+    Verify,
     /// Resolving the server's name.
     Resolve,
     /// Connecting to the server.
@@ -28,7 +30,8 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub const ALL: [Self; 5] = [Self::Handshake, Self::FirstBytes, Self::Redeem, Self::Resolve, Self::Dial];
+    pub const ALL: [Self; 6] =
+        [Self::Handshake, Self::FirstBytes, Self::Redeem, Self::Verify, Self::Resolve, Self::Dial];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -36,6 +39,7 @@ impl Stage {
             Self::Handshake => "handshake",
             Self::FirstBytes => "first_bytes",
             Self::Redeem => "redeem",
+            Self::Verify => "verify",
             Self::Resolve => "resolve",
             Self::Dial => "dial",
         }

@@ -20,7 +20,7 @@ fn ended(bytes: u64) -> Record {
     let mut table = Table::new(1);
     let session = table.admit(Instant::now(), UNIX_EPOCH, info, &Limits::default()).unwrap();
     session.counters.bytes_up.store(bytes, Ordering::Relaxed);
-    table.end(Instant::now(), session.id, EndReason::Finished).unwrap()
+    table.end(Instant::now(), session.id, EndReason::ClientClosed).unwrap()
 }
 
 /// A rendering in which every family occurs.
@@ -83,7 +83,7 @@ fn the_numbers_are_those_that_were_recorded() {
         "portcullis_tls_handshake_failures_total{listener=\"gateway\",reason=\"not_tls\"} 1",
         "portcullis_refusals_total{listener=\"gateway\",reason=\"ticket_refused\"} 1",
         "portcullis_refusals_total{listener=\"gateway\",reason=\"draining\"} 0",
-        "portcullis_sessions_total{listener=\"gateway\",protocol=\"socks5\",reason=\"finished\"} 1",
+        "portcullis_sessions_total{listener=\"gateway\",protocol=\"socks5\",reason=\"client_closed\"} 1",
         "portcullis_sessions_active{listener=\"gateway\",protocol=\"cgp\"} 2",
         "portcullis_session_bytes_total{listener=\"gateway\",direction=\"up\"} 15",
         "portcullis_session_bytes_total{listener=\"gateway\",direction=\"down\"} 20",

@@ -120,7 +120,6 @@ fn every_table_needs_what_it_cannot_do_without() {
         ("‸[[users]]\nname = \"x\"", "[[users]] `x` has no `file`", "name:hash", None),
         ("‸[[sta]]\nname = \"x\"", "[[sta]] `x` has no `url`", "https://", None),
         ("‸[metrics]", "[metrics] has no `listen`", "127.0.0.1:9464", None),
-        ("‸[sta_server]\nallow_from = [\"10.0.0.0/8\"]", "has no `listen`", "", None),
         ("‸[sta_server]\nlisten = [\"192.0.2.1:80\"]", "has no `allow_from`", "who may ask", None),
         ("‸[[listener]]\nname = \"x\"\nlisten = [\"192.0.2.1:1\"]", "has no `kind`", "one of gateway", None),
     ]);

@@ -9,7 +9,7 @@ use crate::http_head::head_len;
 const HEX: &str = "0123456789ABCDEF0123456789ABCD";
 
 fn connect(target: &str) -> Result<ConnectTarget, Malformed> {
-    parse_target(&head(&format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n")))
+    parse_target(&head(&format!("CONNECT {target} HTTP/1.1\r\nHost: a\r\n\r\n")))
 }
 
 fn head(text: &str) -> RequestHead {

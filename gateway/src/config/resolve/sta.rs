@@ -137,14 +137,16 @@ impl Resolver<'_> {
         names: &Names,
     ) -> Option<Located<StaServerConfig>> {
         let table = "[sta_server]";
-        self.required(row.listen.as_ref(), at, table, "listen", "such as [\"10.0.0.2:8080\"]");
-        self.required(
-            row.allow_from.as_ref(),
-            at,
-            table,
-            "allow_from",
-            "the prefixes of those who may ask for tickets, such as [\"10.0.0.0/8\"]",
-        );
+        // Without an address it serves the listeners that name `local`, and the control socket.
+        if row.listen.is_some() {
+            self.required(
+                row.allow_from.as_ref(),
+                at,
+                table,
+                "allow_from",
+                "the prefixes of those who may ask for tickets, such as [\"10.0.0.0/8\"]",
+            );
+        }
         let id_at = row.authority_id.as_ref().map_or(at, |id| id.at);
         let listen = self.listen(table, row.listen);
         let certificate =

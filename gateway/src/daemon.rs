@@ -1,0 +1,170 @@
+//! `portcullisd`: start and stop, straight down.
+//!
+//! The main thread runs the control plane; front and relay threads do the rest. Nothing listens before all of the
+//! configuration has been used: a gateway that starts is a gateway that works.
+
+mod assemble;
+mod options;
+mod reload;
+mod stop;
+mod tasks;
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use portcullis_core::session::Table;
+use tokio::sync::{mpsc, watch};
+
+use crate::config::{self, Config, Severity};
+use crate::ctl;
+use crate::ctl::services::Services;
+use crate::exit::Exit;
+use crate::front::{self, Front};
+use crate::log;
+use crate::metrics;
+use crate::relay::{self, Worker};
+use crate::state::State;
+use assemble::{Assembled, Sockets};
+use options::Options;
+use reload::Reloader;
+use stop::Order;
+
+/// Reload requests that may wait.
+const RELOAD_QUEUE: usize = 8;
+
+/// Runs the daemon; the whole of `main`.
+#[must_use]
+pub fn main() -> ExitCode {
+    let options = Options::read();
+    let log = match log::init_early() {
+        Ok(log) => log,
+        Err(error) => return options.fail(Exit::Internal, &error.to_string()),
+    };
+    let exit = match options.configuration() {
+        Ok(config) if options.check => options.report(&config::check(&config)),
+        Ok(config) => run(&options, config, log.clone()),
+        Err(error) => options.fail(Exit::Config, &error),
+    };
+    log.flush();
+    exit
+}
+
+fn run(options: &Options, config: Config, log: log::Control) -> ExitCode {
+    for finding in config::check(&config) {
+        match finding.severity {
+            Severity::Error => return options.fail(Exit::Config, &finding.to_string()),
+            Severity::Warning => tracing::warn!("{finding}"),
+            Severity::Info => tracing::info!("{finding}"),
+        }
+    }
+    if let Err(error) = log.reconfigure(&config.log) {
+        return options.fail(Exit::Config, &error.to_string());
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return options.fail(Exit::Internal, &format!("cannot start the control plane: {error}"));
+        }
+    };
+    match runtime.block_on(serve(options, config, log)) {
+        Ok(()) => Exit::Ok.into(),
+        Err(error) => options.fail(Exit::Unavailable, &format!("{error:#}")),
+    }
+}
+
+async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::Result<()> {
+    let descriptors = assemble::raise_descriptor_limit();
+    assemble::warn_of_narrow_limits(&config, descriptors);
+    let metrics = metrics::install()?;
+    let parts = Assembled::new(&config, &metrics)?;
+    let mut sockets = Sockets::bind(&config, &parts.listeners)?;
+
+    let sessions = Arc::new(std::sync::Mutex::new(Table::new(assemble::session_seed())));
+    let context = Arc::new(relay::Context { sessions: Arc::clone(&sessions), cut: false.into() });
+    let (asks, inbox) = mpsc::channel(portcullis_core::limits::CONTROL_QUEUE);
+    let (reload, mut reload_requests) = mpsc::channel(RELOAD_QUEUE);
+    let (drain, draining) = watch::channel(false);
+    let (workers, relays) = start_relays(config.server.workers, &context)?;
+    let front = Arc::new(Front {
+        gate: Arc::default(),
+        asks,
+        relay: Arc::clone(&context),
+        workers,
+        draining: draining.clone(),
+        setting_up: 0.into(),
+    });
+    let services = Arc::new(Services {
+        config: Arc::new(ArcSwap::from_pointee(config.clone())),
+        sessions,
+        gate: Arc::clone(&front.gate),
+        pool: Arc::clone(&parts.pool),
+        authority: parts.authority.clone(),
+        metrics,
+        log: log.clone(),
+        reload,
+        last_reload: std::sync::Mutex::default(),
+        state: State::default(),
+        workers: config.server.workers,
+        started: Instant::now(),
+        started_at: SystemTime::now(),
+    });
+    services.metrics.set_started(services.started_at);
+    services.metrics.set_certificates(assemble::certificate_expiry(&config.certificates));
+    tasks::spawn(&services, &parts, &config, &mut sockets, inbox, draining);
+    let mut fronts = Vec::new();
+    for (index, bound) in sockets.listeners.into_iter().enumerate() {
+        fronts.push(front::spawn(index, Arc::clone(&front), bound)?);
+    }
+    services.state.set_ready();
+    stop::notify_ready();
+    say_ready(&config);
+    options.announce(&config);
+
+    let mut reloader = Reloader::new(config, parts, Arc::clone(&services), log);
+    let mut signals = stop::Signals::new()?;
+    let most = loop {
+        tokio::select! {
+            order = signals.next() => match order {
+                Order::Stop => break reloader.drain_timeout(),
+                Order::Reload => reloader.on_signal(),
+            },
+            Some(reply) = reload_requests.recv() => {
+                // Who asked may have gone; the reload has happened all the same.
+                reply.send(reloader.reload()).ok();
+            }
+            () = reloader.certificates_due() => reloader.check_certificates(),
+        }
+    };
+    services.state.set_draining();
+    stop::drain(&drain, &context, front, fronts, relays, &mut signals, most).await;
+    ctl::server::remove(&services.config.load().control.socket);
+    Ok(())
+}
+
+fn start_relays(
+    count: usize,
+    context: &Arc<relay::Context>,
+) -> io::Result<(Vec<Worker>, Vec<JoinHandle<()>>)> {
+    let mut workers = Vec::new();
+    let mut threads = Vec::new();
+    for index in 0..count {
+        let (worker, thread) = relay::spawn(index, Arc::clone(context))?;
+        workers.push(worker);
+        threads.push(thread);
+    }
+    Ok((workers, threads))
+}
+
+fn say_ready(config: &Config) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = %config.path.display(),
+        listeners = config.listeners.len(),
+        workers = config.server.workers,
+        "ready"
+    );
+}

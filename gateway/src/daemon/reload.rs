@@ -1,0 +1,129 @@
+//! Reloading: a new configuration is read, checked and assembled whole before any of it takes effect.
+//!
+//! Live sessions keep what they began with. What cannot change in a running daemon is named, and waits for the
+//! restart. Certificates are looked at every few seconds and renewed when their files change.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Interval, MissedTickBehavior};
+
+use super::assemble::{self, Assembled};
+use crate::config::{self, Config, ReloadPlan, Severity};
+use crate::ctl::services::Services;
+use crate::log;
+use crate::tls::certs;
+
+/// How soon a new certificate is noticed.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(2);
+
+pub(super) struct Reloader {
+    /// As the daemon started: what a restart would change is measured against it.
+    booted: Config,
+    current: Config,
+    parts: Assembled,
+    services: Arc<Services>,
+    log: log::Control,
+    fingerprint: u64,
+    certificates: Interval,
+}
+
+impl Reloader {
+    pub(super) fn new(config: Config, parts: Assembled, services: Arc<Services>, log: log::Control) -> Self {
+        let mut certificates = tokio::time::interval(CERTIFICATES_EVERY);
+        certificates.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let fingerprint = certs::fingerprint(&config.certificates);
+        Self { booted: config.clone(), current: config, parts, services, log, fingerprint, certificates }
+    }
+
+    pub(super) fn drain_timeout(&self) -> Duration {
+        self.current.server.drain_timeout
+    }
+
+    /// SIGHUP: log files were perhaps moved away, and the configuration perhaps changed.
+    pub(super) fn on_signal(&mut self) {
+        self.log.reopen();
+        // The outcome is logged; there is nobody else to tell.
+        self.reload().ok();
+    }
+
+    /// Reads the configuration again. On any error everything stays as it is.
+    pub(super) fn reload(&mut self) -> Result<ReloadPlan, String> {
+        let outcome = self.apply();
+        match &outcome {
+            Ok(plan) => {
+                tracing::info!(live = ?plan.live, restart = ?plan.restart, "configuration reloaded");
+            }
+            Err(error) => tracing::error!("configuration not reloaded, the old one stays: {error}"),
+        }
+        self.services.note_reload(SystemTime::now(), &outcome);
+        outcome
+    }
+
+    fn apply(&mut self) -> Result<ReloadPlan, String> {
+        let new = config::load(&self.current.path).map_err(|error| error.to_string())?;
+        let wrong: Vec<String> = config::check(&new)
+            .iter()
+            .filter(|finding| finding.severity == Severity::Error)
+            .map(ToString::to_string)
+            .collect();
+        if !wrong.is_empty() {
+            return Err(wrong.join("\n"));
+        }
+        let plan = ReloadPlan {
+            live: config::compare(&self.current, &new).live,
+            restart: config::compare(&self.booted, &new).restart,
+        };
+        self.renew(&new).map_err(|error| format!("{error:#}"))?;
+        self.log.reconfigure(&new.log).map_err(|error| error.to_string())?;
+        self.services.config.store(Arc::new(new.clone()));
+        self.fingerprint = certs::fingerprint(&new.certificates);
+        self.current = new;
+        Ok(plan)
+    }
+
+    /// Assembles everything anew, and only then puts it in place.
+    fn renew(&self, new: &Config) -> anyhow::Result<()> {
+        let users = assemble::load_users(&new.users)?;
+        let sta_server_tls = assemble::sta_server_tls(new)?;
+        let mut services = Vec::new();
+        for settings in &new.listeners {
+            let listener = self.parts.listeners.iter().find(|listener| *listener.name == settings.name);
+            if let Some(listener) = listener {
+                services.push((listener, assemble::service(settings, new, &self.parts.ticketer)?));
+            }
+        }
+        self.parts.pool.replace(&new.stas, self.parts.authority.clone())?;
+        self.parts.users.store(Arc::new(users));
+        if let (Some(current), Some(tls)) = (&self.parts.sta_server_tls, sta_server_tls) {
+            current.store(tls);
+        }
+        for (listener, service) in services {
+            listener.service.store(Arc::new(service));
+        }
+        self.services.metrics.set_certificates(assemble::certificate_expiry(&new.certificates));
+        Ok(())
+    }
+
+    pub(super) async fn certificates_due(&mut self) {
+        self.certificates.tick().await;
+    }
+
+    /// Renews certificates whose files changed; a half-written file is tried again when it changes again.
+    pub(super) fn check_certificates(&mut self) {
+        let fingerprint = certs::fingerprint(&self.current.certificates);
+        if fingerprint == self.fingerprint {
+            return;
+        }
+        self.fingerprint = fingerprint;
+        match self.renew(&self.current) {
+            Ok(()) => tracing::info!("certificates renewed"),
+            Err(error) => {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "changed certificates are not usable, the old ones stay"
+                );
+            }
+        }
+    }
+}

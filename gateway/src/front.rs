@@ -1,0 +1,120 @@
+//! Setting connections up: accept, TLS handshake, first bytes, ticket, dial; then the session goes to its relay.
+//!
+//! One thread per core with an ordinary epoll runtime. Everything here must be able to stop half-way (deadlines,
+//! ambiguous first bytes, the hand-over itself), and an operation on tokio-uring's ring cannot be taken back
+//! without losing what it read; set-up is bound by cryptography, not by system calls. What is decided is decided
+//! by `portcullis_core::tunnel`; this module only does.
+
+mod accept;
+mod conn;
+mod dial;
+pub mod gate;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use portcullis_core::profile::Profile;
+use rustls::ServerConfig;
+use tokio::sync::{mpsc, watch};
+
+use crate::control_plane::Ask;
+use crate::metrics;
+use crate::relay::{Context, Worker};
+use gate::Gate;
+
+/// What a reload may change of a listener; connections keep what they began with.
+#[derive(Debug)]
+pub struct Service {
+    pub profile: Arc<Profile>,
+    pub tls: Option<Arc<ServerConfig>>,
+    pub stas: Arc<[String]>,
+    pub users: Option<String>,
+    pub allow_from: Vec<IpNet>,
+}
+
+impl Service {
+    fn admits(&self, source: IpAddr) -> bool {
+        let source = source.to_canonical();
+        self.allow_from.iter().any(|prefix| prefix.contains(&source))
+    }
+}
+
+/// A listener and its current service.
+#[derive(Debug)]
+pub struct Listener {
+    pub name: Arc<str>,
+    pub metrics: metrics::Listener,
+    pub service: ArcSwap<Service>,
+}
+
+/// What every front thread needs of the rest of the daemon.
+#[derive(Debug)]
+pub struct Front {
+    pub gate: Arc<Gate>,
+    pub asks: mpsc::Sender<Ask>,
+    pub relay: Arc<Context>,
+    pub workers: Vec<Worker>,
+    /// `true` once the daemon drains: nothing new is accepted.
+    pub draining: watch::Receiver<bool>,
+    /// Connections that are being set up; the drain waits for them.
+    pub setting_up: AtomicUsize,
+}
+
+/// A bound socket of one listener, for one thread.
+#[derive(Debug)]
+pub struct Bound {
+    pub listener: Arc<Listener>,
+    pub socket: std::net::TcpListener,
+}
+
+/// Binds one address of a listener; every front thread binds it again, and the kernel spreads connections.
+///
+/// # Errors
+/// What the system says, for instance that the address is in use.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    const BACKLOG: i32 = 4096;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Starts front thread `index`, which serves `bound` until the drain.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub fn spawn(index: usize, front: Arc<Front>, bound: Vec<Bound>) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(format!("front-{index}")).spawn(move || {
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, accept::run(index, front, bound));
+    })
+}
+
+/// Counts a connection while it is being set up.
+struct SettingUp<'a>(&'a AtomicUsize);
+
+impl<'a> SettingUp<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for SettingUp<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

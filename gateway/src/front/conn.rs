@@ -1,0 +1,329 @@
+//! One connection while it is set up: does what its `Tunnel` decides, then hands the session over or closes.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use portcullis_core::answer::{TicketAnswer, Unavailable};
+use portcullis_core::command::{Command, Framing, Relay as Beginning};
+use portcullis_core::deny::Deny;
+use portcullis_core::limits::REFUSAL_LINGER;
+use portcullis_core::session::{EndReason, Session};
+use portcullis_core::tunnel::{ResolveError, Tunnel};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{timeout, timeout_at};
+
+use super::gate::ConnectionPass;
+use super::{Front, Listener, Service, dial};
+use crate::control_plane::Ask;
+use crate::metrics::{HandshakeFailure, Stage};
+use crate::relay::{Handover, Server, lock};
+use crate::tls::stream::ClientStream;
+
+/// One read while the connection is set up; requests are small.
+const READ_BYTES: usize = 16 * 1024;
+
+/// Serves one connection until it is handed over or closed.
+pub(super) async fn serve(
+    index: usize,
+    front: &Arc<Front>,
+    listener: &Arc<Listener>,
+    service: &Service,
+    socket: TcpStream,
+    source: SocketAddr,
+    pass: ConnectionPass,
+) {
+    let Some(client) = shake_hands(front, listener, service, socket, source).await else { return };
+    let now = Instant::now();
+    let conn = Conn {
+        front,
+        listener,
+        service,
+        source,
+        client,
+        tunnel: Tunnel::new(Arc::clone(&service.profile), source, now),
+        began: now,
+        session: None,
+        dialed: None,
+    };
+    conn.run(index, pass).await;
+}
+
+/// Ends TLS where the listener speaks it.
+async fn shake_hands(
+    front: &Arc<Front>,
+    listener: &Listener,
+    service: &Service,
+    socket: TcpStream,
+    source: SocketAddr,
+) -> Option<ClientStream> {
+    let limits = &service.profile.limits;
+    if dial::prepare(&socket).is_err() {
+        return None;
+    }
+    let Some(config) = &service.tls else {
+        return Some(ClientStream::Plain(socket));
+    };
+    let handshake = match front.gate.handshake(&listener.metrics, source.ip(), limits) {
+        Ok(handshake) => handshake,
+        Err(reason) => {
+            listener.metrics.refused(reason);
+            return None;
+        }
+    };
+    let began = Instant::now();
+    let accepted =
+        timeout(limits.handshake_timeout, ClientStream::accept_tls(socket, Arc::clone(config))).await;
+    drop(handshake);
+    match accepted {
+        Ok(Ok(stream)) => {
+            listener.metrics.stage(Stage::Handshake, began.elapsed());
+            if let Some((version, resumed)) = stream.tls_facts() {
+                listener.metrics.handshake_succeeded(version, resumed);
+            }
+            Some(stream)
+        }
+        Ok(Err(error)) => {
+            listener.metrics.handshake_failed(handshake_failure(&error));
+            tracing::debug!(listener = %listener.name, %source, %error, "handshake failed");
+            None
+        }
+        Err(_) => {
+            listener.metrics.handshake_failed(HandshakeFailure::Timeout);
+            None
+        }
+    }
+}
+
+struct Conn<'a> {
+    front: &'a Arc<Front>,
+    listener: &'a Arc<Listener>,
+    service: &'a Service,
+    source: SocketAddr,
+    client: ClientStream,
+    tunnel: Tunnel,
+    /// When the wait for a complete request began.
+    began: Instant,
+    session: Option<Session>,
+    dialed: Option<TcpStream>,
+}
+
+impl Conn<'_> {
+    async fn run(mut self, index: usize, pass: ConnectionPass) {
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            while let Some(command) = self.tunnel.poll_command() {
+                match command {
+                    Command::Relay(beginning) => return self.hand_over(index, beginning, pass),
+                    Command::HandToWeb { bytes } => return self.hand_to_web(index, bytes, pass),
+                    Command::Close { reason } => return self.close(reason, &mut buffer).await,
+                    Command::Reply { bytes } => {
+                        let limit = self.service.profile.limits.first_bytes_timeout;
+                        if !matches!(timeout(limit, self.client.write_all(&bytes)).await, Ok(Ok(()))) {
+                            return self.give_up(EndReason::ClientReset);
+                        }
+                    }
+                    Command::Redeem { .. }
+                    | Command::Verify { .. }
+                    | Command::Resolve { .. }
+                    | Command::Admit { .. }
+                    | Command::Dial { .. } => self.carry_out(command).await,
+                }
+            }
+            if !self.tunnel.wants_bytes() {
+                return self.give_up(EndReason::NotEstablished);
+            }
+            let due = self.tunnel.poll_timeout().unwrap_or_else(Instant::now);
+            match timeout_at(due.into(), self.client.read(&mut buffer)).await {
+                Ok(Ok(0)) => self.tunnel.handle_end_of_input(),
+                Ok(Ok(read)) => {
+                    let bytes = buffer.get(..read).unwrap_or_default();
+                    self.tunnel.handle_bytes(bytes, Instant::now());
+                    if !self.tunnel.wants_bytes() {
+                        self.listener.metrics.stage(Stage::FirstBytes, self.began.elapsed());
+                    }
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(listener = %self.listener.name, source = %self.source, %error, "client gone");
+                    return self.give_up(EndReason::ClientReset);
+                }
+                Err(_) => self.tunnel.handle_timeout(Instant::now()),
+            }
+        }
+    }
+
+    /// Does one thing whose outcome the tunnel waits for; the tunnel's own deadline bounds it.
+    async fn carry_out(&mut self, command: Command) {
+        match command {
+            Command::Redeem { ticket } => {
+                let stas = Arc::clone(&self.service.stas);
+                let (reply, answer) = oneshot::channel();
+                let answer = self.ask(Ask::Redeem { stas, ticket, reply }, answer, Stage::Redeem).await;
+                let overloaded = TicketAnswer::Unavailable(Unavailable::Overloaded);
+                if let Some(answer) = answer {
+                    self.tunnel.handle_ticket(answer.unwrap_or(overloaded), Instant::now());
+                }
+            }
+            Command::Verify { user, password } => {
+                let users = self.service.users.clone().unwrap_or_default();
+                let (reply, answer) = oneshot::channel();
+                let ask = Ask::Verify { users, user, password, reply };
+                if let Some(answer) = self.ask(ask, answer, Stage::Verify).await {
+                    self.tunnel.handle_verified(answer, Instant::now());
+                }
+            }
+            Command::Resolve { name } => {
+                let (reply, answer) = oneshot::channel();
+                let answer = self.ask(Ask::Resolve { name, reply }, answer, Stage::Resolve).await;
+                if let Some(answer) = answer {
+                    let answer = answer.unwrap_or(Err(ResolveError::Overloaded));
+                    self.tunnel.handle_resolved(answer, Instant::now());
+                }
+            }
+            Command::Admit { info } => {
+                let limits = &self.service.profile.limits;
+                let admitted =
+                    lock(&self.front.relay.sessions).admit(Instant::now(), SystemTime::now(), info, limits);
+                let answer = admitted.map(|session| self.session = Some(session));
+                self.tunnel.handle_admitted(answer);
+            }
+            Command::Dial { permit } => {
+                let began = Instant::now();
+                let deadline = self.tunnel.poll_timeout().unwrap_or(began);
+                let result = dial::dial(&permit, deadline.into()).await;
+                self.listener.metrics.stage(Stage::Dial, began.elapsed());
+                self.tunnel.handle_dialed(result.map(|socket| self.dialed = Some(socket)));
+            }
+            Command::Reply { .. } | Command::Relay(_) | Command::HandToWeb { .. } | Command::Close { .. } => {
+            }
+        }
+    }
+
+    /// Asks the control plane. `None`: the tunnel's deadline came first and the tunnel has been told;
+    /// `Some(None)`: the control plane is overloaded.
+    async fn ask<T>(&mut self, ask: Ask, answer: oneshot::Receiver<T>, stage: Stage) -> Option<Option<T>> {
+        let began = Instant::now();
+        if self.front.asks.try_send(ask).is_err() {
+            return Some(None);
+        }
+        let due = self.tunnel.poll_timeout().unwrap_or(began);
+        let outcome = bounded(due, answer).await;
+        self.listener.metrics.stage(stage, began.elapsed());
+        match outcome {
+            Some(answer) => Some(answer.ok()),
+            None => {
+                self.tunnel.handle_timeout(Instant::now());
+                None
+            }
+        }
+    }
+
+    fn hand_over(mut self, index: usize, beginning: Beginning, pass: ConnectionPass) {
+        let Some(server) = self.dialed.take() else {
+            return self.give_up(EndReason::NotEstablished);
+        };
+        let server = server.into_std().and_then(|socket| {
+            socket.set_nonblocking(false)?;
+            Ok(Server::Tcp(socket))
+        });
+        if let (Ok(server), Some(session)) = (server, self.session.as_ref()) {
+            let id = session.id;
+            lock(&self.front.relay.sessions).establish(id);
+            tracing::debug!(listener = %self.listener.name, session = %id, "session established");
+            self.pass_on(index, server, beginning, pass);
+        } else {
+            self.give_up(EndReason::NotEstablished);
+        }
+    }
+
+    /// HTTP is one more server: one end of a socket pair, and who the client is beside it, not in it.
+    fn hand_to_web(self, index: usize, bytes: Vec<u8>, pass: ConnectionPass) {
+        let pair = std::os::unix::net::UnixStream::pair();
+        let Ok((ours, theirs)) = pair else {
+            self.listener.metrics.refused(Deny::Overloaded);
+            return;
+        };
+        let sni = self.client.tls().and_then(|tls| tls.server_name()).map(str::to_owned);
+        let listener = self.listener.name.to_string();
+        let ask = Ask::Web { stream: theirs, client: self.source, listener, sni };
+        match self.front.asks.try_send(ask) {
+            Ok(()) => {
+                let beginning = Beginning { framing: Framing::Direct, forward: bytes, undecoded: Vec::new() };
+                self.pass_on(index, Server::Web(ours), beginning, pass);
+            }
+            Err(mpsc::error::TrySendError::Full(_) | mpsc::error::TrySendError::Closed(_)) => {
+                self.listener.metrics.refused(Deny::Overloaded);
+            }
+        }
+    }
+
+    fn pass_on(self, index: usize, server: Server, beginning: Beginning, pass: ConnectionPass) {
+        let session = self.session;
+        let id = session.as_ref().map(|session| session.id);
+        let workers = &self.front.workers;
+        let handed = self.client.into_parts().is_ok_and(|(client, tls)| {
+            let idle_timeout = self.service.profile.limits.idle_timeout;
+            let metrics = self.listener.metrics.clone();
+            let handover = Handover { session, client, tls, server, beginning, idle_timeout, metrics, pass };
+            // The worker of the same number runs on the same core.
+            let worker = workers.get(index % workers.len().max(1));
+            worker.is_some_and(|worker| worker.hand_over(handover).is_ok())
+        });
+        if !handed {
+            self.listener.metrics.refused(Deny::Overloaded);
+            if let Some(id) = id {
+                self.front.relay.end(id, EndReason::NotEstablished, &self.listener.metrics);
+            }
+        }
+    }
+
+    /// Ends the connection politely: what was said reaches the client before the socket is closed.
+    async fn close(mut self, reason: Option<Deny>, buffer: &mut [u8]) {
+        if let Some(reason) = reason {
+            self.listener.metrics.refused(reason);
+            tracing::info!(
+                listener = %self.listener.name, source = %self.source, reason = reason.label(), "refused"
+            );
+        }
+        let polite = async {
+            self.client.shutdown().await?;
+            // Closing with bytes unread would send a reset, which may overtake the refusal.
+            let mut left: usize = 16;
+            while left > 0 && self.client.read(buffer).await? > 0 {
+                left = left.saturating_sub(1);
+            }
+            Ok::<(), io::Error>(())
+        };
+        // Whether the client hears it out is its own affair.
+        timeout(REFUSAL_LINGER, polite).await.ok();
+        self.give_up(EndReason::NotEstablished);
+    }
+
+    fn give_up(self, reason: EndReason) {
+        if let Some(session) = &self.session {
+            self.front.relay.end(session.id, reason, &self.listener.metrics);
+        }
+    }
+}
+
+/// Sorts what went wrong into the reasons that are counted.
+fn handshake_failure(error: &io::Error) -> HandshakeFailure {
+    if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        return HandshakeFailure::from(error);
+    }
+    match error.kind() {
+        io::ErrorKind::QuotaExceeded => HandshakeFailure::TooLong,
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+            HandshakeFailure::ClientClosed
+        }
+        _ => HandshakeFailure::Other,
+    }
+}
+
+/// Waits until `due` at the most; `None`: it came first.
+async fn bounded<F: Future>(due: Instant, future: F) -> Option<F::Output> {
+    timeout_at(due.into(), future).await.ok()
+}

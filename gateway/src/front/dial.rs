@@ -1,0 +1,56 @@
+//! Connecting to a permitted server. Nothing else in the data path connects to anything.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use portcullis_core::policy::Permit;
+use portcullis_core::tunnel::DialError;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+/// After that much silence the kernel asks whether the peer still lives, that often, that many times: a vanished
+/// peer is noticed within three minutes although an idle session may last hours.
+const KEEPALIVE_AFTER: Duration = Duration::from_mins(2);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
+const KEEPALIVE_TRIES: u32 = 4;
+
+/// Connects to the first address that answers, within the deadline.
+pub(super) async fn dial(permit: &Permit, deadline: Instant) -> Result<TcpStream, DialError> {
+    let mut last = DialError::Unreachable;
+    let mut left = u32::try_from(permit.addresses().len()).unwrap_or(u32::MAX);
+    for address in permit.addresses() {
+        // A silent address must not use up the time of those behind it.
+        let share = deadline.saturating_duration_since(Instant::now()) / left.max(1);
+        left = left.saturating_sub(1);
+        match timeout_at(Instant::now() + share, TcpStream::connect(*address)).await {
+            Ok(Ok(socket)) => {
+                prepare(&socket).map_err(|_| DialError::Unreachable)?;
+                return Ok(socket);
+            }
+            Ok(Err(error)) => last = classify(&error, *address),
+            Err(_) => last = DialError::Timeout,
+        }
+    }
+    Err(last)
+}
+
+/// Small messages go out at once, and vanished peers are noticed.
+pub(super) fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_EVERY)
+        .with_retries(KEEPALIVE_TRIES);
+    SockRef::from(socket).set_tcp_keepalive(&keepalive)
+}
+
+fn classify(error: &io::Error, address: SocketAddr) -> DialError {
+    tracing::debug!(%address, %error, "server not reached");
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => DialError::Refused,
+        io::ErrorKind::TimedOut => DialError::Timeout,
+        _ => DialError::Unreachable,
+    }
+}

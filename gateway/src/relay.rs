@@ -1,0 +1,95 @@
+//! The relay: established sessions, bytes both ways, until both sides are done.
+//!
+//! A worker is one thread with its own ring. A session comes to it once, over a bounded queue, and stays for good;
+//! the worker shares nothing with others but the session's counters. It never shakes hands, redeems or dials.
+//! [`Handover`] is the whole interface: whatever moves the bytes can change behind it.
+
+mod down;
+mod session;
+mod up;
+mod worker;
+
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use portcullis_core::command::Relay as Beginning;
+use portcullis_core::session::{EndReason, Session, SessionId, Table};
+use rustls::ServerConnection;
+use tokio::sync::mpsc;
+
+use crate::front::gate::ConnectionPass;
+use crate::{log, metrics};
+
+pub use worker::spawn;
+
+/// The other end of a session.
+#[derive(Debug)]
+pub enum Server {
+    /// A server of the farm.
+    Tcp(TcpStream),
+    /// The control plane of this daemon.
+    Web(UnixStream),
+}
+
+/// An established session on its way to a worker. Sockets are in blocking mode, as the ring wants them.
+#[derive(Debug)]
+pub struct Handover {
+    /// `None` for the control plane's connections, which are no sessions.
+    pub session: Option<Session>,
+    pub client: TcpStream,
+    pub tls: Option<Box<ServerConnection>>,
+    pub server: Server,
+    pub beginning: Beginning,
+    pub idle_timeout: Duration,
+    pub metrics: metrics::Listener,
+    /// Counts the connection until it ends.
+    pub pass: ConnectionPass,
+}
+
+/// How sessions reach one worker.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    queue: mpsc::Sender<Handover>,
+}
+
+impl Worker {
+    /// Gives a session to the worker.
+    ///
+    /// # Errors
+    /// The session itself, when the worker's queue is full.
+    pub fn hand_over(&self, handover: Handover) -> Result<(), Box<Handover>> {
+        self.queue.try_send(handover).map_err(|error| Box::new(error.into_inner()))
+    }
+}
+
+/// What all workers share: the table, and whether time is up.
+#[derive(Debug)]
+pub struct Context {
+    pub sessions: Arc<Mutex<Table>>,
+    /// Set when the drain is over: every session ends now.
+    pub cut: AtomicBool,
+}
+
+impl Context {
+    /// Takes a session out of the table and reports it, once.
+    pub fn end(&self, id: SessionId, reason: EndReason, metrics: &metrics::Listener) {
+        let record = lock(&self.sessions).end(Instant::now(), id, reason);
+        if let Some(record) = record {
+            metrics.session_ended(&record);
+            log::session_record(&record);
+        }
+    }
+
+    fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+}
+
+/// A panic while the lock is held leaves the table as it was between two steps of bookkeeping: worth going on.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,133 @@
+//! The load generator: TLS clients in one thread over epoll, and the window in which their work counts.
+
+pub(crate) mod bulk;
+pub(crate) mod connection;
+pub(crate) mod echo;
+pub(crate) mod setup;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use serde::Serialize;
+
+use self::connection::Connection;
+use crate::cpu::{self, Machine, Meter};
+
+/// How long connections may take to be made, and how long a stalled measurement is waited for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// The wait for events is bounded so that a window ends on time even when nothing happens.
+const TICK_MS: u16 = 10;
+const EVENTS: usize = 256;
+
+/// What one contender did in one window.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Slice {
+    /// Bytes, sessions or round trips.
+    pub(crate) units: u64,
+    pub(crate) wall_seconds: f64,
+    pub(crate) contender_cpu_seconds: f64,
+    /// How long the contender's CPU had nothing to do.
+    pub(crate) contender_idle_seconds: f64,
+    /// Load generator and back end together, which share one CPU.
+    pub(crate) load_cpu_seconds: f64,
+    pub(crate) machine_busy_seconds: f64,
+    pub(crate) machine_stolen_seconds: f64,
+    /// Messages that were due but not sent, because too many had not come back.
+    pub(crate) missed: u64,
+}
+
+struct Sample {
+    at: Instant,
+    units: u64,
+    missed: u64,
+    contender: Duration,
+    load: Duration,
+    machine: Machine,
+}
+
+impl Sample {
+    fn take(meter: &Meter, units: u64, missed: u64) -> Result<Self> {
+        Ok(Self {
+            at: Instant::now(),
+            units,
+            missed,
+            contender: meter.read()?,
+            load: cpu::own_time()?,
+            machine: Machine::read(meter.cpu)?,
+        })
+    }
+}
+
+/// A warm-up, and then the time that counts.
+pub(crate) struct Window<'a> {
+    meter: &'a Meter,
+    begin: Instant,
+    length: Duration,
+    first: Option<Sample>,
+}
+
+impl<'a> Window<'a> {
+    pub(crate) fn open(meter: &'a Meter, warm_up: Duration, length: Duration) -> Self {
+        Self { meter, begin: Instant::now() + warm_up, length, first: None }
+    }
+
+    /// Called at every turn of a load loop with its counts so far; returns the slice when the window is over.
+    pub(crate) fn turn(&mut self, units: u64, missed: u64) -> Result<Option<Slice>> {
+        match &self.first {
+            None if Instant::now() >= self.begin => {
+                self.first = Some(Sample::take(self.meter, units, missed)?);
+                Ok(None)
+            }
+            Some(first) if first.at.elapsed() >= self.length => self.close(units, missed),
+            _ => Ok(None),
+        }
+    }
+
+    /// Ends the window before its time, if it has begun.
+    pub(crate) fn close(&self, units: u64, missed: u64) -> Result<Option<Slice>> {
+        let Some(first) = &self.first else { return Ok(None) };
+        let last = Sample::take(self.meter, units, missed)?;
+        let seconds = |late: Duration, early: Duration| late.saturating_sub(early).as_secs_f64();
+        Ok(Some(Slice {
+            units: last.units - first.units,
+            wall_seconds: (last.at - first.at).as_secs_f64(),
+            contender_cpu_seconds: seconds(last.contender, first.contender),
+            contender_idle_seconds: seconds(last.machine.idle, first.machine.idle),
+            load_cpu_seconds: seconds(last.load, first.load),
+            machine_busy_seconds: seconds(last.machine.busy, first.machine.busy),
+            machine_stolen_seconds: seconds(last.machine.stolen, first.machine.stolen),
+            missed: last.missed - first.missed,
+        }))
+    }
+}
+
+/// An epoll set of connections that are known by their index.
+struct Poller {
+    epoll: Epoll,
+    events: Vec<EpollEvent>,
+}
+
+impl Poller {
+    fn new() -> Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("make an epoll set")?;
+        Ok(Self { epoll, events: vec![EpollEvent::empty(); EVENTS] })
+    }
+
+    fn add(&self, index: usize, connection: &Connection, interest: EpollFlags) -> Result<()> {
+        let event = EpollEvent::new(interest, u64::try_from(index)?);
+        self.epoll.add(connection, event).context("watch a connection")
+    }
+
+    /// Waits a short while at most and returns the indices that are ready.
+    fn wait(&mut self) -> Result<Vec<(usize, EpollFlags)>> {
+        let count = match self.epoll.wait(&mut self.events, EpollTimeout::from(TICK_MS)) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(error) => bail!("wait for connections: {error}"),
+        };
+        let ready = self.events.iter().take(count);
+        ready.map(|event| Ok((usize::try_from(event.data())?, event.events()))).collect()
+    }
+}

@@ -1,0 +1,32 @@
+//! The whole gateway from outside: the real daemon with a written configuration, real sockets, real programs.
+//!
+//! Each test starts a daemon of its own on free ports of loopback, so all of them run side by side. What cannot run
+//! on a machine says so through `portcullis_tests::skip`.
+#![forbid(unsafe_code)]
+
+// `cfg(test)` is always true here; it tells clippy that helpers, too, are test code.
+#[cfg(test)]
+mod gateway {
+    mod cgp;
+    mod connect;
+    mod control;
+    mod drain;
+    mod fault_backend;
+    mod fault_machine;
+    mod fault_names;
+    mod fault_sta;
+    mod fixture;
+    mod http;
+    mod limits;
+    mod openssh;
+    mod prometheus;
+    mod proxies;
+    mod rdp;
+    mod relay;
+    mod reload;
+    mod socks;
+    mod tickets;
+    mod tls;
+    mod unknown;
+    mod websocket;
+}

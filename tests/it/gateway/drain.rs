@@ -1,0 +1,69 @@
+//! The end of the daemon: sessions may finish, new ones are refused, and the exit code says that all went well.
+
+use std::net::TcpStream;
+
+use nix::sys::signal::Signal;
+use portcullis_tests::backend;
+use portcullis_tests::wait::{self, PATIENCE};
+
+use super::fixture::{Edge, text};
+
+#[test]
+fn at_sigterm_sessions_finish_and_nobody_new_is_served() {
+    let (mut edge, server) = (Edge::with("[server]\ndrain_timeout = \"60s\""), backend::echo().unwrap());
+    let mut live = edge.session(server.address());
+    edge.gateway.signal(Signal::SIGTERM).unwrap();
+    wait::until(PATIENCE, "new connections to be refused", || TcpStream::connect(edge.at).is_err()).unwrap();
+    live.echo(b"still served").unwrap();
+    live.sender.finish().unwrap();
+    live.read_to_end().unwrap();
+    let status = edge.gateway.child().wait(PATIENCE).unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(text(&edge.record(), "reason"), "finished");
+}
+
+#[test]
+fn sessions_that_outlast_the_drain_are_cut() {
+    let (mut edge, server) = (Edge::with("[server]\ndrain_timeout = \"300ms\""), backend::echo().unwrap());
+    let mut live = edge.session(server.address());
+    edge.gateway.signal(Signal::SIGTERM).unwrap();
+    live.read_to_end().unwrap();
+    assert_eq!(edge.gateway.child().wait(PATIENCE).unwrap().code(), Some(0));
+    assert_eq!(text(&edge.record(), "reason"), "drained");
+}
+
+#[test]
+fn a_second_sigterm_ends_the_drain() {
+    let (mut edge, server) = (Edge::with("[server]\ndrain_timeout = \"10m\""), backend::echo().unwrap());
+    let live = edge.session(server.address());
+    edge.gateway.signal(Signal::SIGTERM).unwrap();
+    wait::until(PATIENCE, "new connections to be refused", || TcpStream::connect(edge.at).is_err()).unwrap();
+    edge.gateway.signal(Signal::SIGTERM).unwrap();
+    edge.gateway.child().wait(PATIENCE).unwrap();
+    drop(live);
+}
+
+#[test]
+fn without_sessions_the_daemon_ends_at_once() {
+    let mut edge = Edge::with("[server]\ndrain_timeout = \"10m\"");
+    edge.gateway.signal(Signal::SIGTERM).unwrap();
+    assert_eq!(edge.gateway.child().wait(PATIENCE).unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_client_that_waits_before_its_first_byte_does_not_hold_up_the_end() {
+    let mut edge = Edge::with("[limits]\nfirst_bytes_timeout = \"10m\"\n[server]\ndrain_timeout = \"500ms\"");
+    let waiting = edge.client();
+    edge.gateway.signal(Signal::SIGTERM).unwrap();
+    assert_eq!(edge.gateway.child().wait(PATIENCE).unwrap().code(), Some(0));
+    drop(waiting);
+}
+
+#[test]
+fn the_control_socket_goes_with_the_daemon() {
+    let mut edge = Edge::start();
+    let socket = edge.gateway.control().socket.clone();
+    edge.gateway.signal(Signal::SIGTERM).unwrap();
+    edge.gateway.child().wait(PATIENCE).unwrap();
+    assert!(!socket.exists(), "{} is still there", socket.display());
+}

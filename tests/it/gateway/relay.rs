@@ -1,0 +1,249 @@
+//! An established session: both directions, their ends, their pressure and their count.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use portcullis_tests::backend::{self, Checker, Pattern, Stage};
+use portcullis_tests::client::{Client, End};
+use portcullis_tests::wait::{self, PATIENCE};
+
+use super::fixture::{Edge, number, resident_kib, text};
+
+const MIB: usize = 1024 * 1024;
+
+/// An established session and its other end.
+fn both_ends(edge: &Edge) -> (Client, TcpStream) {
+    let stage = Stage::open().unwrap();
+    let client = edge.session(stage.address().unwrap());
+    (client, stage.accept().unwrap())
+}
+
+fn read_to_end(server: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    server.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn the_client_may_finish_first_and_still_hear_the_server() {
+    let edge = Edge::start();
+    let (mut client, mut server) = both_ends(&edge);
+    client.send(b"question").unwrap();
+    client.sender.finish().unwrap();
+    assert_eq!(read_to_end(&mut server), b"question");
+    server.write_all(b"long answer").unwrap();
+    drop(server);
+    assert_eq!(client.read_to_end().unwrap(), (b"long answer".to_vec(), End::Clean));
+    assert_eq!(edge.end_reason(), "finished");
+}
+
+#[test]
+fn the_server_may_finish_first_and_still_hear_the_client() {
+    let edge = Edge::start();
+    let (mut client, mut server) = both_ends(&edge);
+    server.write_all(b"greeting").unwrap();
+    server.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.read_to_end().unwrap(), (b"greeting".to_vec(), End::Clean));
+    client.send(b"late answer").unwrap();
+    client.sender.finish().unwrap();
+    assert_eq!(read_to_end(&mut server), b"late answer");
+    assert_eq!(edge.end_reason(), "finished");
+}
+
+#[test]
+fn close_notify_alone_ends_only_the_clients_direction() {
+    let edge = Edge::start();
+    let (mut client, mut server) = both_ends(&edge);
+    client.sender.close_notify().unwrap();
+    assert_eq!(read_to_end(&mut server), b"");
+    server.write_all(b"after").unwrap();
+    drop(server);
+    assert_eq!(client.read_to_end().unwrap().0, b"after");
+}
+
+#[test]
+fn sixty_four_mebibytes_pass_unchanged_in_both_directions_at_once_and_are_counted() {
+    const TOTAL: usize = 64 * MIB;
+    let edge = Edge::start();
+    let (client, server) = both_ends(&edge);
+    let Client { mut sender, mut receiver } = client;
+    let mut writer = server.try_clone().unwrap();
+    let up = thread::spawn(move || {
+        let mut pattern = Pattern::new(1);
+        (0..TOTAL / MIB).for_each(|_| sender.send(&pattern.bytes(MIB / 8)).unwrap());
+        sender.finish().unwrap();
+        sender
+    });
+    let down = thread::spawn(move || {
+        let mut pattern = Pattern::new(2);
+        (0..TOTAL / MIB).for_each(|_| writer.write_all(&pattern.bytes(MIB / 8)).unwrap());
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    let at_server = thread::spawn(move || {
+        let (mut server, mut checker, mut buffer) = (server, Checker::new(1), vec![0; 256 * 1024]);
+        while let count @ 1.. = server.read(&mut buffer).unwrap() {
+            checker.check(&buffer[..count]).unwrap();
+        }
+        checker.seen
+    });
+    let mut checker = Checker::new(2);
+    loop {
+        let bytes = receiver.read_some().unwrap();
+        if bytes.is_empty() {
+            break;
+        }
+        checker.check(&bytes).unwrap();
+    }
+    let total = u64::try_from(TOTAL).unwrap();
+    drop(up.join().unwrap());
+    down.join().unwrap();
+    assert_eq!((at_server.join().unwrap(), checker.seen), (total, total));
+    let record = edge.record();
+    assert_eq!((number(&record, "bytes_up"), number(&record, "bytes_down")), (total, total), "{record}");
+    let metrics = edge.gateway.metrics().unwrap();
+    for direction in ["up", "down"] {
+        let label = format!("direction=\"{direction}\"");
+        assert_eq!(
+            metrics.sum("portcullis_session_bytes_total", &[&label]),
+            Some(67_108_864.0),
+            "{direction}"
+        );
+    }
+}
+
+/// Writes until nothing has been taken for a while, and returns how much was.
+fn write_until_stuck(stream: &mut TcpStream, most: usize) -> usize {
+    stream.set_nonblocking(true).unwrap();
+    let (chunk, mut written, mut moved) = (vec![0x42; 64 * 1024], 0, Instant::now());
+    wait::until(PATIENCE, "the receiving side to stop taking bytes", || {
+        loop {
+            match stream.write(&chunk) {
+                Ok(count) => (written, moved) = (written + count, Instant::now()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+            assert!(written <= most, "the gateway took {written} bytes that nobody read");
+        }
+        moved.elapsed() > Duration::from_secs(1)
+    })
+    .unwrap();
+    stream.set_nonblocking(false).unwrap();
+    written
+}
+
+#[test]
+fn a_client_that_does_not_read_slows_the_server_and_costs_no_memory() {
+    let edge = Edge::start();
+    let (mut client, mut server) = both_ends(&edge);
+    let before = resident_kib(edge.gateway.pid());
+    // What the kernel's own buffers of two connections may hold is well below this.
+    let written = write_until_stuck(&mut server, 64 * MIB);
+    let grown = resident_kib(edge.gateway.pid()).saturating_sub(before);
+    assert!(grown < 4 * 1024, "{grown} KiB more for one session");
+    drop(server);
+    let (bytes, end) = client.read_to_end().unwrap();
+    assert_eq!((bytes.len(), end), (written, End::Clean));
+}
+
+#[test]
+fn a_session_that_is_stuck_does_not_hold_up_another() {
+    let (edge, echo) = (Edge::with("[server]\nworkers = 1"), backend::echo().unwrap());
+    let (client, mut server) = both_ends(&edge);
+    write_until_stuck(&mut server, 64 * MIB);
+    edge.session(echo.address()).echo(&[7; 10_000]).unwrap();
+    drop(client);
+}
+
+#[test]
+fn a_session_in_which_nothing_moves_ends() {
+    let edge = Edge::with("[limits]\nidle_timeout = \"500ms\"");
+    let (mut client, mut server) = both_ends(&edge);
+    client.read_to_end().unwrap();
+    assert_eq!(read_to_end(&mut server), b"");
+    assert_eq!(edge.end_reason(), "idle");
+}
+
+#[test]
+fn bytes_in_one_direction_keep_a_session_alive() {
+    let edge = Edge::with("[limits]\nidle_timeout = \"1s\"");
+    let (mut client, mut server) = both_ends(&edge);
+    let start = Instant::now();
+    wait::until(PATIENCE, "three idle times to pass", || {
+        server.write_all(b".").unwrap();
+        client.read(1).unwrap();
+        start.elapsed() > Duration::from_secs(3)
+    })
+    .unwrap();
+    assert!(edge.records().is_empty());
+}
+
+#[test]
+fn a_killed_session_ends_at_both_sides() {
+    let edge = Edge::start();
+    let (mut client, mut server) = both_ends(&edge);
+    let id = text(&edge.gateway.control().sessions().unwrap()[0], "id");
+    edge.gateway.cli(["sessions", "kill", &id]).unwrap().ok().unwrap();
+    client.read_to_end().unwrap();
+    // A reset is as good an end as any for a session that is killed.
+    drop(server.read_to_end(&mut Vec::new()));
+    let record = edge.record();
+    assert_eq!((text(&record, "reason"), text(&record, "id")), ("killed".to_owned(), id));
+    edge.wait_for_sessions(0);
+}
+
+#[test]
+fn killing_one_users_sessions_leaves_the_others() {
+    let (edge, server) = (Edge::start(), backend::echo().unwrap());
+    let session = |user: &str| {
+        use portcullis_tests::speak::Speak as _;
+        let mut client = edge.client();
+        let ticket = edge.ticket_with(server.address(), &serde_json::json!({"user": user}));
+        assert_eq!(client.socks(&ticket, 1494).unwrap(), 0);
+        client
+    };
+    let (mut ann, mut bob) = (session("ann"), session("bob"));
+    edge.gateway.cli(["sessions", "kill", "--user", "ann"]).unwrap().ok().unwrap();
+    ann.read_to_end().unwrap();
+    bob.echo(b"still here").unwrap();
+}
+
+#[test]
+fn a_client_that_closes_everything_at_once_ends_the_servers_connection() {
+    let edge = Edge::start();
+    let (client, mut server) = both_ends(&edge);
+    drop(client);
+    // FIN or reset: the server must learn of it.
+    drop(server.read_to_end(&mut Vec::new()));
+    drop(server);
+    assert!(matches!(edge.end_reason().as_str(), "client_closed" | "client_reset" | "finished"));
+    edge.wait_for_sessions(0);
+}
+
+#[test]
+fn a_record_tells_when_and_how_long() {
+    let edge = Edge::start();
+    let (mut client, server) = both_ends(&edge);
+    client.send(b"x").unwrap();
+    drop(server);
+    client.sender.finish().unwrap();
+    client.read_to_end().unwrap();
+    let record = edge.record();
+    assert!(number(&record, "duration_ms") < 60_000, "{record}");
+    assert!(text(&record, "started").starts_with("20"), "{record}");
+    assert_eq!(text(&record, "id").len(), 16, "{record}");
+}
+
+#[test]
+fn many_small_messages_keep_their_order() {
+    let edge = Edge::start();
+    let (mut client, mut server) = both_ends(&edge);
+    let sent: Vec<u8> = (0..2_000_u16).flat_map(u16::to_be_bytes).collect();
+    for piece in sent.chunks(2) {
+        client.send(piece).unwrap();
+    }
+    let mut got = vec![0; sent.len()];
+    server.read_exact(&mut got).unwrap();
+    assert_eq!(got, sent);
+}

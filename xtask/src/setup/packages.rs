@@ -1,0 +1,112 @@
+//! The Debian packages that the repository's programs need, and what proves that each is there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use portcullis_tests::process;
+
+/// What somebody wants to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Use {
+    /// `cargo xtask demo`
+    Demo,
+    /// `cargo xtask test`
+    Test,
+    /// `cargo xtask perf`
+    Perf,
+}
+
+impl Use {
+    pub(crate) const ALL: [Self; 3] = [Self::Demo, Self::Test, Self::Perf];
+}
+
+/// A file that exists only when the package is installed.
+enum Proof {
+    Program(&'static str),
+    File(&'static str),
+    /// A file inside one of `/usr/lib/python3.*`.
+    PythonFile(&'static str),
+}
+
+pub(crate) struct Package {
+    pub(crate) name: &'static str,
+    proof: Proof,
+    uses: &'static [Use],
+    /// Without a required package its use fails; without another one some tests are skipped, and say so.
+    pub(crate) required: bool,
+    pub(crate) why: &'static str,
+}
+
+impl Package {
+    pub(crate) fn is_for(&self, wanted: Use) -> bool {
+        self.uses.contains(&wanted)
+    }
+
+    pub(crate) fn is_there(&self) -> bool {
+        match self.proof {
+            Proof::Program(name) => process::find_program(name).is_some(),
+            Proof::File(path) => Path::new(path).exists(),
+            Proof::PythonFile(path) => python_libraries().any(|dir| dir.join(path).exists()),
+        }
+    }
+}
+
+fn python_libraries() -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("python3."))
+        .map(|entry| entry.path())
+}
+
+const fn required(name: &'static str, proof: Proof, uses: &'static [Use], why: &'static str) -> Package {
+    Package { name, proof, uses, required: true, why }
+}
+
+const fn optional(name: &'static str, proof: Proof, uses: &'static [Use], why: &'static str) -> Package {
+    Package { name, proof, uses, required: false, why }
+}
+
+const DEMO_AND_TEST: &[Use] = &[Use::Demo, Use::Test];
+const TEST: &[Use] = &[Use::Test];
+const ALL: &[Use] = &Use::ALL;
+
+pub(crate) const PACKAGES: &[Package] = &[
+    required("iproute2", Proof::Program("ip"), ALL, "network namespaces of the lab"),
+    required("openssl", Proof::Program("openssl"), ALL, "RSA certificates, and s_client as a TLS client"),
+    required("ca-certificates", Proof::File("/etc/ssl/certs/ca-certificates.crt"), TEST, "public roots"),
+    required("curl", Proof::Program("curl"), ALL, "a client of CONNECT, SOCKS5 and the web pages"),
+    required("openssh-client", Proof::Program("ssh"), DEMO_AND_TEST, "ssh through `portcullis connect`"),
+    required("openssh-server", Proof::Program("sshd"), DEMO_AND_TEST, "a farm machine with a shell"),
+    required("nginx", Proof::Program("nginx"), ALL, "a farm machine that serves files"),
+    required("git", Proof::Program("git"), TEST, "the list of files that tidy looks at"),
+    optional(
+        "python3-venv",
+        Proof::PythonFile("ensurepip"),
+        TEST,
+        "Python clients: python-socks, websockets",
+    ),
+    optional("prometheus", Proof::Program("promtool"), DEMO_AND_TEST, "promtool judges the metrics"),
+    optional("xrdp", Proof::Program("xrdp"), TEST, "an RDP server as a target"),
+    optional("freerdp2-x11", Proof::Program("xfreerdp"), TEST, "an RDP client"),
+    optional("freerdp2-shadow-x11", Proof::Program("freerdp-shadow-cli"), TEST, "a second RDP server"),
+    optional("xvfb", Proof::Program("Xvfb"), TEST, "a screen for the RDP programs"),
+    required(
+        "haproxy",
+        Proof::Program("haproxy"),
+        &[Use::Perf],
+        "the peer that the gateway is measured against",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_is_listed_once() {
+        for (index, package) in PACKAGES.iter().enumerate() {
+            assert!(PACKAGES[..index].iter().all(|other| other.name != package.name), "{}", package.name);
+        }
+    }
+}
