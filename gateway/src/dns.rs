@@ -80,8 +80,9 @@ impl Resolver {
         options.negative_max_ttl = Some(NEGATIVE_LIFE_MAX);
         options.max_active_requests = IN_FLIGHT_MAX;
         options.try_tcp_on_error = true;
-        // A lost datagram is asked for again while the whole lookup still has time.
-        options.attempts = 2;
+        // A lost datagram is asked for again, and a server that answers for one family only still serves, before
+        // the time of the whole lookup is over.
+        options.attempts = 1;
         options.timeout = config.timeout / 3;
         let inner = builder.build().map_err(|error| ResolverError(error.to_string()))?;
         Ok(Self { inner, timeout: config.timeout })

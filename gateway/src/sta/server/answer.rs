@@ -67,8 +67,16 @@ impl Service {
             Err(Refusal(status, words)) => {
                 tracing::info!(%source, status = status.as_u16(), %words, "request to the ticket authority refused");
                 let mut response = response(status, sta::encode_error(&words));
-                if status == StatusCode::METHOD_NOT_ALLOWED {
-                    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+                let headers = response.headers_mut();
+                match status {
+                    StatusCode::METHOD_NOT_ALLOWED => {
+                        headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
+                    }
+                    // The rest of the request is still to come, and is not waited for.
+                    StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT => {
+                        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    _ => {}
                 }
                 response
             }
