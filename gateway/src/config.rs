@@ -253,10 +253,7 @@ impl UnmatchedSni {
 /// # Errors
 /// Everything that is wrong with it, at once.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    parse(
-        &file::read_bounded(path, FILE_MAX_BYTES).map_err(|message| ConfigError::unplaced(path, message))?,
-        path,
-    )
+    parse(&file::read_text(path, FILE_MAX_BYTES)?, path)
 }
 
 /// Checks `text` as if it had been read from `path`, to which relative paths in it are relative.

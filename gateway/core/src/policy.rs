@@ -106,6 +106,27 @@ impl Policy {
         self
     }
 
+    /// The access list, for showing it.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    #[must_use]
+    pub fn permits_loopback(&self) -> bool {
+        self.permit_loopback
+    }
+
+    #[must_use]
+    pub fn permits_own_addresses(&self) -> bool {
+        self.permit_own_addresses
+    }
+
+    #[must_use]
+    pub fn own_addresses(&self) -> &[IpAddr] {
+        &self.own_addresses
+    }
+
     /// Refuses early what no resolution could make right, so that clients cannot use the gateway to look up names.
     ///
     /// # Errors

@@ -1,11 +1,133 @@
-use super::Config;
+//! What a reload changes at once, and what only after a restart.
+//!
+//! Threads, descriptors and the ticket store are made at start; everything else is read anew for each connection
+//! or request. One change is one line, in words that an operator finds in the file.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use serde::Serialize;
-/// What a reload changes: at once, and only after a restart.
+
+use super::{Config, ListenerConfig, StaServerConfig};
+
+/// The difference between two configurations.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ReloadPlan {
+    /// Applied by the reload.
     pub live: Vec<String>,
+    /// Needs a restart; until then the old value holds.
     pub restart: Vec<String>,
 }
-pub fn compare(_old: &Config, _new: &Config) -> ReloadPlan {
-    ReloadPlan::default()
+
+impl ReloadPlan {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty() && self.restart.is_empty()
+    }
+
+    fn live(&mut self, changed: bool, what: &str) {
+        if changed {
+            self.live.push(what.to_owned());
+        }
+    }
+
+    fn restart(&mut self, changed: bool, what: &str) {
+        if changed {
+            self.restart.push(what.to_owned());
+        }
+    }
+}
+
+/// Plans the change from `old` to `new`.
+#[must_use]
+pub fn compare(old: &Config, new: &Config) -> ReloadPlan {
+    let mut plan = ReloadPlan::default();
+    plan.restart(old.server.workers != new.server.workers, "server.workers");
+    plan.restart(old.server.state_dir != new.server.state_dir, "server.state_dir");
+    plan.live(old.server.drain_timeout != new.server.drain_timeout, "server.drain_timeout");
+    plan.restart(old.control != new.control, "control.socket");
+    plan.live(old.log.level != new.log.level, "log.level");
+    plan.live(old.log.format != new.log.format, "log.format");
+    plan.restart(old.log.file != new.log.file, "log.file");
+    plan.restart(old.metrics != new.metrics, "metrics.listen");
+    plan.restart(old.dns != new.dns, "dns");
+    plan.live(old.limits != new.limits, "limits");
+    named(&mut plan, "certificate", &old.certificates, &new.certificates, |files| &files.name);
+    named(&mut plan, "users", &old.users, &new.users, |users| &users.name);
+    named(&mut plan, "sta", &old.stas, &new.stas, |sta| &sta.name);
+    sta_server(&mut plan, old.sta_server.as_ref(), new.sta_server.as_ref());
+    listeners(&mut plan, &old.listeners, &new.listeners);
+    plan
+}
+
+/// Tables that may come, go and change at any time.
+fn named<T: PartialEq>(plan: &mut ReloadPlan, table: &str, old: &[T], new: &[T], name: fn(&T) -> &String) {
+    let (old, new) = (by_name(old, name), by_name(new, name));
+    for (name, before) in &old {
+        match new.get(name) {
+            None => plan.live.push(format!("{table} {name}: removed")),
+            Some(after) => plan.live(before != after, &format!("{table} {name}: changed")),
+        }
+    }
+    for name in new.keys().filter(|name| !old.contains_key(*name)) {
+        plan.live.push(format!("{table} {name}: added"));
+    }
+}
+
+fn sta_server(plan: &mut ReloadPlan, old: Option<&StaServerConfig>, new: Option<&StaServerConfig>) {
+    let (old, new) = match (old, new) {
+        (Some(old), Some(new)) => (old, new),
+        (None, None) => return,
+        (None, Some(_)) => return plan.restart(true, "sta_server: added"),
+        (Some(_), None) => return plan.restart(true, "sta_server: removed"),
+    };
+    plan.restart(set(&old.listen) != set(&new.listen), "sta_server.listen");
+    plan.restart(old.certificate != new.certificate, "sta_server.certificate");
+    plan.restart(old.authority_id != new.authority_id, "sta_server.authority_id");
+    plan.live(old.allow_from != new.allow_from, "sta_server.allow_from");
+    plan.live(old.security_key != new.security_key, "sta_server.security_key");
+    plan.restart(old.ticket_life != new.ticket_life, "sta_server.ticket_life");
+    plan.restart(old.max_tickets != new.max_tickets, "sta_server.max_tickets");
+}
+
+fn listeners(plan: &mut ReloadPlan, old: &[Arc<ListenerConfig>], new: &[Arc<ListenerConfig>]) {
+    let (old, new) = (by_name(old, |listener| &listener.name), by_name(new, |listener| &listener.name));
+    for (name, before) in &old {
+        match new.get(name) {
+            None => plan.restart.push(format!("listener {name}: removed")),
+            Some(after) => listener(plan, before, after),
+        }
+    }
+    for name in new.keys().filter(|name| !old.contains_key(*name)) {
+        plan.restart.push(format!("listener {name}: added"));
+    }
+}
+
+fn listener(plan: &mut ReloadPlan, old: &ListenerConfig, new: &ListenerConfig) {
+    let of = |what: &str| format!("listener {}: {what}", old.name);
+    plan.restart(set(&old.listen) != set(&new.listen), &of("listen"));
+    plan.live(old.kind != new.kind, &of("kind"));
+    plan.live(old.certificates != new.certificates, &of("certificates"));
+    plan.live(old.min_tls != new.min_tls, &of("min_tls"));
+    plan.live(old.unmatched_sni != new.unmatched_sni, &of("unmatched_sni"));
+    plan.live(old.stas != new.stas, &of("stas"));
+    plan.live(old.users != new.users, &of("users"));
+    plan.live(old.target != new.target, &of("target"));
+    plan.live(old.allow_from != new.allow_from, &of("allow_from"));
+    let (before, after) = (&old.policy, &new.policy);
+    plan.live(before.rules() != after.rules(), &of("allow"));
+    plan.live(before.permits_loopback() != after.permits_loopback(), &of("permit_loopback"));
+    plan.live(before.permits_own_addresses() != after.permits_own_addresses(), &of("permit_own_addresses"));
+    plan.live(before.own_addresses() != after.own_addresses(), &of("the machine's own addresses"));
+}
+
+fn by_name<T>(rows: &[T], name: impl Fn(&T) -> &String) -> BTreeMap<&String, &T> {
+    rows.iter().map(|row| (name(row), row)).collect()
+}
+
+/// The order of addresses does not matter.
+fn set(addresses: &[SocketAddr]) -> BTreeSet<SocketAddr> {
+    addresses.iter().copied().collect()
 }

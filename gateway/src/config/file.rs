@@ -1,4 +1,212 @@
+//! What was typed: one type per table of the file, every key optional, every value with its place.
+//!
+//! Nothing is defaulted or judged here. The names of the fields are the keys, so the list of keys that a mistyped
+//! one is compared with cannot differ from the keys that are read.
+
+use std::fs::File as Handle;
+use std::io::Read as _;
 use std::path::Path;
-pub(super) fn read_bounded(path: &Path, _max: u64) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|error| error.to_string())
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{ConfigError, Problem};
+use super::reader::{FromToml, Located, Problems, position, shown};
+
+macro_rules! tables {
+    ($($(#[$doc:meta])* $name:ident $header:literal { $($key:ident: $type:ty,)* })*) => {
+        /// Every table with its keys.
+        pub(super) const TABLES: &[(&str, &[&str])] = &[$(($header, &[$(stringify!($key)),*])),*];
+
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Debug, Default)]
+            pub(super) struct $name {
+                $(pub(super) $key: Option<Located<$type>>,)*
+            }
+
+            impl FromToml for $name {
+                fn expected() -> String {
+                    format!("a table `[{}]`", $header)
+                }
+
+                fn expected_array() -> String {
+                    format!("tables `[[{}]]` with double brackets", $header)
+                }
+
+                fn from_toml(
+                    value: &Spanned<DeValue<'_>>,
+                    key: &str,
+                    problems: &mut Problems<'_>,
+                ) -> Option<Self> {
+                    let DeValue::Table(table) = value.get_ref() else {
+                        problems.not_a_table(value, key);
+                        return None;
+                    };
+                    Some(Self::from_table(table, value.span().start, problems))
+                }
+            }
+
+            impl $name {
+                fn from_table(table: &DeTable<'_>, at: usize, problems: &mut Problems<'_>) -> Self {
+                    problems.refuse_unknown(table, $header, &[$(stringify!($key)),*], TABLES);
+                    Self { $($key: problems.field(table, at, stringify!($key)),)* }
+                }
+            }
+        )*
+    };
+}
+
+tables! {
+    File "" {
+        server: Server,
+        control: Control,
+        log: Log,
+        metrics: Metrics,
+        dns: Dns,
+        limits: Limits,
+        certificate: Vec<Located<Certificate>>,
+        users: Vec<Located<Users>>,
+        sta: Vec<Located<Sta>>,
+        sta_server: StaServer,
+        listener: Vec<Located<Listener>>,
+    }
+    Server "server" {
+        workers: i64,
+        state_dir: String,
+        drain_timeout: String,
+    }
+    Control "control" {
+        socket: String,
+    }
+    Log "log" {
+        level: String,
+        format: String,
+        file: String,
+    }
+    Metrics "metrics" {
+        listen: String,
+    }
+    Dns "dns" {
+        servers: Vec<Located<String>>,
+        timeout: String,
+    }
+    Limits "limits" {
+        connections: i64,
+        connections_per_source: i64,
+        handshakes: i64,
+        handshakes_per_source: i64,
+        sessions: i64,
+        sessions_per_source: i64,
+        sessions_per_user: i64,
+        handshake_timeout: String,
+        first_bytes_timeout: String,
+        redeem_timeout: String,
+        dial_timeout: String,
+        idle_timeout: String,
+    }
+    Certificate "certificate" {
+        name: String,
+        chain: String,
+        key: String,
+    }
+    Users "users" {
+        name: String,
+        file: String,
+    }
+    Sta "sta" {
+        name: String,
+        url: String,
+        authority_id: String,
+        ca: String,
+        pin_sha256: String,
+        timeout: String,
+        health_interval: String,
+        connections: i64,
+        security_key_header: String,
+        security_key_files: Vec<Located<String>>,
+    }
+    StaServer "sta_server" {
+        listen: Vec<Located<String>>,
+        certificate: String,
+        authority_id: String,
+        allow_from: Vec<Located<String>>,
+        security_key_header: String,
+        security_key_files: Vec<Located<String>>,
+        ticket_life: String,
+        max_tickets: i64,
+    }
+    Listener "listener" {
+        name: String,
+        kind: String,
+        listen: Vec<Located<String>>,
+        certificates: Vec<Located<String>>,
+        min_tls: String,
+        unmatched_sni: String,
+        stas: Vec<Located<String>>,
+        users: String,
+        target: String,
+        allow_from: Vec<Located<String>>,
+        permit_loopback: bool,
+        permit_own_addresses: bool,
+        allow: Vec<Located<Allow>>,
+    }
+    Allow "listener.allow" {
+        to: Vec<Located<String>>,
+        ports: Vec<Located<Ports>>,
+    }
+}
+
+/// A port or a range of ports, as typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ports {
+    One(i64),
+    Range(String),
+}
+
+impl FromToml for Ports {
+    fn expected() -> String {
+        "a port such as 1494 or a range such as \"3000-3010\"".into()
+    }
+
+    fn from_toml(value: &Spanned<DeValue<'_>>, key: &str, problems: &mut Problems<'_>) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::Integer(_) => i64::from_toml(value, key, problems).map(Self::One),
+            DeValue::String(text) => Some(Self::Range(text.clone().into_owned())),
+            _ => {
+                problems.wrong_type::<Self>(value, key);
+                None
+            }
+        }
+    }
+}
+
+/// Reads the tables of `text`. Where its syntax is wrong nothing is read: what follows would be guesswork.
+pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<File> {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        let span = error.span().unwrap_or_default();
+        let key = text.get(span.clone()).filter(|_| error.message() == "duplicate key");
+        let key = key.map(|key| format!(" `{}`", shown(key))).unwrap_or_default();
+        problems.add(span.start, format!("{}{key}", error.message().replace('\n', ", ")));
+    }
+    problems.is_empty().then(|| File::from_table(root.get_ref(), 0, problems))
+}
+
+/// Reads a whole file of at most `most` bytes as UTF-8.
+pub(super) fn read_text(path: &Path, most: u64) -> Result<String, ConfigError> {
+    let unreadable = |error| ConfigError::unplaced(path, format!("cannot be read: {error}"));
+    let mut bytes = Vec::new();
+    Handle::open(path)
+        .and_then(|file| file.take(most.saturating_add(1)).read_to_end(&mut bytes))
+        .map_err(unreadable)?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > most) {
+        return Err(ConfigError::unplaced(path, format!("is longer than {most} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let (line, column) = position(error.as_bytes(), error.utf8_error().valid_up_to());
+        let message = "not UTF-8 text".to_owned();
+        let problem = Problem { line, column, message, expected: None, suggestion: None };
+        ConfigError { path: path.to_owned(), problems: vec![problem] }
+    })
 }

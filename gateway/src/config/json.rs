@@ -1,4 +1,129 @@
-use super::Config;
-pub(super) fn config(_config: &Config) -> serde_json::Value {
-    serde_json::Value::Null
+//! The effective configuration as JSON: every default filled in, no secret, the keys of the file where there is one.
+
+use ipnet::IpNet;
+use portcullis_core::limits::Limits;
+use portcullis_core::policy::{Destination, Policy, Rule};
+use serde_json::{Value, json};
+
+use super::duration::format;
+use super::{Config, ListenerConfig, LogFormat, SecurityKey, StaConfig, StaServerConfig, StaTls};
+
+pub(super) fn config(config: &Config) -> Value {
+    let certificates = config
+        .certificates
+        .iter()
+        .map(|files| json!({ "name": files.name, "chain": files.chain, "key": files.key }));
+    let users = config.users.iter().map(|users| json!({ "name": users.name, "file": users.file }));
+    json!({
+        "file": config.path,
+        "server": {
+            "workers": config.server.workers,
+            "state_dir": config.server.state_dir,
+            "drain_timeout": format(config.server.drain_timeout),
+        },
+        "control": { "socket": config.control.socket },
+        "log": {
+            "level": config.log.level.as_str().to_ascii_lowercase(),
+            "format": match config.log.format { LogFormat::Text => "text", LogFormat::Json => "json" },
+            "file": config.log.file,
+        },
+        "metrics": config.metrics.as_ref().map(|metrics| json!({ "listen": metrics.listen })),
+        "dns": { "servers": config.dns.servers, "timeout": format(config.dns.timeout) },
+        "limits": limits(&config.limits),
+        "certificate": certificates.collect::<Value>(),
+        "users": users.collect::<Value>(),
+        "sta": config.stas.iter().map(|config| sta(config)).collect::<Value>(),
+        "sta_server": config.sta_server.as_ref().map(sta_server),
+        "listener": config.listeners.iter().map(|config| listener(config)).collect::<Value>(),
+    })
+}
+
+fn limits(limits: &Limits) -> Value {
+    json!({
+        "connections": limits.connections,
+        "connections_per_source": limits.connections_per_source,
+        "handshakes": limits.handshakes,
+        "handshakes_per_source": limits.handshakes_per_source,
+        "sessions": limits.sessions,
+        "sessions_per_source": limits.sessions_per_source,
+        "sessions_per_user": limits.sessions_per_user,
+        "handshake_timeout": format(limits.handshake_timeout),
+        "first_bytes_timeout": format(limits.first_bytes_timeout),
+        "redeem_timeout": format(limits.redeem_timeout),
+        "dial_timeout": format(limits.dial_timeout),
+        "idle_timeout": format(limits.idle_timeout),
+    })
+}
+
+fn sta(sta: &StaConfig) -> Value {
+    let (ca, pin) = match &sta.tls {
+        StaTls::PublicRoots => (None, None),
+        StaTls::Ca(path) => (Some(path), None),
+        StaTls::Pin(pin) => (None, Some(pin.iter().map(|byte| format!("{byte:02x}")).collect::<String>())),
+    };
+    json!({
+        "name": sta.name,
+        "url": sta.url.to_string(),
+        "authority_id": sta.authority_id.as_ref().map(ToString::to_string),
+        "ca": ca,
+        "pin_sha256": pin,
+        "timeout": format(sta.timeout),
+        "health_interval": format(sta.health_interval),
+        "connections": sta.connections,
+        "security_key": sta.security_key.as_ref().map(security_key),
+    })
+}
+
+fn sta_server(server: &StaServerConfig) -> Value {
+    json!({
+        "listen": server.listen,
+        "certificate": server.certificate,
+        "authority_id": server.authority_id.as_ref().map(ToString::to_string),
+        "allow_from": prefixes(&server.allow_from),
+        "security_key": server.security_key.as_ref().map(security_key),
+        "ticket_life": format(server.ticket_life),
+        "max_tickets": server.max_tickets,
+    })
+}
+
+/// Says that there are keys, not what they are.
+fn security_key(key: &SecurityKey) -> Value {
+    json!({ "header": key.header, "keys": key.values.len() })
+}
+
+fn listener(listener: &ListenerConfig) -> Value {
+    let policy: &Policy = &listener.policy;
+    json!({
+        "name": listener.name,
+        "kind": listener.kind.as_str(),
+        "listen": listener.listen,
+        "certificates": listener.certificates,
+        "min_tls": listener.uses_tls().then(|| listener.min_tls.as_str()),
+        "unmatched_sni": listener.uses_tls().then(|| listener.unmatched_sni.as_str()),
+        "stas": listener.stas,
+        "users": listener.users,
+        "target": listener.target.as_ref().map(ToString::to_string),
+        "allow_from": prefixes(&listener.allow_from),
+        "permit_loopback": policy.permits_loopback(),
+        "permit_own_addresses": policy.permits_own_addresses(),
+        "own_addresses": policy.own_addresses(),
+        "allow": policy.rules().iter().map(rule).collect::<Value>(),
+    })
+}
+
+fn rule(rule: &Rule) -> Value {
+    let to = rule.to.iter().map(|to| match to {
+        Destination::Prefix(prefix) => prefix.to_string(),
+        Destination::Name(name) => name.to_string(),
+        Destination::Below(name) => format!("*.{name}"),
+    });
+    let ports = rule.ports.iter().map(|ports| match ports.start() == ports.end() {
+        true => json!(ports.start()),
+        false => json!(format!("{}-{}", ports.start(), ports.end())),
+    });
+    json!({ "to": to.collect::<Vec<_>>(), "ports": ports.collect::<Value>() })
+}
+
+fn prefixes(prefixes: &[IpNet]) -> Vec<String> {
+    prefixes.iter().map(ToString::to_string).collect()
 }

@@ -1,5 +1,92 @@
-use super::{Config, ConfigError};
-use std::path::Path;
-pub(super) fn resolve(_text: &str, path: &Path) -> Result<Config, ConfigError> {
-    Err(ConfigError::unplaced(path, "not yet"))
+//! What the file means: defaults, bounds, references between tables, contradictions.
+//!
+//! What is wrong is reported, and resolving goes on with a stand-in, so that the rest is still checked; a
+//! configuration comes out only when nothing was reported. Files are read only where a value of the configuration
+//! is in them (security keys); certificates and users are looked at by `check`.
+
+mod access;
+mod addresses;
+mod limits;
+mod listener;
+mod secrets;
+mod sta;
+mod tables;
+mod values;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::file::{self, File};
+use super::reader::{Located, Problems};
+use super::{Config, ConfigError, Finding, Severity};
+use addresses::Bound;
+
+pub(super) fn resolve(text: &str, path: &Path) -> Result<Config, ConfigError> {
+    let mut problems = Problems::new(text);
+    let typed = file::read(text, &mut problems);
+    // Absolute, so that nothing depends on the directory in which the daemon runs later.
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let base = absolute.parent().unwrap_or(Path::new("/")).to_owned();
+    let mut resolver = Resolver { problems, base, remarks: Vec::new(), bound: Vec::new() };
+    let config = typed.map(|typed| resolver.config(typed, path));
+    match (resolver.problems.into_error(path), config) {
+        (None, Some(config)) => Ok(config),
+        (Some(error), _) => Err(error),
+        (None, None) => Err(ConfigError::unplaced(path, "cannot be understood")),
+    }
+}
+
+/// The work of resolving one file.
+#[derive(Debug)]
+struct Resolver<'a> {
+    problems: Problems<'a>,
+    /// What relative paths are relative to.
+    base: PathBuf,
+    remarks: Vec<Finding>,
+    /// Every address that something listens on.
+    bound: Vec<Bound>,
+}
+
+impl Resolver<'_> {
+    fn config(&mut self, typed: File, path: &Path) -> Config {
+        let names = self.names(&typed);
+        let certificates = self.certificates(rows(typed.certificate), &names);
+        let users = self.users(rows(typed.users), &names);
+        let stas = self.stas(rows(typed.sta), &names);
+        let metrics = typed.metrics.and_then(|typed| self.metrics(typed));
+        let sta_server = typed.sta_server.and_then(|typed| self.sta_server(typed, &names));
+        self.refuse_shared_authority_ids(&stas, sta_server.as_ref());
+        let listeners = self.listeners(rows(typed.listener), &names);
+        if listeners.is_empty() && sta_server.is_none() {
+            let message = "no [[listener]] and no [sta_server]";
+            self.remark(Severity::Warning, "configuration", message, "nothing is served; add a listener");
+        }
+        Config {
+            path: path.to_owned(),
+            server: self.server(table(typed.server)),
+            control: self.control(table(typed.control)),
+            log: self.log(table(typed.log)),
+            metrics,
+            dns: self.dns(table(typed.dns)),
+            limits: self.limits(table(typed.limits)),
+            certificates,
+            users,
+            stas: stas.into_iter().map(|sta| Arc::new(sta.value)).collect(),
+            sta_server: sta_server.map(|server| server.value),
+            listeners: listeners.into_iter().map(Arc::new).collect(),
+            remarks: std::mem::take(&mut self.remarks),
+        }
+    }
+
+    fn remark(&mut self, severity: Severity, subject: &str, message: &str, remedy: &str) {
+        self.remarks.push(Finding::new(severity, subject, message, remedy));
+    }
+}
+
+fn table<T: Default>(typed: Option<Located<T>>) -> T {
+    typed.map(|typed| typed.value).unwrap_or_default()
+}
+
+fn rows<T>(typed: Option<Located<Vec<Located<T>>>>) -> Vec<Located<T>> {
+    typed.map(|typed| typed.value).unwrap_or_default()
 }

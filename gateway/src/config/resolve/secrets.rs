@@ -1,0 +1,101 @@
+//! Security keys: a header's name in the configuration, its values in files of their own.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use super::Resolver;
+use crate::config::reader::{Located, shown};
+use crate::config::{SecurityKey, Severity};
+
+/// 256 bits in base64 are 44 bytes (PROTOCOL §3); this leaves room for other ideas of a key.
+const KEY_MAX_BYTES: usize = 1024;
+/// A key and the other side of a rotation.
+const KEYS_MAX: usize = 2;
+/// Headers whose meaning HTTP itself gives.
+const HEADERS_TAKEN: [&str; 8] =
+    ["host", "connection", "content-length", "content-type", "transfer-encoding", "te", "upgrade", "expect"];
+
+impl Resolver<'_> {
+    /// A security key of the table `table`; both keys or neither.
+    pub(super) fn security_key(
+        &mut self,
+        table: &str,
+        header: Option<Located<String>>,
+        files: Option<Located<Vec<Located<String>>>>,
+    ) -> Option<SecurityKey> {
+        let (header, files) = match (header, files) {
+            (None, None) => return None,
+            (Some(header), None) => {
+                self.problems
+                    .add(header.at, format!("{table} has `security_key_header` but no `security_key_files`"))
+                    .expected("both or neither");
+                return None;
+            }
+            (None, Some(files)) => {
+                self.problems
+                    .add(files.at, format!("{table} has `security_key_files` but no `security_key_header`"))
+                    .expected("both or neither; the header's name is not standardised");
+                return None;
+            }
+            (Some(header), Some(files)) => (header, files),
+        };
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if header.value.is_empty() || header.value.len() > 64 || !header.value.bytes().all(legal) {
+            self.problems
+                .add(header.at, format!("\"{}\" is no name of an HTTP header", shown(&header.value)))
+                .expected("a token (RFC 9110 §5.6.2) of at most 64 bytes");
+        } else if HEADERS_TAKEN.contains(&header.value.to_ascii_lowercase().as_str()) {
+            self.problems
+                .add(header.at, format!("the header `{}` has a meaning of its own", header.value))
+                .expected("the name that the other side checks");
+        }
+        let values = self.list("security_key_files", Some(files), KEYS_MAX, |resolver, typed| {
+            let path = resolver.path("security_key_files", typed);
+            resolver.key_file(typed, &path)
+        });
+        Some(SecurityKey {
+            header: header.value,
+            values: values.into_iter().map(|value| value.value).collect(),
+        })
+    }
+
+    fn key_file(&mut self, typed: &Located<String>, path: &Path) -> Option<Zeroizing<String>> {
+        match read_key(path) {
+            Ok((key, mode)) => {
+                if mode & 0o077 != 0 {
+                    let subject = format!("security key {}", path.display());
+                    let message = format!("the file can be used by others than its owner (mode {mode:04o})");
+                    self.remark(Severity::Warning, &subject, &message, "chmod 600 it");
+                }
+                Some(key)
+            }
+            Err(message) => {
+                self.problems.add(typed.at, format!("security key {}: {message}", path.display())).expected(
+                    format!("a file with one line of 1 to {KEY_MAX_BYTES} visible ASCII characters"),
+                );
+                None
+            }
+        }
+    }
+}
+
+/// The key in a file without the white space around it, and the file's permission bits. No error shows contents.
+fn read_key(path: &Path) -> Result<(Zeroizing<String>, u32), String> {
+    let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
+    let file = File::open(path).map_err(unreadable)?;
+    let mode = file.metadata().map_err(unreadable)?.mode() & 0o7777;
+    // The whole capacity is there from the start: growing would leave copies that nobody wipes.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(KEY_MAX_BYTES + 16));
+    let limit = u64::try_from(KEY_MAX_BYTES + 8).unwrap_or(u64::MAX);
+    file.take(limit).read_to_end(&mut bytes).map_err(unreadable)?;
+    let key = bytes.trim_ascii();
+    if key.is_empty() || key.len() > KEY_MAX_BYTES || !key.iter().all(u8::is_ascii_graphic) {
+        return Err("holds no key".into());
+    }
+    let text = std::str::from_utf8(key).map_err(|_| "holds no key")?;
+    Ok((Zeroizing::new(text.to_owned()), mode))
+}

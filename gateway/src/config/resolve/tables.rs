@@ -1,0 +1,188 @@
+//! The plain tables: server, control, log, metrics, dns, certificates and users; and the names of all tables that
+//! have one.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt as _;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use tracing::Level;
+
+use super::Resolver;
+use crate::config::file::{self, File};
+use crate::config::reader::{Located, shown};
+use crate::config::{
+    CertificateFiles, Control, Dns, ListenerConfig, Log, LogFormat, MetricsConfig, Server, UserFile,
+};
+
+/// More threads than this wait for each other more than they work.
+const WORKERS_MAX: usize = 256;
+/// A Unix socket's path without its final zero, unix(7).
+const SOCKET_PATH_MAX_BYTES: usize = 107;
+/// Servers that are asked in turn; the C library uses three.
+const DNS_SERVERS_MAX: usize = 8;
+const DNS_PORT: u16 = 53;
+/// Tables of one kind; each listener costs descriptors and threads' time.
+const TABLES_MAX: usize = 1_000;
+
+/// The names of the tables that others refer to, one per row; a row without a name has an empty one.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    pub(super) certificates: Vec<String>,
+    pub(super) users: Vec<String>,
+    pub(super) stas: Vec<String>,
+    pub(super) listeners: Vec<String>,
+    /// Whether there is a `[sta_server]` for the word `local` to mean.
+    pub(super) local_sta: bool,
+}
+
+impl Resolver<'_> {
+    pub(super) fn names(&mut self, typed: &File) -> Names {
+        let certificates = self.names_of("certificate", typed.certificate.as_ref(), |row| row.name.as_ref());
+        let users = self.names_of("users", typed.users.as_ref(), |row| row.name.as_ref());
+        let stas = self.names_of("sta", typed.sta.as_ref(), |row| row.name.as_ref());
+        let listeners = self.names_of("listener", typed.listener.as_ref(), |row| row.name.as_ref());
+        let reserved = rows_named(typed.sta.as_ref(), |row| row.name.as_ref())
+            .find(|name| name.value == ListenerConfig::LOCAL_STA);
+        if let Some(reserved) = reserved {
+            self.problems
+                .add(reserved.at, "a [[sta]] cannot be named `local`: that is our own [sta_server]")
+                .expected("another name");
+        }
+        Names { certificates, users, stas, listeners, local_sta: typed.sta_server.is_some() }
+    }
+
+    fn names_of<T>(
+        &mut self,
+        table: &str,
+        rows: Option<&Located<Vec<Located<T>>>>,
+        name: impl Fn(&T) -> Option<&Located<String>>,
+    ) -> Vec<String> {
+        let Some(rows) = rows else { return Vec::new() };
+        self.check_length(table, rows.at, rows.value.len(), TABLES_MAX);
+        let mut seen = HashSet::new();
+        let mut names = Vec::new();
+        for row in &rows.value {
+            let typed = name(&row.value);
+            self.required(typed, row.at, &format!("[[{table}]]"), "name", "a name of its own");
+            if let Some(typed) = typed
+                && self.is_name(typed)
+                && !seen.insert(typed.value.clone())
+            {
+                self.problems
+                    .add(typed.at, format!("a second [[{table}]] is named `{}`", typed.value))
+                    .expected("a name of its own");
+            }
+            names.push(typed.map(|typed| typed.value.clone()).unwrap_or_default());
+        }
+        names
+    }
+
+    pub(super) fn certificates(
+        &mut self,
+        rows: Vec<Located<file::Certificate>>,
+        names: &Names,
+    ) -> Vec<CertificateFiles> {
+        let mut certificates = Vec::new();
+        for (Located { value: row, at }, name) in rows.into_iter().zip(&names.certificates) {
+            let table = format!("[[certificate]] `{}`", shown(name));
+            let chain =
+                self.required(row.chain, at, &table, "chain", "a PEM file, the server's certificate first");
+            let key = self.required(row.key, at, &table, "key", "a PEM file with the private key");
+            let (Some(chain), Some(key)) = (chain, key) else { continue };
+            let (chain, key) = (self.path("chain", &chain), self.path("key", &key));
+            certificates.push(CertificateFiles { name: name.clone(), chain, key });
+        }
+        certificates
+    }
+
+    pub(super) fn users(&mut self, rows: Vec<Located<file::Users>>, names: &Names) -> Vec<UserFile> {
+        let mut users = Vec::new();
+        for (Located { value: row, at }, name) in rows.into_iter().zip(&names.users) {
+            let table = format!("[[users]] `{}`", shown(name));
+            let Some(file) = self.required(row.file, at, &table, "file", "a file of `name:hash` lines")
+            else {
+                continue;
+            };
+            users.push(UserFile { name: name.clone(), file: self.path("file", &file) });
+        }
+        users
+    }
+
+    pub(super) fn server(&mut self, typed: file::Server) -> Server {
+        let cores = || available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
+        let workers = self.number("workers", typed.workers, 0, 0..=WORKERS_MAX);
+        let bounds = Duration::ZERO..=Duration::from_hours(24);
+        Server {
+            workers: if workers == 0 { cores() } else { workers },
+            state_dir: self.path_or("state_dir", typed.state_dir, "/var/lib/portcullis"),
+            drain_timeout: self.duration(
+                "drain_timeout",
+                typed.drain_timeout,
+                Duration::from_secs(30),
+                bounds,
+            ),
+        }
+    }
+
+    pub(super) fn control(&mut self, typed: file::Control) -> Control {
+        let at = typed.socket.as_ref().map_or(0, |typed| typed.at);
+        let socket = self.path_or("socket", typed.socket, "/run/portcullis/control.sock");
+        let length = socket.as_os_str().as_bytes().len();
+        if length > SOCKET_PATH_MAX_BYTES {
+            self.problems
+                .add(at, format!("`socket` is a path of {length} bytes"))
+                .expected(format!("at most {SOCKET_PATH_MAX_BYTES} bytes, as unix(7) has it"));
+        }
+        Control { socket }
+    }
+
+    pub(super) fn log(&mut self, typed: file::Log) -> Log {
+        let levels = [
+            ("error", Level::ERROR),
+            ("warn", Level::WARN),
+            ("info", Level::INFO),
+            ("debug", Level::DEBUG),
+            ("trace", Level::TRACE),
+        ];
+        let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+        Log {
+            level: self.choice("level", typed.level.as_ref(), &levels).unwrap_or(Level::INFO),
+            format: self.choice("format", typed.format.as_ref(), &formats).unwrap_or(LogFormat::Text),
+            file: typed.file.map(|file| self.path("file", &file)),
+        }
+    }
+
+    pub(super) fn metrics(&mut self, typed: Located<file::Metrics>) -> Option<MetricsConfig> {
+        let expected = "such as \"127.0.0.1:9464\"";
+        let listen = self.required(typed.value.listen, typed.at, "[metrics]", "listen", expected)?;
+        self.bind("[metrics]", &listen).map(|listen| MetricsConfig { listen })
+    }
+
+    pub(super) fn dns(&mut self, typed: file::Dns) -> Dns {
+        let servers = self.list("servers", typed.servers, DNS_SERVERS_MAX, |resolver, typed| {
+            let bare = typed.value.parse::<IpAddr>().map(|address| SocketAddr::new(address, DNS_PORT));
+            let server = bare.or_else(|_| typed.value.parse::<SocketAddr>());
+            if server.is_err() {
+                resolver
+                    .problems
+                    .add(typed.at, format!("\"{}\" is no address of a name server", shown(&typed.value)))
+                    .expected("such as \"10.0.0.53\", \"10.0.0.53:53\" or \"[2001:db8::53]:53\"");
+            }
+            server.ok()
+        });
+        let bounds = Duration::from_millis(100)..=Duration::from_mins(1);
+        Dns {
+            servers: servers.into_iter().map(|server| server.value).collect(),
+            timeout: self.duration("timeout", typed.timeout, Duration::from_secs(3), bounds),
+        }
+    }
+}
+
+fn rows_named<'t, T>(
+    rows: Option<&'t Located<Vec<Located<T>>>>,
+    name: impl Fn(&'t T) -> Option<&'t Located<String>>,
+) -> impl Iterator<Item = &'t Located<String>> {
+    rows.into_iter().flat_map(|rows| &rows.value).filter_map(move |row| name(&row.value))
+}
