@@ -100,10 +100,12 @@ impl RequestHead {
             minor_version: request.version.ok_or(INCOMPLETE)?,
             fields: Fields::new(request.headers),
         };
-        // RFC 9112 §3.2: no Host in a request of HTTP/1.1, or more than one in any, is answered with 400.
+        // RFC 9112 §3.2: no Host in a request of HTTP/1.1, more than one or an invalid one in any, is answered with
+        // 400.
         match head.count("host") {
             0 if head.minor_version > 0 => Err(Malformed::Missing { what: "Host header" }),
-            0 | 1 => Ok(head),
+            0 => Ok(head),
+            1 if head.header("host").is_some_and(is_host) => Ok(head),
             _ => Err(Malformed::Illegal { what: "Host header" }),
         }
     }
@@ -194,6 +196,12 @@ impl fmt::Debug for ResponseHead {
             .field("fields", &self.fields.0.len())
             .finish_non_exhaustive()
     }
+}
+
+/// The characters of `uri-host [ ":" port ]` (RFC 3986 §3.2.2); what is a name or an address is not asked here.
+fn is_host(value: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&b);
+    value.bytes().all(legal)
 }
 
 const INCOMPLETE: Malformed = Malformed::Illegal { what: "HTTP head" };

@@ -118,7 +118,7 @@ pub fn parse_request(bytes: &[u8]) -> Result<Request, Malformed> {
     let document = xml::parse(bytes, MESSAGE_MAX_BYTES)?;
     let root = protocol(&document)?;
     if let Some(request) = child(root, "RequestTicket") {
-        let data = ticket_data(request)?;
+        let data = ticket_data(request, |text, port| HostPort::parse_or_port(text, Some(port)).map(Some))?;
         if data.ica_address.is_none() && data.cgp_address.is_none() {
             return Err(Malformed::Missing { what: "ICAAddress" });
         }
@@ -164,9 +164,11 @@ pub fn parse_response_ticket(bytes: &[u8]) -> Result<TicketAnswer, Malformed> {
 pub fn parse_response_data(bytes: &[u8]) -> Result<DataAnswer, Malformed> {
     let document = xml::parse(bytes, MESSAGE_MAX_BYTES)?;
     let root = protocol(&document)?;
-    match ticket_data(root) {
+    // An address that cannot be read does not spoil the other one.
+    match ticket_data(root, |text, port| Ok(HostPort::parse_or_port(text, Some(port)).ok())) {
         Ok(data) if data.ica_address.is_some() || data.cgp_address.is_some() => Ok(DataAnswer::Data(data)),
-        Ok(_) | Err(_) => Ok(DataAnswer::Refused { text: words(root) }),
+        Ok(_) => Ok(DataAnswer::Refused { text: words(root) }),
+        Err(fault) => Ok(DataAnswer::Refused { text: fault.to_string() }),
     }
 }
 
@@ -180,22 +182,22 @@ fn child<'a, 'i>(parent: Node<'a, 'i>, name: &str) -> Option<Node<'a, 'i>> {
     parent.children().find(|node| xml::is(*node, name))
 }
 
-/// The values of the first `TicketData`. An address that cannot be read is an error here and a refusal above;
-/// two different values for one name are too, since each reader might take another.
-fn ticket_data(parent: Node<'_, '_>) -> Result<TicketData, Malformed> {
+/// The values of the first `TicketData`; `address` reads one with a default port. Two different values for one name
+/// are an error, since each reader might take another.
+fn ticket_data(
+    parent: Node<'_, '_>,
+    address: impl Fn(&str, u16) -> Result<Option<HostPort>, Malformed>,
+) -> Result<TicketData, Malformed> {
     let Some(data) = xml::named(parent, "TicketData").next() else { return Ok(TicketData::default()) };
-    let ica_address = value(data, "ICAAddress")?.map(|text| address(&text, ICA_PORT)).transpose()?;
-    let cgp_address = value(data, "CGPAddress")?.map(|text| address(&text, CGP_PORT)).transpose()?;
+    let read = |name, port| value(data, name)?.map_or(Ok(None), |text| address(&text, port));
+    let ica_address = read("ICAAddress", ICA_PORT)?;
+    let cgp_address = read("CGPAddress", CGP_PORT)?;
     let xdata = value(data, "XData")?;
     if xdata.as_ref().is_some_and(|text| text.len() > XDATA_MAX_BYTES) {
         return Err(Malformed::TooLong { what: "XData", limit: XDATA_MAX_BYTES });
     }
     let connection = xdata.as_deref().and_then(ConnectionInfo::parse);
     Ok(TicketData { ica_address, cgp_address, connection, xdata })
-}
-
-fn address(text: &str, default_port: u16) -> Result<HostPort, Malformed> {
-    HostPort::parse_or_port(text, Some(default_port))
 }
 
 /// The text of `<Value name="…">`; an empty one counts as absent.
@@ -218,7 +220,7 @@ impl ConnectionInfo {
         let document = xml::parse(xdata.as_bytes(), XDATA_MAX_BYTES).ok()?;
         let info = xml::named(document.root(), "CtxConnInfo").next()?;
         let field = |name| {
-            xml::named(info, name).next().map(|node| clean(&xml::text(node))).filter(|t| !t.is_empty())
+            xml::named(info, name).next().map(|node| bounded(&xml::text(node))).filter(|t| !t.is_empty())
         };
         Some(Self {
             server_address: field("ServerAddress"),
@@ -240,32 +242,31 @@ fn words(root: Node<'_, '_>) -> String {
     clean(&all.join(" "))
 }
 
-/// Bounds a text for people: no control characters, nothing that may be a ticket, at most 256 bytes.
+/// A text for the log: bounded, and nothing in it may be a ticket.
 fn clean(text: &str) -> String {
     let mut cleaned = String::new();
-    let mut run = String::new();
-    for c in text.chars().take(XDATA_MAX_BYTES) {
-        if c.is_ascii_hexdigit() {
-            run.push(c);
-            continue;
-        }
-        push_run(&mut cleaned, &mut run);
-        if !c.is_control() {
-            cleaned.push(c);
-        }
+    let mut rest = text;
+    while let Some(at) = rest.find(|c: char| c.is_ascii_hexdigit()) {
+        let (before, from) = rest.split_at(at);
+        let run = from.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(from.len());
+        let (digits, after) = from.split_at(run);
+        cleaned.push_str(before);
+        cleaned.push_str(if digits.len() < SECRET_RUN_CHARS { digits } else { "…" });
+        rest = after;
     }
-    push_run(&mut cleaned, &mut run);
-    let mut end = cleaned.len().min(TEXT_MAX_BYTES);
-    while !cleaned.is_char_boundary(end) {
-        end = end.saturating_sub(1);
-    }
-    cleaned.truncate(end);
-    cleaned
+    cleaned.push_str(rest);
+    bounded(&cleaned)
 }
 
-fn push_run(cleaned: &mut String, run: &mut String) {
-    cleaned.push_str(if run.len() < SECRET_RUN_CHARS { run } else { "…" });
-    run.clear();
+/// A text without control characters, cut to 256 bytes.
+fn bounded(text: &str) -> String {
+    let mut all: String = text.chars().filter(|c| !c.is_control()).collect();
+    let mut end = all.len().min(TEXT_MAX_BYTES);
+    while !all.is_char_boundary(end) {
+        end = end.saturating_sub(1);
+    }
+    all.truncate(end);
+    all
 }
 
 #[cfg(test)]

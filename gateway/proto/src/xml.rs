@@ -138,8 +138,7 @@ impl Bounds {
         }
         let tag = Tag::read(markup)?;
         if let Some(declaration) = markup.strip_prefix('!') {
-            let external = declaration.starts_with("DOCTYPE") && !tag.bracket;
-            return if external { Ok(tag.after) } else { Err(Malformed::Illegal { what: "XML DOCTYPE" }) };
+            return if declaration.starts_with("DOCTYPE") { Ok(tag.after) } else { Err(ILLEGAL) };
         }
         add(&mut self.elements, 1, ELEMENTS_MAX, "XML element list")?;
         add(&mut self.attributes, tag.quoted, ATTRIBUTES_MAX, "XML attribute list")?;
@@ -159,8 +158,6 @@ fn add(counter: &mut usize, n: usize, limit: usize, what: &'static str) -> Resul
 struct Tag<'a> {
     /// How many quoted values it has.
     quoted: usize,
-    /// Whether a bracket stands outside quotes, which begins an internal subset.
-    bracket: bool,
     /// Whether it ends with `/>`.
     empty: bool,
     after: &'a str,
@@ -168,7 +165,7 @@ struct Tag<'a> {
 
 impl<'a> Tag<'a> {
     fn read(text: &'a str) -> Result<Self, Malformed> {
-        let mut tag = Self { quoted: 0, bracket: false, empty: false, after: "" };
+        let mut tag = Self { quoted: 0, empty: false, after: "" };
         let mut quote = None;
         for (at, byte) in text.bytes().enumerate() {
             if quote.is_some() {
@@ -185,7 +182,11 @@ impl<'a> Tag<'a> {
                     return Ok(tag);
                 }
                 b'<' => return Err(ILLEGAL),
-                b'[' => tag.bracket = true,
+                b'[' => {
+                    // Outside quotes it begins an internal subset.
+                    let what = if text.starts_with('!') { "XML DOCTYPE" } else { "XML document" };
+                    return Err(Malformed::Illegal { what });
+                }
                 _ => {}
             }
             tag.empty = byte == b'/';
