@@ -108,7 +108,7 @@ async fn of_many_addresses_a_few_are_given_out() {
 
 #[tokio::test]
 async fn an_answer_is_remembered() {
-    let server = NameServer::start(|_| Say::Addresses(vec![v4(1)])).await;
+    let server = NameServer::start(|_| Say::Addresses(vec![v4(1), v6(1)])).await;
     let resolver = server.resolver(PATIENCE);
     resolver.lookup(&name("vda1.example.com")).await.unwrap();
     let asked = server.questions.load(Ordering::SeqCst);
