@@ -284,3 +284,21 @@ async fn curl_gets_and_redeems_a_ticket() {
     let DataAnswer::Data(data) = parse_response_data(answer.as_bytes()).unwrap() else { panic!("{answer}") };
     assert_eq!(data.ica_address.unwrap().to_string(), "10.0.0.9:1494");
 }
+
+#[tokio::test]
+async fn whoever_is_slow_at_any_stage_is_cut_off() {
+    let server = Server::start();
+    let head = b"POST /scripts/ctxsta.dll HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n".as_slice();
+    let body = [head, b"\r\n<CtxSTAProtocol>"].concat();
+    let idle = [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".as_slice()].concat();
+    let (nothing, half_head, half_body, idle) = tokio::join!(
+        raw(server.address, b""),
+        raw(server.address, head),
+        raw(server.address, &body),
+        raw(server.address, &idle)
+    );
+    // `raw` returns when the server closes, and fails when it does not.
+    assert_eq!((nothing.as_str(), half_head.as_str()), ("", ""));
+    assert!(half_body.starts_with("HTTP/1.1 408"), "{half_body}");
+    assert!(idle.starts_with("HTTP/1.1 404"), "{idle}");
+}
