@@ -1,4 +1,209 @@
-use super::{Config, Finding};
-pub fn check(_config: &Config) -> Vec<Finding> {
-    Vec::new()
+//! What the file alone cannot tell: certificates, users and other files as they are now, and settings that are
+//! legal but probably not meant.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::SystemTime;
+
+use portcullis_core::limits::Limits;
+use portcullis_core::policy::Destination;
+use portcullis_core::profile::Kind;
+
+use super::{Config, Finding, ListenerConfig, Severity, StaConfig, StaTls};
+use crate::authn::local::UserDb;
+use crate::tls::certs::{certified_server_config, inspect, roots};
+
+/// Looks at everything that the configuration names. Errors come first.
+#[must_use]
+pub fn check(config: &Config) -> Vec<Finding> {
+    let mut findings = config.remarks.clone();
+    for files in &config.certificates {
+        let faults = inspect(files, SystemTime::now());
+        let explained = faults.iter().any(|fault| fault.severity == Severity::Error);
+        findings.extend(faults);
+        // The last word has the code that will use it: whatever `inspect` does not know.
+        if let (false, Err(error)) = (explained, certified_server_config(files)) {
+            let subject = format!("certificate {}", files.name);
+            let remedy = "listeners that use it cannot start";
+            findings.push(Finding::new(Severity::Error, subject, error.to_string(), remedy));
+        }
+    }
+    users(config, &mut findings);
+    unused(config, &mut findings);
+    for sta in &config.stas {
+        check_sta(sta, &mut findings);
+    }
+    if let Some(server) = &config.sta_server
+        && server.certificate.is_none()
+        && server.listen.iter().any(is_public)
+    {
+        findings.push(Finding::new(
+            Severity::Info,
+            "sta_server",
+            "tickets are issued over plain http",
+            "set `certificate`, unless the network between is trusted",
+        ));
+    }
+    if config.metrics.as_ref().is_some_and(|metrics| is_public(&metrics.listen)) {
+        findings.push(Finding::new(
+            Severity::Info,
+            "metrics",
+            "the metrics are served over plain http to whoever reaches the address",
+            "listen on a loopback or management address",
+        ));
+    }
+    for listener in &config.listeners {
+        check_listener(listener, &mut findings);
+    }
+    limits(&config.limits, &mut findings);
+    if let Some(file) = &config.log.file
+        && let Some(directory) = file.parent().filter(|directory| !directory.is_dir())
+    {
+        let message = format!("the directory {} does not exist", directory.display());
+        findings.push(Finding::new(Severity::Error, "log", message, "create it, or leave out `file`"));
+    }
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    findings
+}
+
+fn users(config: &Config, findings: &mut Vec<Finding>) {
+    for users in &config.users {
+        let subject = format!("users {}", users.name);
+        match UserDb::load(&users.file) {
+            Err(error) => findings.push(Finding::new(
+                Severity::Error,
+                subject,
+                error.to_string(),
+                "correct the file; until then nobody in it can log in",
+            )),
+            Ok(db) if db.is_empty() => findings.push(Finding::new(
+                Severity::Warning,
+                subject,
+                format!("{} holds no user", users.file.display()),
+                "add a `name:hash` line; `portcullis config hash-password` makes the hash",
+            )),
+            Ok(_) => {
+                let mode = std::fs::metadata(&users.file).map_or(0, |metadata| metadata.mode() & 0o777);
+                if mode & 0o007 != 0 {
+                    let message = format!("everybody can use {} (mode {mode:04o})", users.file.display());
+                    let remedy = format!("chmod 600 {}", users.file.display());
+                    findings.push(Finding::new(Severity::Warning, subject, message, remedy));
+                }
+            }
+        }
+    }
+}
+
+/// Tables that nothing refers to: usually a name was forgotten where it should stand.
+fn unused(config: &Config, findings: &mut Vec<Finding>) {
+    let listeners = || config.listeners.iter();
+    let server = config.sta_server.as_ref().and_then(|server| server.certificate.as_ref());
+    let certificates: HashSet<&String> =
+        listeners().flat_map(|listener| &listener.certificates).chain(server).collect();
+    let stas: HashSet<&String> = listeners().flat_map(|listener| &listener.stas).collect();
+    let users: HashSet<&String> = listeners().filter_map(|listener| listener.users.as_ref()).collect();
+    let mut add = |table: &str, name: &String| {
+        let message = "no listener uses it";
+        let remedy = "name it in a listener, or remove it";
+        findings.push(Finding::new(Severity::Info, format!("{table} {name}"), message, remedy));
+    };
+    for files in config.certificates.iter().filter(|files| !certificates.contains(&files.name)) {
+        add("certificate", &files.name);
+    }
+    for sta in config.stas.iter().filter(|sta| !stas.contains(&sta.name)) {
+        add("sta", &sta.name);
+    }
+    for file in config.users.iter().filter(|file| !users.contains(&file.name)) {
+        add("users", &file.name);
+    }
+}
+
+fn check_sta(sta: &StaConfig, findings: &mut Vec<Finding>) {
+    let subject = || format!("sta {}", sta.name);
+    if let StaTls::Ca(path) = &sta.tls
+        && let Err(error) = roots(path)
+    {
+        let remedy =
+            "put the certificate of the authority that signed the server's certificate there, as PEM";
+        findings.push(Finding::new(Severity::Error, subject(), error.to_string(), remedy));
+    }
+    if !sta.url.https {
+        let (severity, message) = if sta.security_key.is_some() {
+            (Severity::Warning, "tickets and the security key travel over plain http")
+        } else {
+            (Severity::Info, "tickets travel over plain http")
+        };
+        let remedy = "use https, unless the network between is trusted";
+        findings.push(Finding::new(severity, subject(), message, remedy));
+    }
+}
+
+fn check_listener(listener: &ListenerConfig, findings: &mut Vec<Finding>) {
+    let mut add = |severity, message: &str, remedy: &str| {
+        findings.push(Finding::new(severity, format!("listener {}", listener.name), message, remedy));
+    };
+    let public = listener.listen.iter().any(is_public);
+    if listener.users.is_some() && !listener.uses_tls() && public {
+        add(Severity::Warning, "passwords travel in the clear", "set `certificates`");
+    }
+    let everyone = listener.allow_from.iter().any(|prefix| prefix.prefix_len() == 0);
+    let to_anywhere = listener.policy.rules().iter().flat_map(|rule| &rule.to).any(|to| match to {
+        Destination::Prefix(prefix) => prefix.prefix_len() == 0,
+        Destination::Name(_) | Destination::Below(_) => false,
+    });
+    let proxy = matches!(listener.kind, Kind::Socks | Kind::SecureProxy | Kind::Relay);
+    if proxy && public && everyone && to_anywhere && listener.users.is_none() {
+        add(
+            Severity::Warning,
+            "anybody can reach anything through it: an open proxy",
+            "set `users`, or narrow `allow_from` or the prefixes in [[listener.allow]]",
+        );
+    }
+    if listener.policy.permits_loopback() && listener.kind != Kind::SslRelay {
+        add(
+            Severity::Warning,
+            "sessions may lead to services on this machine's loopback addresses",
+            "leave out `permit_loopback` except for trials",
+        );
+    }
+    if listener.listen.iter().any(|address| address.port() == 0) {
+        add(Severity::Info, "port 0 is any free port, another one at each start", "give a port");
+    }
+}
+
+/// Limits that another limit makes pointless.
+fn limits(limits: &Limits, findings: &mut Vec<Finding>) {
+    let pairs = [
+        ("connections_per_source", limits.connections_per_source, "connections", limits.connections),
+        ("handshakes_per_source", limits.handshakes_per_source, "handshakes", limits.handshakes),
+        ("handshakes", limits.handshakes, "connections", limits.connections),
+        ("sessions_per_source", limits.sessions_per_source, "sessions", limits.sessions),
+        ("sessions_per_user", limits.sessions_per_user, "sessions", limits.sessions),
+        ("sessions", limits.sessions, "connections", limits.connections),
+    ];
+    for (narrow, narrow_value, wide, wide_value) in pairs {
+        if narrow_value > wide_value {
+            findings.push(Finding::new(
+                Severity::Warning,
+                "limits",
+                format!("`{narrow}` ({narrow_value}) is never reached, as `{wide}` is {wide_value}"),
+                format!("lower `{narrow}`, or raise `{wide}`"),
+            ));
+        }
+    }
+    let step = limits.redeem_timeout.max(limits.dial_timeout);
+    if step > limits.idle_timeout {
+        findings.push(Finding::new(
+            Severity::Warning,
+            "limits",
+            "`idle_timeout` is shorter than the set-up of a session may take",
+            "raise `idle_timeout`",
+        ));
+    }
+}
+
+/// Whether others than this machine can get there.
+fn is_public(address: &SocketAddr) -> bool {
+    !address.ip().is_loopback()
 }

@@ -210,3 +210,51 @@ pub(super) fn read_text(path: &Path, most: u64) -> Result<String, ConfigError> {
         ConfigError { path: path.to_owned(), problems: vec![problem] }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../portcullis.example.toml");
+
+    /// The keys of the example with their tables, those in comments too.
+    fn keys_of_the_example() -> BTreeSet<(String, String)> {
+        let mut table = String::new();
+        let mut keys = BTreeSet::new();
+        for line in EXAMPLE.lines() {
+            let line = line.strip_prefix("# ").unwrap_or(line);
+            if let Some(header) = line.strip_prefix('[') {
+                table = header.trim_start_matches('[').split(']').next().unwrap().to_owned();
+                keys.insert((String::new(), table.clone()));
+            } else if let Some((key, _)) = line.split_once(" = ")
+                && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+            {
+                keys.insert((table.clone(), key.to_owned()));
+            }
+        }
+        keys
+    }
+
+    #[test]
+    fn the_example_has_every_key_that_is_read_and_no_other() {
+        let known: BTreeSet<(String, String)> = TABLES
+            .iter()
+            .flat_map(|(table, keys)| keys.iter().map(|key| ((*table).to_owned(), (*key).to_owned())))
+            // A table of tables has its keys under its own header.
+            .filter(|(table, key)| (table.as_str(), key.as_str()) != ("listener", "allow"))
+            .chain([(String::new(), "listener.allow".to_owned())])
+            .collect();
+        assert_eq!(known, keys_of_the_example());
+    }
+
+    #[test]
+    fn syntax_errors_are_reported_and_nothing_else() {
+        let text = "[server\nworkers = 1\nnonsense = 1\n";
+        let mut problems = Problems::new(text);
+        assert!(read(text, &mut problems).is_none());
+        let error = problems.into_error(Path::new("x")).unwrap();
+        assert_eq!(error.to_string(), "x:1:8: unclosed table, expected `]`");
+    }
+}

@@ -230,7 +230,9 @@ impl<T: FromToml> FromToml for Vec<Located<T>> {
             let at = item.span().start;
             T::from_toml(item, key, problems).map(|value| Located { value, at })
         };
-        Some(array.iter().filter_map(read).collect())
+        let values: Self = array.iter().filter_map(read).collect();
+        // With every element wrong there is a list, but none that could be judged further.
+        (array.is_empty() || !values.is_empty()).then_some(values)
     }
 }
 

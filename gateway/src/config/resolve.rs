@@ -26,7 +26,7 @@ pub(super) fn resolve(text: &str, path: &Path) -> Result<Config, ConfigError> {
     let typed = file::read(text, &mut problems);
     // Absolute, so that nothing depends on the directory in which the daemon runs later.
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let base = absolute.parent().unwrap_or(Path::new("/")).to_owned();
+    let base = absolute.parent().unwrap_or_else(|| Path::new("/")).to_owned();
     let mut resolver = Resolver { problems, base, remarks: Vec::new(), bound: Vec::new() };
     let config = typed.map(|typed| resolver.config(typed, path));
     match (resolver.problems.into_error(path), config) {

@@ -84,6 +84,9 @@ impl Resolver<'_> {
                     .expected(format!("an https url, or no `{key}`"));
             }
         }
+        if !https {
+            return StaTls::PublicRoots;
+        }
         match (ca, pin) {
             (None, None) => StaTls::PublicRoots,
             (Some(ca), None) => StaTls::Ca(self.path("ca", &ca)),
