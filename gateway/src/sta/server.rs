@@ -1,7 +1,7 @@
 //! Our ticket authority over HTTP or HTTPS: accepting, bounding and ending connections.
 //!
 //! HTTP/1.1 (RFC 9112) by hyper. A caller from outside the allowed prefixes is cut off before a byte is read, TLS
-//! included. What is answered stands in [`answer`].
+//! included. What is answered stands in `answer`.
 
 mod answer;
 
