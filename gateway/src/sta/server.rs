@@ -174,8 +174,7 @@ impl Drop for Guest {
 
 /// Refusals of this server stand beside those of the listeners, under its own name.
 fn count_refusal(deny: Deny) {
-    let labels = [("listener", "sta_server"), ("reason", deny.label())];
-    metrics::counter!("portcullis_refusals_total", &labels).increment(1);
+    crate::metrics::refused("sta_server", deny);
 }
 
 async fn serve_guest(stream: TcpStream, guest: Guest, shutdown: watch::Receiver<bool>) {
