@@ -278,8 +278,6 @@ impl Member {
             (before, knowledge.last_error.clone())
         });
         let name = &self.config.name;
-        let up = if health == Health::Up { 1.0 } else { 0.0 };
-        metrics::gauge!("portcullis_sta_up", "sta" => name.clone()).set(up);
         if before == health {
             return;
         }
