@@ -121,11 +121,10 @@ pub async fn run(services: Services, mut asks: mpsc::Receiver<Ask>) {
                 tokio::spawn(verify(check, verifying, place, reply));
             }
             Ask::Web { stream, client, listener, sni } => {
-                let labels =
-                    [("listener", listener.clone()), ("reason", Deny::Overloaded.label().to_owned())];
+                let name = listener.clone();
                 if services.web.try_send(WebAsk { stream, client, listener, sni }).is_err() {
                     tracing::debug!("a web connection was closed: too many are waiting");
-                    metrics::counter!("portcullis_refusals_total", &labels).increment(1);
+                    crate::metrics::refused(&name, Deny::Overloaded);
                 }
             }
         }

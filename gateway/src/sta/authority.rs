@@ -75,7 +75,7 @@ impl Authority {
         })?;
         let life = life.unwrap_or(self.life);
         let secret = self.with(|tickets, now| tickets.issue(now, random, data, refreshable, life))?;
-        metrics::counter!("portcullis_tickets_issued_total").increment(1);
+        crate::metrics::ticket_issued();
         let ticket = Ticket { authority: self.id.clone(), secret };
         Ok(TicketString::new(VERSION_CURRENT, ticket, None))
     }
@@ -87,16 +87,13 @@ impl Authority {
             Ok(data) => (TicketAnswer::Granted(data), "granted"),
             Err(refusal) => (TicketAnswer::Refused(refusal), refusal.label()),
         };
-        metrics::counter!("portcullis_tickets_redeemed_total", "result" => result).increment(1);
+        crate::metrics::ticket_redeemed(result);
         answer
     }
 
     /// How many tickets could be redeemed now.
     pub fn live(&self) -> usize {
-        self.with(|tickets, now| {
-            tickets.expire(now);
-            tickets.len()
-        })
+        self.with(|tickets, now| tickets.live(now))
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut TicketStore, Instant) -> T) -> T {

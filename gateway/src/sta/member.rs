@@ -294,10 +294,7 @@ impl Member {
     }
 
     fn count(&self, result: &'static str, took: Duration) {
-        let name = &self.config.name;
-        metrics::counter!("portcullis_sta_requests_total", "sta" => name.clone(), "result" => result)
-            .increment(1);
-        metrics::histogram!("portcullis_sta_request_duration_seconds", "sta" => name.clone()).record(took);
+        crate::metrics::sta_request(&self.config.name, result, took);
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Knowledge) -> T) -> T {

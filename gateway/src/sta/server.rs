@@ -1,7 +1,7 @@
 //! Our ticket authority over HTTP or HTTPS: accepting, bounding and ending connections.
 //!
 //! HTTP/1.1 (RFC 9112) by hyper. A caller from outside the allowed prefixes is cut off before a byte is read, TLS
-//! included. What is answered stands in [`answer`].
+//! included. What is answered stands in `answer`.
 
 mod answer;
 
@@ -174,8 +174,7 @@ impl Drop for Guest {
 
 /// Refusals of this server stand beside those of the listeners, under its own name.
 fn count_refusal(deny: Deny) {
-    let labels = [("listener", "sta_server"), ("reason", deny.label())];
-    metrics::counter!("portcullis_refusals_total", &labels).increment(1);
+    crate::metrics::refused("sta_server", deny);
 }
 
 async fn serve_guest(stream: TcpStream, guest: Guest, shutdown: watch::Receiver<bool>) {
