@@ -1,0 +1,148 @@
+//! The `portcullis` command: one module per group of commands, and here what they share.
+
+pub mod args;
+mod config;
+mod connect;
+mod describe;
+mod ica;
+mod output;
+mod sessions;
+mod sta;
+mod status;
+mod table;
+mod terminal;
+mod ticket;
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+use serde::de::DeserializeOwned;
+
+use crate::ctl::client::Client;
+use crate::ctl::protocol::{Command as Request, LogLevel, MetricsText, Reloaded};
+use crate::exit::Exit;
+use args::{Cli, Command, Config, Global, Logs};
+use output::{Failure, Outcome, Output};
+
+/// Runs the command that was typed.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error).into(),
+    };
+    let context = Context { output: Output::new(cli.global.json, cli.global.no_color), global: cli.global };
+    match run(&context, cli.command) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            context.output.failure(&failure);
+            failure.exit.into()
+        }
+    }
+}
+
+/// Help and version are answers; everything else that clap says is a wrong command line.
+fn usage(error: &clap::Error) -> Exit {
+    let exit = match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Ok,
+        _ => Exit::Usage,
+    };
+    // Nobody is left to be told when it cannot be printed.
+    drop(error.print());
+    exit
+}
+
+/// What every command may use.
+#[derive(Debug)]
+struct Context {
+    output: Output,
+    global: Global,
+}
+
+impl Context {
+    /// The configuration file: as given, or the usual one.
+    fn config_path(&self) -> PathBuf {
+        self.global.config.clone().unwrap_or_else(|| crate::config::PATH_DEFAULT.into())
+    }
+
+    /// The control socket: as given, or that of the configuration where it can be read, or the usual one.
+    fn socket(&self) -> PathBuf {
+        let configured = || crate::config::load(&self.config_path()).ok().map(|config| config.control.socket);
+        self.global.socket.clone().or_else(configured).unwrap_or_else(|| args::SOCKET_DEFAULT.into())
+    }
+
+    fn client(&self) -> Result<Client, Failure> {
+        Ok(Client::connect(&self.socket())?)
+    }
+
+    fn call<T: DeserializeOwned>(&self, request: &Request) -> Result<T, Failure> {
+        Ok(self.client()?.call(request)?)
+    }
+}
+
+fn run(context: &Context, command: Command) -> Outcome {
+    match command {
+        Command::Status => status::run(context),
+        Command::Sessions(command) => sessions::run(context, command),
+        Command::Sta(command) => sta::run(context, command),
+        Command::Ticket(command) => ticket::run(context, command),
+        Command::Connect(arguments) => connect::run(context, arguments),
+        Command::Ica(arguments) => ica::run(context, &arguments),
+        Command::Config(Config::Show { file }) => config::show(context, file.as_deref()),
+        Command::Config(Config::HashPassword { user }) => config::hash_password(context, user.as_deref()),
+        Command::Config(Config::Check(check)) | Command::Check(check) => {
+            config::check(context, check.file.as_deref())
+        }
+        Command::Reload => reload(context),
+        Command::Metrics => metrics(context),
+        Command::Logs(Logs::Level { level }) => log_level(context, level),
+        Command::Completions { shell } => describe::completions(context, shell),
+        Command::Man { out } => describe::man(context, out.as_deref()),
+    }
+}
+
+fn reload(context: &Context) -> Outcome {
+    let done: Reloaded = context.call(&Request::Reload {})?;
+    let list = |title: &str, items: &[String]| {
+        items.iter().fold(format!("{title}:"), |text, item| text + "\n  " + item)
+    };
+    let text = match (done.live.is_empty(), done.restart.is_empty()) {
+        (true, true) => "nothing has changed".into(),
+        (false, true) => list("in force now", &done.live),
+        (true, false) => list("needs a restart of portcullisd", &done.restart),
+        (false, false) => {
+            list("in force now", &done.live) + "\n" + &list("needs a restart of portcullisd", &done.restart)
+        }
+    };
+    context.output.value_or_text(&done, &text)?;
+    Ok(Exit::Ok)
+}
+
+fn metrics(context: &Context) -> Outcome {
+    let metrics: MetricsText = context.call(&Request::Metrics {})?;
+    context.output.value_or_text(&metrics, &metrics.text)?;
+    Ok(Exit::Ok)
+}
+
+fn log_level(context: &Context, level: Option<args::Level>) -> Outcome {
+    let level = level.map(|level| level.as_str().to_owned());
+    let now: LogLevel = context.call(&Request::LogLevel { level })?;
+    context.output.value_or_text(&now, &now.level)?;
+    Ok(Exit::Ok)
+}
+
+/// Most bytes of a file that holds a ticket or a password.
+const SMALL_FILE_MAX_BYTES: u64 = 64 * 1024;
+
+/// Reads a small text file.
+fn read_small(path: &Path) -> Result<zeroize::Zeroizing<String>, Failure> {
+    use std::io::Read as _;
+    let mut text = zeroize::Zeroizing::new(String::new());
+    std::fs::File::open(path)
+        .and_then(|file| file.take(SMALL_FILE_MAX_BYTES).read_to_string(&mut text))
+        .map_err(|error| Failure::file("read", path, &error))?;
+    Ok(text)
+}

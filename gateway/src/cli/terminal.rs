@@ -1,0 +1,58 @@
+//! The terminal and the small runtime of commands that wait for more than one thing.
+
+use std::io::{self, BufRead as _, IsTerminal as _};
+
+use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
+use zeroize::Zeroizing;
+
+use super::output::{Failure, complain};
+use crate::exit::Exit;
+
+/// One thread is enough for a command.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Internal, format!("cannot start: {error}")))
+}
+
+/// Asks for a password without showing it, or reads a line where standard input is no terminal.
+pub(super) fn password(prompt: &str) -> Result<Zeroizing<String>, Failure> {
+    let stdin = io::stdin();
+    let quiet = if stdin.is_terminal() {
+        complain(prompt);
+        Some(Quiet::start()?)
+    } else {
+        None
+    };
+    let mut line = Zeroizing::new(String::new());
+    let read = stdin.lock().read_line(&mut line);
+    drop(quiet);
+    read.map_err(|error| Failure::new(Exit::Data, format!("cannot read standard input: {error}")))?;
+    let length = line.trim_end_matches(['\r', '\n']).len();
+    line.truncate(length);
+    Ok(line)
+}
+
+/// A terminal that does not echo; back to what it was on drop.
+struct Quiet(Termios);
+
+impl Quiet {
+    fn start() -> Result<Self, Failure> {
+        let failed = |error| Failure::new(Exit::Internal, format!("cannot quieten the terminal: {error}"));
+        let before = tcgetattr(io::stdin()).map_err(failed)?;
+        let mut quiet = before.clone();
+        quiet.local_flags.remove(LocalFlags::ECHO);
+        quiet.local_flags.insert(LocalFlags::ECHONL);
+        tcsetattr(io::stdin(), SetArg::TCSAFLUSH, &quiet).map_err(failed)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        if let Err(error) = tcsetattr(io::stdin(), SetArg::TCSAFLUSH, &self.0) {
+            complain(&format!("portcullis: the terminal stays quiet ({error}); `stty sane` repairs it"));
+        }
+    }
+}

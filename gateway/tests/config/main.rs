@@ -1,0 +1,14 @@
+//! The configuration file: what is refused, where, and with what advice; what is filled in; what a reload changes.
+
+#[cfg(test)]
+mod base;
+#[cfg(test)]
+mod check;
+#[cfg(test)]
+mod files;
+#[cfg(test)]
+mod meaning;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod reload;
