@@ -151,7 +151,10 @@ fn one_connection_too_many_is_told_so_and_there_is_room_again_when_one_ends() {
         client.call::<LogLevel>(&level).unwrap();
     }
     let error = Client::connect(&server.socket).unwrap().call::<LogLevel>(&level).unwrap_err();
-    assert!(matches!(&error, ClientError::Failure(failure) if failure.code == ErrorCode::Unavailable), "{error}");
+    assert!(
+        matches!(&error, ClientError::Failure(failure) if failure.code == ErrorCode::Unavailable),
+        "{error}"
+    );
     drop(held.pop());
     let deadline = Instant::now() + PATIENCE;
     while Client::connect(&server.socket).unwrap().call::<LogLevel>(&level).is_err() {
@@ -212,7 +215,8 @@ fn every_line_of_the_document_is_a_request_that_the_protocol_knows() {
     let requests: Vec<_> = document.lines().filter(|line| line.starts_with("{\"v\"")).collect();
     let mut commands = std::collections::BTreeSet::new();
     for request in requests {
-        let command = Command::from_line(request.as_bytes()).unwrap_or_else(|error| panic!("{request}: {error}"));
+        let command =
+            Command::from_line(request.as_bytes()).unwrap_or_else(|error| panic!("{request}: {error}"));
         let line: Value = serde_json::from_slice(&command.to_line()).unwrap();
         commands.insert(line["cmd"].as_str().unwrap().to_owned());
     }
