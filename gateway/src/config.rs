@@ -1,9 +1,9 @@
 //! The configuration: what the operator wrote, checked and with its defaults filled in.
 //!
-//! Two kinds of type, as in ripgrep's flags: [`file`] holds what was typed, with the place of each value;
-//! [`resolve`] says what it means and makes the types of this file. Nothing else reads the file, and nothing
+//! Two kinds of type, as in ripgrep's flags: `config/file.rs` holds what was typed, with the place of each value;
+//! `config/resolve.rs` says what it means and makes the types of this file. Nothing else reads the file, and nothing
 //! else knows a default. Every mistake is reported at once, each with its line and column. Certificates are not
-//! opened here: [`check`] looks at those, so that a gateway can be told apart from its certificates.
+//! opened while reading: [`check`] looks at them, and so does whoever starts a listener.
 //!
 //! `portcullis.example.toml` documents every key.
 

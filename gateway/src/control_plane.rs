@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use portcullis_core::answer::{TicketAnswer, Unavailable};
+use portcullis_core::deny::Deny;
 use portcullis_core::limits::CONTROL_QUEUE;
 use portcullis_proto::host_port::HostName;
 use portcullis_proto::ticket::Ticket;
@@ -120,8 +121,10 @@ pub async fn run(services: Services, mut asks: mpsc::Receiver<Ask>) {
                 tokio::spawn(verify(check, verifying, place, reply));
             }
             Ask::Web { stream, client, listener, sni } => {
+                let name = listener.clone();
                 if services.web.try_send(WebAsk { stream, client, listener, sni }).is_err() {
-                    tracing::warn!("a web connection was closed: too many are waiting");
+                    tracing::debug!("a web connection was closed: too many are waiting");
+                    crate::metrics::refused(&name, Deny::Overloaded);
                 }
             }
         }

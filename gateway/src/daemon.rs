@@ -9,12 +9,12 @@ mod reload;
 mod stop;
 mod tasks;
 
-use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime};
 
+use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use portcullis_core::session::Table;
 use tokio::sync::{mpsc, watch};
@@ -148,11 +148,14 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
 fn start_relays(
     count: usize,
     context: &Arc<relay::Context>,
-) -> io::Result<(Vec<Worker>, Vec<JoinHandle<()>>)> {
+) -> anyhow::Result<(Vec<Worker>, Vec<JoinHandle<()>>)> {
     let mut workers = Vec::new();
     let mut threads = Vec::new();
     for index in 0..count {
-        let (worker, thread) = relay::spawn(index, Arc::clone(context))?;
+        let (worker, thread) = relay::spawn(index, Arc::clone(context)).context(
+            "the relay cannot start: io_uring is refused; set the sysctl kernel.io_uring_disabled to 0, and let \
+             the container or its seccomp profile allow io_uring",
+        )?;
         workers.push(worker);
         threads.push(thread);
     }

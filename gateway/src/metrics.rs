@@ -19,7 +19,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 
 use names::{Family, Kind};
 pub use record::{
-    ConnectionGuard, HandshakeFailure, HandshakeGuard, Listener, Stage, sta_request, ticket_issued,
+    ConnectionGuard, HandshakeFailure, HandshakeGuard, Listener, Stage, refused, sta_request, ticket_issued,
     ticket_redeemed,
 };
 use record::{Ledger, Totals};

@@ -14,10 +14,12 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use portcullis_core::command::Relay as Beginning;
-use portcullis_core::session::{EndReason, Session, SessionId, Table};
+use portcullis_core::deny::Deny;
+use portcullis_core::limits::Limits;
+use portcullis_core::session::{Counters, EndReason, Session, SessionId, SessionInfo, Table};
 use rustls::ServerConnection;
 use tokio::sync::mpsc;
 
@@ -39,13 +41,12 @@ pub enum Server {
 #[derive(Debug)]
 pub struct Handover {
     /// `None` for the control plane's connections, which are no sessions.
-    pub session: Option<Session>,
+    pub session: Option<Enrolled>,
     pub client: TcpStream,
     pub tls: Option<Box<ServerConnection>>,
     pub server: Server,
     pub beginning: Beginning,
     pub idle_timeout: Duration,
-    pub metrics: metrics::Listener,
     /// Counts the connection until it ends.
     pub pass: ConnectionPass,
 }
@@ -66,7 +67,7 @@ impl Worker {
     }
 }
 
-/// What all workers share: the table, and whether time is up.
+/// What front and workers share: the table, and whether time is up.
 #[derive(Debug)]
 pub struct Context {
     pub sessions: Arc<Mutex<Table>>,
@@ -75,17 +76,65 @@ pub struct Context {
 }
 
 impl Context {
-    /// Takes a session out of the table and reports it, once.
-    pub fn end(&self, id: SessionId, reason: EndReason, metrics: &metrics::Listener) {
-        let record = lock(&self.sessions).end(Instant::now(), id, reason);
-        if let Some(record) = record {
-            metrics.session_ended(&record);
-            log::session_record(&record);
-        }
-    }
-
     fn is_cut(&self) -> bool {
         self.cut.load(Ordering::Relaxed)
+    }
+}
+
+/// A session's place in the table: it is there as long as this value lives, whatever happens to its task.
+#[derive(Debug)]
+pub struct Enrolled {
+    session: Session,
+    context: Arc<Context>,
+    metrics: metrics::Listener,
+    reason: EndReason,
+}
+
+impl Enrolled {
+    /// Admits a session.
+    ///
+    /// # Errors
+    /// The limit that is met.
+    pub fn new(
+        context: &Arc<Context>,
+        metrics: &metrics::Listener,
+        info: SessionInfo,
+        limits: &Limits,
+    ) -> Result<Self, Deny> {
+        let session = lock(&context.sessions).admit(Instant::now(), SystemTime::now(), info, limits)?;
+        let (context, metrics) = (Arc::clone(context), metrics.clone());
+        Ok(Self { session, context, metrics, reason: EndReason::NotEstablished })
+    }
+
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        self.session.id
+    }
+
+    /// What the worker counts.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.session.counters)
+    }
+
+    /// The server answered.
+    pub fn establish(&mut self) {
+        lock(&self.context.sessions).establish(self.session.id);
+    }
+
+    /// Ends the session for that reason when the value is dropped.
+    pub fn set_reason(&mut self, reason: EndReason) {
+        self.reason = reason;
+    }
+}
+
+impl Drop for Enrolled {
+    fn drop(&mut self) {
+        let record = lock(&self.context.sessions).end(Instant::now(), self.session.id, self.reason);
+        if let Some(record) = record {
+            self.metrics.session_ended(&record);
+            log::session_record(&record);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Secure Ticket Authorities: the ones that we ask, and the one that we are (PROTOCOL §3).
 //!
-//! [`pool`] chooses the authority of a ticket by its id and asks it through [`member`], which holds what is known
-//! of one authority; [`client`] is its HTTP; [`health`] keeps that knowledge fresh. [`authority`] issues and
+//! [`pool`] chooses the authority of a ticket by its id and asks it through `member`, which holds what is known
+//! of one authority; `client` is its HTTP; `health` keeps that knowledge fresh. [`authority`] issues and
 //! redeems our own tickets, and [`server`] lets others do so over HTTP. What the messages look like is known only
 //! to `portcullis_proto::sta`.
 

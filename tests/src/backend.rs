@@ -1,9 +1,10 @@
 //! Servers behind the gateway: one that echoes, one whose connections the test handles, and one that never answers.
 
+use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub struct Service {
     address: SocketAddr,
     stopped: Arc<AtomicBool>,
     accepted: Arc<AtomicUsize>,
+    /// Handles of the connections, so that they end with the service.
+    open: Arc<Mutex<HashMap<usize, TcpStream>>>,
     acceptor: Option<JoinHandle<()>>,
 }
 
@@ -41,18 +44,26 @@ impl Service {
     pub fn on(listener: TcpListener, handle: impl Fn(TcpStream) + Send + Sync + 'static) -> Result<Self> {
         let address = listener.local_addr()?;
         let (stopped, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let open = Arc::<Mutex<HashMap<usize, TcpStream>>>::default();
         let (stop, count, handle) = (Arc::clone(&stopped), Arc::clone(&accepted), Arc::new(handle));
+        let opened = Arc::clone(&open);
         let acceptor = thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
-                count.fetch_add(1, Ordering::Relaxed);
-                let handle = Arc::clone(&handle);
-                thread::spawn(move || handle(stream));
+                let number = count.fetch_add(1, Ordering::Relaxed);
+                let (handle, opened) = (Arc::clone(&handle), Arc::clone(&opened));
+                if let Ok(twin) = stream.try_clone() {
+                    lock(&opened).insert(number, twin);
+                }
+                thread::spawn(move || {
+                    handle(stream);
+                    lock(&opened).remove(&number);
+                });
             }
         });
-        Ok(Self { address, stopped, accepted, acceptor: Some(acceptor) })
+        Ok(Self { address, stopped, accepted, open, acceptor: Some(acceptor) })
     }
 
     #[must_use]
@@ -75,7 +86,15 @@ impl Drop for Service {
         if let Some(acceptor) = self.acceptor.take() {
             drop(acceptor.join());
         }
+        for stream in lock(&self.open).values() {
+            // One that has ended already cannot be ended again.
+            drop(stream.shutdown(Shutdown::Both));
+        }
     }
+}
+
+fn lock(open: &Mutex<HashMap<usize, TcpStream>>) -> MutexGuard<'_, HashMap<usize, TcpStream>> {
+    open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A server that sends back what it gets and half-closes when the client does.

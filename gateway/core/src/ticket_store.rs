@@ -4,6 +4,7 @@
 //! safe. A ticket that is not refreshable serves once.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use portcullis_proto::host_port::HostPort;
@@ -13,6 +14,9 @@ use portcullis_proto::ticket::TicketSecret;
 pub const LIFE_DEFAULT: Duration = Duration::from_secs(100);
 /// Longest life that may be asked for: a ticket is a bearer secret.
 pub const LIFE_MAX: Duration = Duration::from_hours(24);
+
+/// How long an expired ticket is still told from an unknown one, for whoever reads the log; it serves no more.
+const EXPIRED_KEPT: Duration = Duration::from_mins(1);
 
 /// What a ticket stands for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,7 +92,10 @@ impl TicketStore {
         refreshable: bool,
         life: Duration,
     ) -> Result<TicketSecret, TicketRefusal> {
-        self.expire(now);
+        self.expire(now.checked_sub(EXPIRED_KEPT).unwrap_or(now));
+        if self.entries.len() >= self.most {
+            self.expire(now);
+        }
         let secret = TicketSecret::from_random(random);
         let index = Self::index(&secret);
         if self.entries.len() >= self.most || self.entries.contains_key(&index) {
@@ -122,8 +129,8 @@ impl TicketStore {
         }
     }
 
-    /// Forgets what has expired.
-    pub fn expire(&mut self, now: Instant) {
+    /// Forgets what has expired by then.
+    fn expire(&mut self, now: Instant) {
         while let Some((&(expires, serial), &index)) = self.by_expiry.first_key_value() {
             if expires > now {
                 return;
@@ -133,14 +140,10 @@ impl TicketStore {
         }
     }
 
+    /// Tickets that can still be redeemed.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    pub fn live(&self, now: Instant) -> usize {
+        self.by_expiry.range((Bound::Excluded((now, u64::MAX)), Bound::Unbounded)).count()
     }
 
     fn index(secret: &TicketSecret) -> Index {
@@ -174,7 +177,7 @@ mod tests {
         let secret = store.issue(now, [7; 16], data(), false, LIFE).unwrap();
         assert_eq!(store.redeem(now, &secret), Ok(data()));
         assert_eq!(store.redeem(now, &secret), Err(TicketRefusal::Unknown));
-        assert!(store.is_empty() && store.by_expiry.is_empty());
+        assert!(store.entries.is_empty() && store.by_expiry.is_empty());
     }
 
     #[test]
@@ -184,7 +187,7 @@ mod tests {
         assert_eq!(store.redeem(now, &secret), Ok(data()));
         assert_eq!(store.redeem(now + LIFE - Duration::from_millis(1), &secret), Ok(data()));
         assert_eq!(store.redeem(now + LIFE, &secret), Err(TicketRefusal::Expired));
-        assert!(store.is_empty());
+        assert!(store.entries.is_empty());
     }
 
     #[test]
@@ -193,7 +196,7 @@ mod tests {
         store.issue(now, [0; 16], data(), false, LIFE).unwrap();
         let forged = TicketSecret::parse("00000000000000000000000000000001").unwrap();
         assert_eq!(store.redeem(now, &forged), Err(TicketRefusal::Unknown));
-        assert_eq!(store.len(), 1);
+        assert_eq!(store.live(now), 1);
     }
 
     #[test]
@@ -202,6 +205,15 @@ mod tests {
         store.issue(now, [1; 16], data(), false, LIFE).unwrap();
         assert_eq!(store.issue(now, [2; 16], data(), false, LIFE), Err(TicketRefusal::Full));
         assert!(store.issue(now + LIFE, [2; 16], data(), false, LIFE).is_ok());
+    }
+
+    #[test]
+    fn an_expired_ticket_is_told_from_an_unknown_one_for_a_while() {
+        let (mut store, now) = (TicketStore::new(9), start());
+        let secret = store.issue(now, [1; 16], data(), false, LIFE).unwrap();
+        store.issue(now + LIFE, [2; 16], data(), false, LIFE).unwrap();
+        assert_eq!(store.live(now + LIFE), 1);
+        assert_eq!(store.redeem(now + LIFE, &secret), Err(TicketRefusal::Expired));
     }
 
     #[test]

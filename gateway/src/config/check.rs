@@ -45,6 +45,14 @@ pub fn check(config: &Config) -> Vec<Finding> {
             "set `certificate`, unless the network between is trusted",
         ));
     }
+    if config.metrics.as_ref().is_some_and(|metrics| is_public(&metrics.listen)) {
+        findings.push(Finding::new(
+            Severity::Info,
+            "metrics",
+            "the metrics are served over plain http to whoever reaches the address",
+            "listen on a loopback or management address",
+        ));
+    }
     for listener in &config.listeners {
         check_listener(listener, &mut findings);
     }

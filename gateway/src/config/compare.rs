@@ -86,8 +86,8 @@ fn sta_server(plan: &mut ReloadPlan, old: Option<&StaServerConfig>, new: Option<
     plan.restart(set(&old.listen) != set(&new.listen), "sta_server.listen");
     plan.restart(old.certificate != new.certificate, "sta_server.certificate");
     plan.restart(old.authority_id != new.authority_id, "sta_server.authority_id");
-    plan.live(old.allow_from != new.allow_from, "sta_server.allow_from");
-    plan.live(old.security_key != new.security_key, "sta_server.security_key");
+    plan.restart(old.allow_from != new.allow_from, "sta_server.allow_from");
+    plan.restart(old.security_key != new.security_key, "sta_server.security_key");
     plan.restart(old.ticket_life != new.ticket_life, "sta_server.ticket_life");
     plan.restart(old.max_tickets != new.max_tickets, "sta_server.max_tickets");
 }

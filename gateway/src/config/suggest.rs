@@ -6,7 +6,7 @@
 /// in cargo; a candidate that begins with what was typed, or the reverse, comes after those.
 pub(super) fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.to_ascii_lowercase().replace('_', "-");
-    let wanted = plain(typed.get(..TYPED_MAX_BYTES).unwrap_or(typed));
+    let wanted: String = plain(typed).chars().take(TYPED_MAX_CHARS).collect();
     let rank = |candidate: &str| {
         let candidate = plain(candidate);
         let distance = strsim::damerau_levenshtein(&wanted, &candidate);
@@ -26,7 +26,7 @@ pub(super) fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a 
 }
 
 /// More of a key or value than this is not compared: the comparison takes time in the product of the lengths.
-const TYPED_MAX_BYTES: usize = 64;
+const TYPED_MAX_CHARS: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn what_resembles_nothing_gets_no_suggestion() {
-        for typed in ["", "x", "zzzzzz", "port", &"l".repeat(10_000)] {
+        for typed in ["", "x", "zzzzzz", "port", &"l".repeat(10_000), &"é".repeat(10_000)] {
             assert_eq!(nearest(typed, KEYS), None, "{typed}");
         }
     }

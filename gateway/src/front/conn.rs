@@ -4,13 +4,13 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use portcullis_core::answer::{TicketAnswer, Unavailable};
 use portcullis_core::command::{Command, Framing, Relay as Beginning};
 use portcullis_core::deny::Deny;
 use portcullis_core::limits::REFUSAL_LINGER;
-use portcullis_core::session::{EndReason, Session};
+use portcullis_core::session::EndReason;
 use portcullis_core::tunnel::{ResolveError, Tunnel};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -20,7 +20,7 @@ use super::gate::ConnectionPass;
 use super::{Front, Listener, Service, dial};
 use crate::control_plane::Ask;
 use crate::metrics::{HandshakeFailure, Stage};
-use crate::relay::{Handover, Server, lock};
+use crate::relay::{Enrolled, Handover, Server};
 use crate::tls::stream::ClientStream;
 
 /// One read while the connection is set up; requests are small.
@@ -107,7 +107,7 @@ struct Conn<'a> {
     tunnel: Tunnel,
     /// When the wait for a complete request began.
     began: Instant,
-    session: Option<Session>,
+    session: Option<Enrolled>,
     dialed: Option<TcpStream>,
 }
 
@@ -134,7 +134,7 @@ impl Conn<'_> {
                 }
             }
             if !self.tunnel.wants_bytes() {
-                return self.give_up(EndReason::NotEstablished);
+                return;
             }
             let due = self.tunnel.poll_timeout().unwrap_or_else(Instant::now);
             match timeout_at(due.into(), self.client.read(&mut buffer)).await {
@@ -185,9 +185,8 @@ impl Conn<'_> {
             }
             Command::Admit { info } => {
                 let limits = &self.service.profile.limits;
-                let admitted =
-                    lock(&self.front.relay.sessions).admit(Instant::now(), SystemTime::now(), info, limits);
-                let answer = admitted.map(|session| self.session = Some(session));
+                let enrolled = Enrolled::new(&self.front.relay, &self.listener.metrics, info, limits);
+                let answer = enrolled.map(|session| self.session = Some(session));
                 self.tunnel.handle_admitted(answer);
             }
             Command::Dial { permit } => {
@@ -222,20 +221,15 @@ impl Conn<'_> {
     }
 
     fn hand_over(mut self, index: usize, beginning: Beginning, pass: ConnectionPass) {
-        let Some(server) = self.dialed.take() else {
-            return self.give_up(EndReason::NotEstablished);
-        };
+        let Some(server) = self.dialed.take() else { return };
         let server = server.into_std().and_then(|socket| {
             socket.set_nonblocking(false)?;
             Ok(Server::Tcp(socket))
         });
-        if let (Ok(server), Some(session)) = (server, self.session.as_ref()) {
-            let id = session.id;
-            lock(&self.front.relay.sessions).establish(id);
-            tracing::debug!(listener = %self.listener.name, session = %id, "session established");
+        if let (Ok(server), Some(session)) = (server, self.session.as_mut()) {
+            session.establish();
+            tracing::debug!(listener = %self.listener.name, session = %session.id(), "session established");
             self.pass_on(index, server, beginning, pass);
-        } else {
-            self.give_up(EndReason::NotEstablished);
         }
     }
 
@@ -262,21 +256,16 @@ impl Conn<'_> {
 
     fn pass_on(self, index: usize, server: Server, beginning: Beginning, pass: ConnectionPass) {
         let session = self.session;
-        let id = session.as_ref().map(|session| session.id);
         let workers = &self.front.workers;
         let handed = self.client.into_parts().is_ok_and(|(client, tls)| {
             let idle_timeout = self.service.profile.limits.idle_timeout;
-            let metrics = self.listener.metrics.clone();
-            let handover = Handover { session, client, tls, server, beginning, idle_timeout, metrics, pass };
+            let handover = Handover { session, client, tls, server, beginning, idle_timeout, pass };
             // The worker of the same number runs on the same core.
             let worker = workers.get(index % workers.len().max(1));
             worker.is_some_and(|worker| worker.hand_over(handover).is_ok())
         });
         if !handed {
             self.listener.metrics.refused(Deny::Overloaded);
-            if let Some(id) = id {
-                self.front.relay.end(id, EndReason::NotEstablished, &self.listener.metrics);
-            }
         }
     }
 
@@ -299,12 +288,12 @@ impl Conn<'_> {
         };
         // Whether the client hears it out is its own affair.
         timeout(REFUSAL_LINGER, polite).await.ok();
-        self.give_up(EndReason::NotEstablished);
     }
 
-    fn give_up(self, reason: EndReason) {
-        if let Some(session) = &self.session {
-            self.front.relay.end(session.id, reason, &self.listener.metrics);
+    /// The client is gone.
+    fn give_up(mut self, reason: EndReason) {
+        if let Some(session) = &mut self.session {
+            session.set_reason(reason);
         }
     }
 }

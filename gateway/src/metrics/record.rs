@@ -274,6 +274,11 @@ pub fn sta_request(sta: &str, result: &'static str, took: Duration) {
     histogram!(names::STA_REQUEST_SECONDS.name, "sta" => sta.to_owned()).record(took);
 }
 
+/// A refusal by a part that has no [`Listener`]; `listener` is a word of the configuration.
+pub fn refused(listener: &str, deny: Deny) {
+    counter!(names::REFUSALS.name, "listener" => listener.to_owned(), "reason" => deny.label()).increment(1);
+}
+
 /// The gateway's own authority issued a ticket.
 pub fn ticket_issued() {
     counter!(names::TICKETS_ISSUED.name).increment(1);

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_uring::net::{TcpStream, UnixStream};
 
 use super::session::{Live, ServerSocket};
-use super::{Context, Handover, Server, Worker, down, up};
+use super::{Context, Enrolled, Handover, Server, Worker, down, up};
 
 /// How soon an idle, killed or cut session notices. One timer for all sessions of a worker: none per session.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(200);
@@ -27,12 +27,24 @@ type Sessions = RefCell<HashMap<u64, Weak<Live>>>;
 /// Starts worker `index`. It ends when its queue is closed and its last session has ended.
 ///
 /// # Errors
-/// When the thread cannot be started.
+/// When the thread cannot be started or the system grants no io_uring.
 pub fn spawn(index: usize, context: Arc<Context>) -> io::Result<(Worker, JoinHandle<()>)> {
     let (queue, inbox) = mpsc::channel(RELAY_QUEUE);
+    let (tell, told) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name(format!("relay-{index}")).spawn(move || {
-        tokio_uring::builder().entries(RING_ENTRIES).start(run(context, inbox));
+        let runtime = tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES));
+        match runtime {
+            Ok(runtime) => {
+                // Who started us waits for it.
+                tell.send(Ok(())).ok();
+                runtime.block_on(run(context, inbox));
+            }
+            Err(error) => {
+                tell.send(Err(error)).ok();
+            }
+        }
     })?;
+    told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended")))?;
     Ok((Worker { queue }, thread))
 }
 
@@ -47,7 +59,7 @@ async fn run(context: Arc<Context>, mut inbox: mpsc::Receiver<Handover>) {
             handover = inbox.recv(), if open => match handover {
                 Some(handover) => {
                     next_key = next_key.wrapping_add(1);
-                    let session = relay(Arc::clone(&context), Rc::clone(&sessions), next_key, handover);
+                    let session = relay(Rc::clone(&sessions), next_key, handover);
                     tokio_uring::spawn(session);
                 }
                 None => open = false,
@@ -60,6 +72,8 @@ async fn run(context: Arc<Context>, mut inbox: mpsc::Receiver<Handover>) {
 fn sweep_once(context: &Context, sessions: &Sessions) {
     let now = Instant::now();
     let cut = context.is_cut();
+    // A session whose task broke off has left its key behind.
+    sessions.borrow_mut().retain(|_, live| live.strong_count() > 0);
     for live in sessions.borrow().values().filter_map(Weak::upgrade) {
         if live.counters.is_killed() {
             live.abort(EndReason::Killed);
@@ -72,24 +86,24 @@ fn sweep_once(context: &Context, sessions: &Sessions) {
 }
 
 /// One session from hand-over to its record.
-async fn relay(context: Arc<Context>, sessions: Rc<Sessions>, key: u64, handover: Handover) {
-    let Handover { session, client, tls, server, beginning, idle_timeout, metrics, pass } = handover;
+async fn relay(sessions: Rc<Sessions>, key: u64, handover: Handover) {
+    let Handover { mut session, client, tls, server, beginning, idle_timeout, pass } = handover;
     let server = match server {
         Server::Tcp(socket) => ServerSocket::Tcp(TcpStream::from_std(socket)),
         Server::Web(socket) => ServerSocket::Web(UnixStream::from_std(socket)),
     };
-    let counters = session.as_ref().map(|session| Arc::clone(&session.counters)).unwrap_or_default();
+    let counters = session.as_ref().map(Enrolled::counters).unwrap_or_default();
     let is_websocket = matches!(beginning.framing, Framing::WebSocket(_));
     let live =
         Rc::new(Live::new(TcpStream::from_std(client), server, tls, is_websocket, counters, idle_timeout));
     sessions.borrow_mut().insert(key, Rc::downgrade(&live));
     tokio::join!(up::run(&live, beginning), down::run(&live));
     sessions.borrow_mut().remove(&key);
-    let reason = live.end_reason();
+    if let Some(session) = &mut session {
+        session.set_reason(live.end_reason());
+    }
     // The sockets and the connection's place go before the record is written: who reads it may count on that.
     drop(live);
     drop(pass);
-    if let Some(session) = session {
-        context.end(session.id, reason, &metrics);
-    }
+    drop(session);
 }

@@ -75,7 +75,7 @@ impl Authority {
         })?;
         let life = life.unwrap_or(self.life);
         let secret = self.with(|tickets, now| tickets.issue(now, random, data, refreshable, life))?;
-        metrics::counter!("portcullis_tickets_issued_total").increment(1);
+        crate::metrics::ticket_issued();
         let ticket = Ticket { authority: self.id.clone(), secret };
         Ok(TicketString::new(VERSION_CURRENT, ticket, None))
     }
@@ -87,26 +87,19 @@ impl Authority {
             Ok(data) => (TicketAnswer::Granted(data), "granted"),
             Err(refusal) => (TicketAnswer::Refused(refusal), refusal.label()),
         };
-        metrics::counter!("portcullis_tickets_redeemed_total", "result" => result).increment(1);
+        crate::metrics::ticket_redeemed(result);
         answer
     }
 
     /// How many tickets could be redeemed now.
     pub fn live(&self) -> usize {
-        self.with(|tickets, now| {
-            tickets.expire(now);
-            tickets.len()
-        })
+        self.with(|tickets, now| tickets.live(now))
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut TicketStore, Instant) -> T) -> T {
         // The store keeps no promise halfway through a call that a panic elsewhere could break.
         let mut tickets = self.tickets.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = act(&mut tickets, Instant::now());
-        let live = u32::try_from(tickets.len()).unwrap_or(u32::MAX);
-        drop(tickets);
-        metrics::gauge!("portcullis_tickets_live").set(live);
-        result
+        act(&mut tickets, Instant::now())
     }
 }
 

@@ -151,15 +151,16 @@ impl Client {
         let path = config.url.path.parse().map_err(|error| failed(format!("{error}")))?;
         let default_port = if config.url.https { 443 } else { 80 };
         let host = host_header(&config.url.server, default_port);
+        let connections = config.connections.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Self {
             dialer: Dialer::new(config, resolver)?,
             host: host.parse().map_err(|error| failed(format!("{error}")))?,
             path,
             key: config.security_key.as_ref().map(Key::new).transpose()?,
             idle: Mutex::new(Vec::new()),
-            in_flight: Semaphore::new(config.connections),
+            in_flight: Semaphore::new(connections),
             waiting: AtomicUsize::new(0),
-            waiting_max: config.connections.saturating_mul(WAITING_PER_CONNECTION),
+            waiting_max: connections.saturating_mul(WAITING_PER_CONNECTION),
         })
     }
 

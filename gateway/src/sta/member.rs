@@ -278,8 +278,6 @@ impl Member {
             (before, knowledge.last_error.clone())
         });
         let name = &self.config.name;
-        let up = if health == Health::Up { 1.0 } else { 0.0 };
-        metrics::gauge!("portcullis_sta_up", "sta" => name.clone()).set(up);
         if before == health {
             return;
         }
@@ -296,10 +294,7 @@ impl Member {
     }
 
     fn count(&self, result: &'static str, took: Duration) {
-        let name = &self.config.name;
-        metrics::counter!("portcullis_sta_requests_total", "sta" => name.clone(), "result" => result)
-            .increment(1);
-        metrics::histogram!("portcullis_sta_request_duration_seconds", "sta" => name.clone()).record(took);
+        crate::metrics::sta_request(&self.config.name, result, took);
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Knowledge) -> T) -> T {

@@ -85,10 +85,6 @@ impl Pool {
     pub fn replace(&self, configs: &[Arc<StaConfig>], local: Option<Arc<Authority>>) -> Result<(), StaError> {
         let former = self.set.load_full();
         let set = Set::new(configs, local, &self.resolver, &former.members)?;
-        for gone in former.members.iter().filter(|member| set.named(&member.config.name).is_none()) {
-            // A gauge cannot be taken back. "Not a number" raises no alarm, which 0 would for ever.
-            metrics::gauge!("portcullis_sta_up", "sta" => gone.config.name.clone()).set(f64::NAN);
-        }
         self.set.store(Arc::new(set));
         self.changed.notify_one();
         Ok(())

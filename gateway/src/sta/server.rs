@@ -1,7 +1,7 @@
 //! Our ticket authority over HTTP or HTTPS: accepting, bounding and ending connections.
 //!
 //! HTTP/1.1 (RFC 9112) by hyper. A caller from outside the allowed prefixes is cut off before a byte is read, TLS
-//! included. What is answered stands in [`answer`].
+//! included. What is answered stands in `answer`.
 
 mod answer;
 
@@ -17,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
+use portcullis_core::deny::Deny;
 use portcullis_proto::sta::MESSAGE_MAX_BYTES;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -90,6 +91,7 @@ pub enum ServeError {
 
 async fn accept(listener: TcpListener, host: Arc<Host>, mut shutdown: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
+    let mut failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -99,12 +101,16 @@ async fn accept(listener: TcpListener, host: Arc<Host>, mut shutdown: watch::Rec
         };
         match accepted {
             Ok((stream, source)) => {
+                failing = false;
                 if let Some(guest) = Guest::admit(&host, source) {
                     connections.spawn(serve_guest(stream, guest, shutdown.clone()));
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "the ticket authority cannot accept a connection");
+                if !failing {
+                    tracing::warn!(%error, "the ticket authority cannot accept connections");
+                }
+                failing = true;
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -132,14 +138,21 @@ impl Guest {
         // An IPv4 caller of an IPv6 listener is judged as what it is.
         let source = source.ip().to_canonical();
         if !host.allow_from.iter().any(|prefix| prefix.contains(&source)) {
-            tracing::info!(%source, "caller of the ticket authority refused: not in allow_from");
+            tracing::debug!(%source, "caller of the ticket authority refused: not in allow_from");
+            count_refusal(Deny::SourceForbidden);
             return None;
         }
         let mut guests = host.guests.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = guests.values().sum();
         let of_source = guests.get(&source).copied().unwrap_or(0);
         if all >= CONNECTIONS_MAX || of_source >= CONNECTIONS_PER_SOURCE_MAX {
-            tracing::warn!(%source, all, of_source, "caller of the ticket authority refused: too many connections");
+            tracing::debug!(%source, all, of_source, "caller of the ticket authority refused: too many connections");
+            let all_full = all >= CONNECTIONS_MAX;
+            count_refusal(if all_full {
+                Deny::TooManyConnections
+            } else {
+                Deny::TooManyConnectionsFromSource
+            });
             return None;
         }
         guests.insert(source, of_source + 1);
@@ -157,6 +170,11 @@ impl Drop for Guest {
             }
         }
     }
+}
+
+/// Refusals of this server stand beside those of the listeners, under its own name.
+fn count_refusal(deny: Deny) {
+    crate::metrics::refused("sta_server", deny);
 }
 
 async fn serve_guest(stream: TcpStream, guest: Guest, shutdown: watch::Receiver<bool>) {

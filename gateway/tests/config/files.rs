@@ -40,3 +40,25 @@ fn files_that_cannot_be_read_say_why() {
     fs::write(&path, "[server]\nworkers = 1\n[server]\n").unwrap();
     assert!(load(&path).unwrap_err().to_string().ends_with(":3:2: duplicate key `server`"));
 }
+
+#[test]
+fn no_cut_or_changed_byte_of_a_good_file_makes_it_fail_without_a_place() {
+    let example = include_str!("../../portcullis.example.toml");
+    let places: Vec<usize> =
+        (0..example.len()).step_by(7).filter(|at| example.is_char_boundary(*at)).collect();
+    for at in places {
+        let (before, after) = example.split_at(at);
+        let removed: String = after.chars().skip(1).collect();
+        for text in [
+            before.to_owned(),
+            format!("{before}{removed}"),
+            format!("{before}\"{removed}"),
+            format!("{before}\0{after}"),
+        ] {
+            if let Err(error) = read(&text) {
+                let placed = |problem: &portcullis::config::Problem| problem.line >= 1 && problem.column >= 1;
+                assert!(error.problems.iter().all(placed), "{error}");
+            }
+        }
+    }
+}

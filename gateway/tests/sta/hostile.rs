@@ -62,6 +62,13 @@ async fn what_is_no_http_or_no_sta_message_is_garbage() {
             [b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 44\r\n\r\n".as_slice(), &gzip]
                 .concat(),
         ),
+        (
+            "a coding that is a lie",
+            String::from_utf8(ok(&granted))
+                .unwrap()
+                .replace("Content-Type: text/xml", "Content-Encoding: gzip")
+                .into_bytes(),
+        ),
         ("two lengths", b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n<>".to_vec()),
     ];
     for (what, bytes) in cases {

@@ -182,9 +182,8 @@ async fn a_caller_from_elsewhere_is_cut_off_before_a_byte_is_read() {
     };
     let server = Server::start_with(config, None);
     let mut stream = TcpStream::connect(server.address).await.unwrap();
-    let mut byte = [0];
-    let read = tokio::time::timeout(PATIENCE, stream.read(&mut byte)).await.unwrap();
-    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    assert_eq!(exchange(&mut stream).await, None);
+    assert_eq!(server.authority.live(), 0);
 }
 
 #[tokio::test]
@@ -195,8 +194,7 @@ async fn connections_of_one_source_are_bounded_and_given_back() {
         held.push(keep_alive(server.address).await);
     }
     let mut refused = TcpStream::connect(server.address).await.unwrap();
-    let mut byte = [0];
-    assert!(matches!(refused.read(&mut byte).await, Ok(0) | Err(_)));
+    assert_eq!(exchange(&mut refused).await, None);
     drop(held);
     let again = async {
         loop {
@@ -283,4 +281,22 @@ async fn curl_gets_and_redeems_a_ticket() {
     let answer = curl(redeem_message(&ticket.ticket)).await;
     let DataAnswer::Data(data) = parse_response_data(answer.as_bytes()).unwrap() else { panic!("{answer}") };
     assert_eq!(data.ica_address.unwrap().to_string(), "10.0.0.9:1494");
+}
+
+#[tokio::test]
+async fn whoever_is_slow_at_any_stage_is_cut_off() {
+    let server = Server::start();
+    let head = b"POST /scripts/ctxsta.dll HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n".as_slice();
+    let body = [head, b"\r\n<CtxSTAProtocol>"].concat();
+    let idle = [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".as_slice()].concat();
+    let (nothing, half_head, half_body, idle) = tokio::join!(
+        raw(server.address, b""),
+        raw(server.address, head),
+        raw(server.address, &body),
+        raw(server.address, &idle)
+    );
+    // `raw` returns when the server closes, and fails when it does not.
+    assert_eq!((nothing.as_str(), half_head.as_str()), ("", ""));
+    assert!(half_body.starts_with("HTTP/1.1 408"), "{half_body}");
+    assert!(idle.starts_with("HTTP/1.1 404"), "{idle}");
 }

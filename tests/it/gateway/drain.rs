@@ -52,7 +52,7 @@ fn without_sessions_the_daemon_ends_at_once() {
 
 #[test]
 fn a_client_that_waits_before_its_first_byte_does_not_hold_up_the_end() {
-    let mut edge = Edge::with("[limits]\nfirst_bytes_timeout = \"10m\"\n[server]\ndrain_timeout = \"500ms\"");
+    let mut edge = Edge::with("[limits]\nfirst_bytes_timeout = \"5m\"\n[server]\ndrain_timeout = \"500ms\"");
     let waiting = edge.client();
     edge.gateway.signal(Signal::SIGTERM).unwrap();
     assert_eq!(edge.gateway.child().wait(PATIENCE).unwrap().code(), Some(0));

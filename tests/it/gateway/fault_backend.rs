@@ -10,8 +10,9 @@ use portcullis_tests::netns::Namespace;
 use portcullis_tests::speak::Speak as _;
 use portcullis_tests::topology::Lab;
 use portcullis_tests::wait::{self, PATIENCE};
+use serde_json::json;
 
-use super::fixture::{Edge, resident_kib, setup, text, without_namespaces};
+use super::fixture::{Edge, kill, resident_kib, setup, text, without_namespaces};
 
 #[test]
 fn a_server_that_refuses_is_recorded_as_a_session_that_was_not_established() {
@@ -47,7 +48,7 @@ fn a_server_that_hangs_is_given_up_at_the_deadline_while_others_are_served() {
 
 #[test]
 fn a_client_that_leaves_while_its_server_is_dialed_frees_everything() {
-    let (edge, hole) = (Edge::with("[limits]\ndial_timeout = \"10m\""), Hole::dig().unwrap());
+    let (edge, hole) = (Edge::with("[limits]\ndial_timeout = \"5m\""), Hole::dig().unwrap());
     edge.session(backend::echo().unwrap().address());
     let before = edge.descriptors();
     let mut client = edge.client();
@@ -126,7 +127,7 @@ fn clients_that_vanish_half_way_leave_no_descriptors_and_no_sessions() {
 fn memory_of_many_ended_sessions_is_used_again() {
     let (edge, echo) = (Edge::start(), backend::echo().unwrap());
     let round = |count: usize| {
-        let ticket = edge.ticket_with(echo.address(), &serde_json::json!({"refreshable": true}));
+        let ticket = edge.ticket_with(echo.address(), &json!({"refreshable": true}));
         let connect = || {
             let mut client = edge.client();
             assert_eq!(client.socks(&ticket, 1494).unwrap(), 0);
@@ -209,7 +210,7 @@ fn a_server_that_stops_reading_does_not_stop_its_session_from_being_killed() {
         last.0 > Some(0) && last.1.elapsed().as_millis() > 500
     })
     .unwrap();
-    edge.gateway.cli(["sessions", "kill", "--all"]).unwrap().ok().unwrap();
+    kill(&edge, &json!({"all": true}));
     edge.wait_for_sessions(0);
     writer.join().unwrap();
     drop((receiver, server));

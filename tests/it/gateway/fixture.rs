@@ -157,6 +157,14 @@ impl Edge {
     }
 }
 
+/// Ends sessions: `id`, `user` or `all` says which.
+pub(crate) fn kill(edge: &Edge, which: &Value) {
+    let mut request = which.clone();
+    request["v"] = json!(1);
+    request["cmd"] = json!("session-kill");
+    edge.gateway.control().ask(&request).unwrap();
+}
+
 /// The records of finished sessions in a log of JSON lines.
 pub(crate) fn records(log: &str) -> Vec<Value> {
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use portcullis_tests::backend::{self, Checker, Pattern, Stage};
 use portcullis_tests::client::{Client, End};
 use portcullis_tests::wait::{self, PATIENCE};
+use serde_json::json;
 
-use super::fixture::{Edge, number, resident_kib, text};
+use super::fixture::{Edge, kill, number, resident_kib, text};
 
 const MIB: usize = 1024 * 1024;
 
@@ -158,7 +159,7 @@ fn a_session_that_is_stuck_does_not_hold_up_another() {
 
 #[test]
 fn a_session_in_which_nothing_moves_ends() {
-    let edge = Edge::with("[limits]\nidle_timeout = \"500ms\"");
+    let edge = Edge::with("[limits]\nidle_timeout = \"1s\"");
     let (mut client, mut server) = both_ends(&edge);
     client.read_to_end().unwrap();
     assert_eq!(read_to_end(&mut server), b"");
@@ -184,7 +185,7 @@ fn a_killed_session_ends_at_both_sides() {
     let edge = Edge::start();
     let (mut client, mut server) = both_ends(&edge);
     let id = text(&edge.gateway.control().sessions().unwrap()[0], "id");
-    edge.gateway.cli(["sessions", "kill", &id]).unwrap().ok().unwrap();
+    kill(&edge, &json!({"id": id}));
     client.read_to_end().unwrap();
     // A reset is as good an end as any for a session that is killed.
     drop(server.read_to_end(&mut Vec::new()));
@@ -199,12 +200,12 @@ fn killing_one_users_sessions_leaves_the_others() {
     let session = |user: &str| {
         use portcullis_tests::speak::Speak as _;
         let mut client = edge.client();
-        let ticket = edge.ticket_with(server.address(), &serde_json::json!({"user": user}));
+        let ticket = edge.ticket_with(server.address(), &json!({"user": user}));
         assert_eq!(client.socks(&ticket, 1494).unwrap(), 0);
         client
     };
     let (mut ann, mut bob) = (session("ann"), session("bob"));
-    edge.gateway.cli(["sessions", "kill", "--user", "ann"]).unwrap().ok().unwrap();
+    kill(&edge, &json!({"user": "ann"}));
     ann.read_to_end().unwrap();
     bob.echo(b"still here").unwrap();
 }

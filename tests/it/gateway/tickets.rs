@@ -115,7 +115,7 @@ fn malformed_ticket_strings_are_refused() {
         ";40;STA490101972;XYZ",
         ";99;STA490101972;0123456789ABCDEF0123456789ABCDEF",
         ";;;;;;;;",
-        "no ticket at all",
+        "no-ticket-at-all",
     ];
     for string in strings {
         assert_eq!(edge.socks_code(string), 2, "{string}");

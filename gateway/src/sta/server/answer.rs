@@ -14,12 +14,14 @@ use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use portcullis_core::answer::TicketAnswer;
+use portcullis_core::deny::Deny;
 use portcullis_core::ticket_store::{TicketData, TicketRefusal};
 use portcullis_proto::host_port::HostPort;
 use portcullis_proto::sta::{self, CONTENT_TYPE, ConnectionInfo, MESSAGE_MAX_BYTES, PATH, ResponseTicket};
 use subtle::{Choice, ConstantTimeEq as _};
 use zeroize::Zeroizing;
 
+use super::count_refusal;
 use crate::config::SecurityKey;
 use crate::sta::StaError;
 use crate::sta::authority::Authority;
@@ -47,9 +49,21 @@ impl std::fmt::Debug for Key {
     }
 }
 
-/// A request that gets no ticket and no data: status, and words for the caller.
+/// A request that gets no ticket and no data.
 #[derive(Debug)]
-struct Refusal(StatusCode, String);
+struct Refusal {
+    status: StatusCode,
+    /// For the metrics.
+    deny: Deny,
+    /// For the caller.
+    words: String,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, deny: Deny, words: impl Into<String>) -> Self {
+        Self { status, deny, words: words.into() }
+    }
+}
 
 impl Service {
     pub(super) fn new(authority: Arc<Authority>, key: Option<&SecurityKey>) -> Result<Self, StaError> {
@@ -64,8 +78,9 @@ impl Service {
     ) -> Result<Response<Full<Bytes>>, Infallible> {
         Ok(match self.try_answer(source, request).await {
             Ok(document) => response(StatusCode::OK, document),
-            Err(Refusal(status, words)) => {
-                tracing::info!(%source, status = status.as_u16(), %words, "request to the ticket authority refused");
+            Err(Refusal { status, deny, words }) => {
+                count_refusal(deny);
+                tracing::debug!(%source, status = status.as_u16(), %words, "request to the ticket authority refused");
                 let mut response = response(status, sta::encode_error(&words));
                 let headers = response.headers_mut();
                 match status {
@@ -84,22 +99,31 @@ impl Service {
     }
 
     async fn try_answer(&self, source: IpAddr, request: Request<Incoming>) -> Result<String, Refusal> {
-        let refuse = |status, words: &str| Err(Refusal(status, words.to_owned()));
+        let refuse = |status, deny, words: &str| Err(Refusal::new(status, deny, words));
         if !self.key.as_ref().is_none_or(|key| key.is_shown_by(&request)) {
-            return refuse(StatusCode::FORBIDDEN, "security key missing or wrong");
+            return refuse(StatusCode::FORBIDDEN, Deny::CredentialsWrong, "security key missing or wrong");
         }
         if !request.uri().path().eq_ignore_ascii_case(PATH) {
-            return refuse(StatusCode::NOT_FOUND, "no such resource");
+            return refuse(StatusCode::NOT_FOUND, Deny::UnsupportedCommand, "no such resource");
         }
         if request.method() != Method::POST {
-            return refuse(StatusCode::METHOD_NOT_ALLOWED, "only POST is served here");
+            return refuse(
+                StatusCode::METHOD_NOT_ALLOWED,
+                Deny::UnsupportedCommand,
+                "only POST is served here",
+            );
         }
         if request.headers().get(header::CONTENT_ENCODING).is_some() {
-            return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content codings are not served here");
+            return refuse(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                Deny::Malformed,
+                "content codings are not served here",
+            );
         }
         let body = read_body(request.into_body()).await?;
-        let request = sta::parse_request(&body)
-            .map_err(|malformed| Refusal(StatusCode::BAD_REQUEST, malformed.to_string()))?;
+        let request = sta::parse_request(&body).map_err(|malformed| {
+            Refusal::new(StatusCode::BAD_REQUEST, Deny::Malformed, malformed.to_string())
+        })?;
         match request {
             sta::Request::Ticket(request) => self.issue(source, request),
             sta::Request::Data(request) => Ok(self.redeem(source, &request)),
@@ -108,8 +132,9 @@ impl Service {
 
     fn issue(&self, source: IpAddr, request: sta::RequestTicket) -> Result<String, Refusal> {
         let issued = self.authority.issue(ticket_data(request.data), request.refreshable, None);
-        let issued =
-            issued.map_err(|refusal| Refusal(StatusCode::SERVICE_UNAVAILABLE, refusal.to_string()))?;
+        let issued = issued.map_err(|refusal| {
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Deny::Overloaded, refusal.to_string())
+        })?;
         tracing::debug!(%source, refreshable = request.refreshable, "ticket issued");
         let version = issued.version();
         let ticket = issued.first().clone();
@@ -135,7 +160,7 @@ impl Service {
 async fn read_body(body: Incoming) -> Result<Bytes, Refusal> {
     let too_long = || {
         let words = format!("the request is longer than {MESSAGE_MAX_BYTES} bytes");
-        Refusal(StatusCode::PAYLOAD_TOO_LARGE, words)
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, Deny::RequestTooLong, words)
     };
     let most = u64::try_from(MESSAGE_MAX_BYTES).unwrap_or(u64::MAX);
     if body.size_hint().lower() > most {
@@ -145,8 +170,10 @@ async fn read_body(body: Incoming) -> Result<Bytes, Refusal> {
     match collected {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
-        Ok(Err(_)) => Err(Refusal(StatusCode::BAD_REQUEST, "the request broke off".to_owned())),
-        Err(_elapsed) => Err(Refusal(StatusCode::REQUEST_TIMEOUT, "the request came too slowly".to_owned())),
+        Ok(Err(_)) => Err(Refusal::new(StatusCode::BAD_REQUEST, Deny::Malformed, "the request broke off")),
+        Err(_elapsed) => {
+            Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, Deny::SlowRequest, "the request came too slowly"))
+        }
     }
 }
 
