@@ -7,6 +7,7 @@ mod backend;
 mod contender;
 mod cpu;
 mod finding;
+mod interrupt;
 mod load;
 mod machine;
 mod measure;
