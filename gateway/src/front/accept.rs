@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use portcullis_core::deny::Deny;
@@ -23,9 +24,9 @@ pub(super) async fn run(index: usize, front: Arc<Front>, bound: Vec<Bound>) {
             tracing::error!(%error, "a listener stopped; restart the daemon");
         }
     }
-    // What is being set up may become a session yet; each wait there has its deadline.
+    // What is being set up may become a session yet, until the drain's time is up.
     let mut poll = tokio::time::interval(EXHAUSTED_WAIT);
-    while front.setting_up.load(std::sync::atomic::Ordering::Relaxed) > 0 {
+    while front.setting_up.load(Ordering::Relaxed) > 0 && !front.relay.cut.load(Ordering::Relaxed) {
         poll.tick().await;
     }
 }

@@ -56,8 +56,8 @@ fn a_finished_session_is_counted_everywhere() {
     let (edge, _) = used_edge();
     let metrics = edge.gateway.metrics().unwrap();
     let sum = |name: &str, labels: &[&str]| metrics.sum(&format!("portcullis_{name}"), labels);
-    let finished = ["listener=\"edge\"", "protocol=\"socks5\"", "reason=\"finished\""];
-    assert_eq!(sum("sessions_total", &finished), Some(1.0));
+    let ended = ["listener=\"edge\"", "protocol=\"socks5\"", "reason=\"client_closed\""];
+    assert_eq!(sum("sessions_total", &ended), Some(1.0));
     assert!(sum("sessions_active", &[]).is_none_or(|active| active < 1.0));
     for direction in ["up", "down"] {
         assert_eq!(sum("session_bytes_total", &[&format!("direction=\"{direction}\"")]), Some(7.0));
