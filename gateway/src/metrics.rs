@@ -211,7 +211,7 @@ impl Handle {
         writer.single(names::RELOAD_TIMESTAMP, reload.map(|(_, at)| unix_seconds(at)));
         writer.single(names::LOG_LINES_LOST, Some(snapshot.log_lines_lost));
         writer.single(names::RELAY_WORKERS, Some(snapshot.relay_workers));
-        text::sorted(&format!("{}\n{}", self.recorder.render(), writer.finish()))
+        text::merged(&self.recorder.render(), &writer.finish())
     }
 
     fn render_sessions(&self, snapshot: &Snapshot, writer: &mut text::Writer) {

@@ -339,9 +339,12 @@ impl Gateway {
     /// Ends the daemon and keeps its directory, so that it can be started again.
     ///
     /// # Errors
-    /// When it does not end.
+    /// When it does not end in order.
     pub fn halt(mut self) -> Result<Setup> {
-        self.child.stop(PATIENCE)?;
+        let status = self.child.stop(PATIENCE)?;
+        if !status.success() {
+            return Err(self.child.with_log(&anyhow::anyhow!("portcullisd ended with {status}")));
+        }
         Ok(self.setup)
     }
 

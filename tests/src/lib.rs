@@ -10,6 +10,7 @@ pub mod client;
 pub mod dns_double;
 pub mod gateway;
 pub mod netns;
+pub mod oracles;
 pub mod pki;
 pub mod process;
 pub mod skip;

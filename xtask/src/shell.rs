@@ -5,13 +5,15 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
+use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use portcullis_tests::{process, wait};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// How often a watched program's time limit and the interruption flag are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -115,20 +117,42 @@ fn end_group(child: &mut Child) {
 }
 
 /// From now on Ctrl-C and SIGTERM make all waits fail, so that everything unwinds and cleans up; a second one ends
-/// the program at once. To be called before any thread exists.
+/// the program at once.
+///
+/// Signals are caught, not blocked: a child would inherit a blocked signal and never end by it.
 pub(crate) fn unwind_on_interrupt() -> Result<()> {
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
-    signals.thread_block().context("block signals")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("make a runtime for signals")?;
+    let handlers: std::io::Result<Vec<_>> = {
+        let _inside = runtime.enter();
+        [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
+            .into_iter()
+            .map(signal)
+            .collect()
+    };
+    let mut handlers = handlers.context("catch signals")?;
     thread::spawn(move || {
-        while signals.wait().is_ok() {
-            if wait::interrupted() {
-                std::process::exit(130);
+        runtime.block_on(async {
+            for count in 0_u8.. {
+                any(&mut handlers).await;
+                if count > 0 {
+                    std::process::exit(130);
+                }
+                say("interrupted: cleaning up (once more to stop at once)");
+                wait::interrupt();
             }
-            say("interrupted: cleaning up (once more to stop at once)");
-            wait::interrupt();
-        }
+        });
     });
     Ok(())
+}
+
+/// Waits for any of the signals.
+async fn any(handlers: &mut [tokio::signal::unix::Signal]) {
+    std::future::poll_fn(|context| {
+        let caught = handlers.iter_mut().any(|handler| handler.poll_recv(context).is_ready());
+        if caught { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// All files of the repository that git tracks or would track, relative to its root.

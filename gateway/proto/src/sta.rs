@@ -28,8 +28,9 @@ pub const CONTENT_TYPE: &str = "text/xml";
 pub const TICKET_TYPE: &str = "STA-v4";
 /// The authority id type of the messages here.
 pub const AUTHORITY_ID_TYPE: &str = "STA-v1";
-/// Longest inner document (`XData`).
-pub const XDATA_MAX_BYTES: usize = 16 * 1024;
+/// Longest inner document (`XData`). Escaping makes a character at most six times as long, so whatever is accepted
+/// fits a message again.
+pub const XDATA_MAX_BYTES: usize = 8 * 1024;
 /// Longest text kept of a refusal, and of each field of the inner document.
 pub const TEXT_MAX_BYTES: usize = 256;
 /// The port of an `ICAAddress` that names none.
@@ -234,18 +235,22 @@ impl ConnectionInfo {
 
 /// The words of an answer that is no success, for the log: all text outside tickets and their data.
 fn words(root: Node<'_, '_>) -> String {
-    let mut all: Vec<&str> = Vec::new();
+    let mut all = String::new();
     let secret = |node: Node<'_, '_>| xml::is(node, "Ticket") || xml::is(node, "TicketData");
     for node in root.descendants().filter(|node| node.is_text() && !node.ancestors().any(secret)) {
-        all.extend(node.text().into_iter().flat_map(str::split_whitespace));
+        all.push(' ');
+        all.push_str(node.text().unwrap_or_default());
     }
-    clean(&all.join(" "))
+    clean(&all)
 }
 
-/// A text for the log: bounded, and nothing in it may be a ticket.
+/// A text for the log: one space between words, nothing in it that may be a ticket, bounded.
 fn clean(text: &str) -> String {
+    // Control characters go first, since without them what is left may run together to a ticket.
+    let plain: String = text.chars().filter(|c| c.is_whitespace() || !c.is_control()).collect();
+    let plain = plain.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut cleaned = String::new();
-    let mut rest = text;
+    let mut rest = plain.as_str();
     while let Some(at) = rest.find(|c: char| c.is_ascii_hexdigit()) {
         let (before, from) = rest.split_at(at);
         let run = from.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(from.len());
@@ -260,13 +265,13 @@ fn clean(text: &str) -> String {
 
 /// A text without control characters, cut to 256 bytes.
 fn bounded(text: &str) -> String {
-    let mut all: String = text.chars().filter(|c| !c.is_control()).collect();
+    let all: String = text.chars().filter(|c| !c.is_control()).collect();
     let mut end = all.len().min(TEXT_MAX_BYTES);
     while !all.is_char_boundary(end) {
         end = end.saturating_sub(1);
     }
-    all.truncate(end);
-    all
+    let (kept, _) = all.split_at(end);
+    kept.trim().to_string()
 }
 
 #[cfg(test)]

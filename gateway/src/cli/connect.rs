@@ -15,6 +15,7 @@ use portcullis_proto::host_port::HostPort;
 use portcullis_proto::ica_file::IcaFile;
 use portcullis_proto::socks5::Credentials;
 use portcullis_proto::ticket::TicketString;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -193,23 +194,36 @@ impl Plan {
 }
 
 async fn through_stdio(plan: &Plan) -> Outcome {
-    let mut opened = plan.open().await?;
-    let (mut stdio, local_gone) = stdio::open();
-    let copied = tokio::io::copy_bidirectional_with_sizes(
-        &mut stdio,
-        &mut opened.stream,
-        COPY_BUFFER_BYTES,
-        COPY_BUFFER_BYTES,
-    )
-    .await;
-    match copied {
-        Ok(_) => match opened.refusal() {
-            Some(failure) => Err(failure),
-            None => Ok(Exit::Ok),
-        },
+    let opened = plan.open().await?;
+    let (stdio, local_gone) = stdio::open();
+    match carry(stdio, opened, plan.via).await {
         // Whoever read our output has what it wanted.
         Err(_) if local_gone.get() => Ok(Exit::Ok),
-        Err(error) => Err(opened.refusal().unwrap_or_else(|| broken(&error))),
+        outcome => outcome.map(|()| Exit::Ok),
+    }
+}
+
+/// Carries bytes both ways until both sides have said that they are done.
+async fn carry(
+    mut local: impl AsyncRead + AsyncWrite + Unpin,
+    mut opened: establish::Opened,
+    via: Via,
+) -> Result<(), Failure> {
+    let (size, remote) = (COPY_BUFFER_BYTES, &mut opened.stream);
+    let copied = tokio::io::copy_bidirectional_with_sizes(&mut local, remote, size, size).await;
+    // After an error, what has arrived is still on its way to the reader; whether it takes it is its own affair.
+    drop(local.flush().await);
+    if let Some(failure) = opened.refusal() {
+        return Err(failure);
+    }
+    match copied {
+        Ok((_, 0)) if matches!(via, Via::Cgp | Via::WebsocketCgp) => {
+            let message = "the gateway refused, or the server had nothing to say: not a byte came back, and CGP \
+                           gives no reason; the ticket may not be valid any more";
+            Err(Failure::new(Exit::Refused, message))
+        }
+        Ok(_) => Ok(()),
+        Err(error) => Err(broken(&error)),
     }
 }
 
@@ -276,19 +290,8 @@ async fn accept_all(listener: &TcpListener, plan: Arc<Plan>) {
     }
 }
 
-async fn local(mut stream: TcpStream, plan: &Plan) -> Result<(), Failure> {
-    let mut opened = plan.open().await?;
+async fn local(stream: TcpStream, plan: &Plan) -> Result<(), Failure> {
+    let opened = plan.open().await?;
     establish::tune(&stream);
-    let copied = tokio::io::copy_bidirectional_with_sizes(
-        &mut stream,
-        &mut opened.stream,
-        COPY_BUFFER_BYTES,
-        COPY_BUFFER_BYTES,
-    )
-    .await;
-    match (opened.refusal(), copied) {
-        (Some(failure), _) => Err(failure),
-        (None, Err(error)) => Err(broken(&error)),
-        (None, Ok(_)) => Ok(()),
-    }
+    carry(stream, opened, plan.via).await
 }

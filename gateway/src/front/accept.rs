@@ -1,6 +1,5 @@
 //! Accepting: the allow list, the limits, then one task per connection.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +9,7 @@ use portcullis_core::deny::Deny;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::{Bound, Front, Listener, SettingUp, conn};
+use super::{Bound, Front, Listener, SettingUp, conn, is_exhausted};
 
 /// How long to wait when the system has no descriptor left: until some session ends.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(50);
@@ -88,11 +87,4 @@ fn accept(index: usize, front: &Arc<Front>, listener: &Arc<Listener>, stream: Tc
         conn::serve(index, &front, &listener, &service, stream, source, pass).await;
         drop(setting_up);
     });
-}
-
-/// EMFILE, ENFILE, ENOBUFS and ENOMEM: nothing is wrong with this connection, there is only no room for it.
-fn is_exhausted(error: &io::Error) -> bool {
-    use nix::errno::Errno;
-    let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
-    error.raw_os_error().is_some_and(|code| exhausted.contains(&Errno::from_raw(code)))
 }

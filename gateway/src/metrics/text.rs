@@ -1,6 +1,7 @@
 //! Writes metrics in the Prometheus text format 0.0.4, for those whose truth is elsewhere: a session counts as
 //! live because the table holds it, not because somebody remembered to add one.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
 use super::names::Family;
@@ -56,15 +57,19 @@ fn escape(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-/// Families are blocks between empty lines; people and `diff` want them in order.
-pub(super) fn sorted(text: &str) -> String {
-    let name = |block: &&str| block.split_whitespace().nth(2).map(str::to_owned);
-    let mut blocks: Vec<&str> = text.split("\n\n").map(|block| block.trim_matches('\n')).collect();
-    blocks.retain(|block| !block.is_empty());
-    blocks.sort_by_cached_key(name);
-    let mut sorted = blocks.join("\n\n");
-    sorted.push('\n');
-    sorted
+/// One text of both, ordered by name. Families are blocks between empty lines. One that is in both would make the
+/// whole unreadable to Prometheus, so `read` wins: it was read where the truth is, just now.
+pub(super) fn merged(recorded: &str, read: &str) -> String {
+    let mut families = BTreeMap::new();
+    for block in [recorded, read].into_iter().flat_map(|text| text.split("\n\n")) {
+        let block = block.trim_matches('\n');
+        // `# HELP name …`
+        if let Some(name) = block.split_whitespace().nth(2) {
+            families.insert(name, block);
+        }
+    }
+    let blocks: Vec<&str> = families.into_values().collect();
+    blocks.join("\n\n") + "\n"
 }
 
 #[cfg(test)]
@@ -78,6 +83,14 @@ mod tests {
         writer.family(names::STA_UP, [(vec!["a\"b\\c\nd".to_owned()], 1)]);
         let text = writer.finish();
         assert!(text.contains("portcullis_sta_up{sta=\"a\\\"b\\\\c\\nd\"} 1\n"), "{text}");
+    }
+
+    #[test]
+    fn a_family_that_was_also_recorded_is_shown_once() {
+        let recorded = "# HELP b x\n# TYPE b gauge\nb 1\n\n# HELP a x\n# TYPE a gauge\na 1\n\n";
+        let merged = merged(recorded, "# HELP b x\n# TYPE b gauge\nb 2\n\n");
+        let expected = "# HELP a x\n# TYPE a gauge\na 1\n\n# HELP b x\n# TYPE b gauge\nb 2\n";
+        assert_eq!(merged, expected);
     }
 
     #[test]

@@ -86,10 +86,10 @@ fn reasons(log: &str) -> BTreeMap<String, u32> {
     let mut reasons = BTreeMap::new();
     for line in log.lines() {
         let Ok(event) = serde_json::from_str::<Value>(line) else { continue };
-        if event.get("target").and_then(Value::as_str) != Some("session") {
+        if event.get("event").and_then(Value::as_str) != Some("session") {
             continue;
         }
-        let reason = event.pointer("/fields/reason").or_else(|| event.get("reason")).and_then(Value::as_str);
+        let reason = event.get("reason").and_then(Value::as_str);
         *reasons.entry(reason.unwrap_or("no reason").to_owned()).or_default() += 1;
     }
     reasons
@@ -130,8 +130,8 @@ mod tests {
 
     #[test]
     fn reasons_are_counted_in_session_records_only() {
-        let log = "no json\n{\"target\":\"x\",\"fields\":{\"reason\":\"a\"}}\n\
-                   {\"target\":\"session\",\"fields\":{\"reason\":\"killed\"}}\n";
+        let log =
+            "no json\n{\"target\":\"x\",\"reason\":\"a\"}\n{\"event\":\"session\",\"reason\":\"killed\"}\n";
         assert_eq!(reasons(log), BTreeMap::from([(String::from("killed"), 1)]));
     }
 }

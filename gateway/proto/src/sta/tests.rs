@@ -164,6 +164,8 @@ fn the_words_of_a_refusal_are_bounded_and_hold_no_ticket() {
     assert_eq!(words, "bad ticket … from STA0123456789AB, …");
     assert_eq!(refusal(&format!("<Ticket>{HEX}</Ticket><E>gone</E>")), "gone");
     assert_eq!(refusal("<E>a&#x85;b</E>"), "a b");
+    let split = HEX.chars().map(|c| format!("{c}\u{7F}")).collect::<String>();
+    assert_eq!(refusal(&format!("<E>x {split} y</E>")), "x … y");
     assert_eq!(refusal(&format!("<E>{}</E>", "z".repeat(256))).len(), TEXT_MAX_BYTES);
     assert_eq!(refusal(&format!("<E>{}</E>", "z".repeat(257))).len(), TEXT_MAX_BYTES);
     assert_eq!(refusal(&format!("<E>z{}</E>", "é".repeat(200))).len(), TEXT_MAX_BYTES - 1);
@@ -241,12 +243,14 @@ fn another_root_element_is_refused() {
 }
 
 #[test]
-fn xdata_ends_at_16_kibibytes() {
+fn xdata_ends_at_8_kibibytes() {
     let with = |length: usize| TicketData { xdata: Some("x".repeat(length)), connection: None, ..data() };
     let read = |data: &TicketData| parse_response_data(encode_response_data(data).as_bytes());
     assert_eq!(read(&with(XDATA_MAX_BYTES)), Ok(DataAnswer::Data(with(XDATA_MAX_BYTES))));
+    let quotes = TicketData { xdata: Some("\"".repeat(XDATA_MAX_BYTES)), ..with(1) };
+    assert_eq!(read(&quotes), Ok(DataAnswer::Data(quotes)));
     let Ok(DataAnswer::Refused { text }) = read(&with(XDATA_MAX_BYTES + 1)) else { panic!() };
-    assert_eq!(text, "XData is longer than 16384 bytes");
+    assert_eq!(text, "XData is longer than 8192 bytes");
     let request = RequestTicket { data: with(XDATA_MAX_BYTES + 1), refreshable: false };
     let too_long = Malformed::TooLong { what: "XData", limit: XDATA_MAX_BYTES };
     assert_eq!(parse_request(request.encode().as_bytes()), Err(too_long));

@@ -1,0 +1,4 @@
+//! The control socket's server: its bounds, its versions, and who may use it.
+
+#[cfg(test)]
+mod server;

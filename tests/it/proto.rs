@@ -1,0 +1,3 @@
+//! Tests of the wire formats that need files.
+
+mod fuzz_regression;
