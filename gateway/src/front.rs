@@ -75,18 +75,43 @@ pub struct Bound {
 /// Binds one address of a listener; every front thread binds it again, and the kernel spreads connections.
 ///
 /// # Errors
-/// What the system says, for instance that the address is in use.
+/// What the system says.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    listen(bound(address, true)?)
+}
+
+/// Binds an address for one socket alone.
+///
+/// # Errors
+/// What the system says, for instance that the address is in use.
+pub fn bind_alone(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    listen(bound(address, false)?)
+}
+
+/// Fails when somebody listens at the address. [`bind`] alone would share it with a second daemon of the same user,
+/// and each would get half of the connections.
+///
+/// # Errors
+/// What the system says, for instance that the address is in use.
+pub fn ensure_free(address: SocketAddr) -> io::Result<()> {
+    bound(address, false).map(drop)
+}
+
+fn bound(address: SocketAddr, shared: bool) -> io::Result<socket2::Socket> {
     use socket2::{Domain, Protocol, Socket, Type};
-    const BACKLOG: i32 = 4096;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    socket.set_nonblocking(true)?;
+    socket.set_reuse_port(shared)?;
     socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn listen(socket: socket2::Socket) -> io::Result<std::net::TcpListener> {
+    const BACKLOG: i32 = 4096;
+    socket.set_nonblocking(true)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
@@ -117,4 +142,12 @@ impl Drop for SettingUp<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// EMFILE, ENFILE, ENOBUFS, ENOMEM and EADDRNOTAVAIL: nothing is wrong with the connection, there is only no room
+/// for it.
+fn is_exhausted(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| exhausted.contains(&Errno::from_raw(code)))
 }

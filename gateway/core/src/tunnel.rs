@@ -40,6 +40,8 @@ pub enum DialError {
     Refused,
     Unreachable,
     Timeout,
+    /// This machine has no descriptor or port left.
+    Exhausted,
 }
 
 /// Why a name gave no address.

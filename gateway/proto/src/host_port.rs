@@ -183,6 +183,10 @@ impl From<HostPort> for String {
 
 #[cfg(test)]
 mod tests {
+    use alloc::format;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -220,6 +224,45 @@ mod tests {
             "[::1:80",
         ] {
             assert!(HostPort::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_and_labels_are_bounded() {
+        let labels = |n: usize| format!("{}a", "a.".repeat(n));
+        assert_eq!(labels(126).len(), NAME_MAX_BYTES);
+        assert!(HostName::parse(&labels(126)).is_ok());
+        assert!(HostName::parse(&format!("{}.", labels(126))).is_ok());
+        let too_long = Malformed::TooLong { what: "host name", limit: NAME_MAX_BYTES };
+        assert_eq!(HostName::parse(&format!("a{}", labels(126))), Err(too_long));
+        assert!(HostName::parse(&"a".repeat(LABEL_MAX_BYTES)).is_ok());
+        let too_long = Malformed::TooLong { what: "host name label", limit: LABEL_MAX_BYTES };
+        assert_eq!(HostName::parse(&"a".repeat(LABEL_MAX_BYTES + 1)), Err(too_long));
+    }
+
+    proptest! {
+        #[test]
+        fn any_server_round_trips(
+            host in prop_oneof![
+                any::<IpAddr>().prop_map(Host::Ip),
+                "([a-zA-Z0-9_]([a-zA-Z0-9_-]{0,10}[a-zA-Z0-9_])?\\.){0,3}[a-zA-Z]{1,8}\\.?"
+                    .prop_map(|name| Host::parse(&name).unwrap()),
+            ],
+            port in 1..=u16::MAX,
+        ) {
+            let server = HostPort::new(host, port).unwrap();
+            prop_assert_eq!(HostPort::parse(&server.to_string()), Ok(server));
+        }
+
+        #[test]
+        fn arbitrary_text_never_panics_and_what_is_read_is_written_the_same(text in "[\\[\\]:.0-9a-fxéA-]{0,40}", any: String) {
+            for text in [text, any] {
+                for default_port in [None, Some(1)] {
+                    if let Ok(server) = HostPort::parse_or_port(&text, default_port) {
+                        prop_assert_eq!(HostPort::parse(&server.to_string()), Ok(server));
+                    }
+                }
+            }
         }
     }
 }

@@ -16,6 +16,12 @@ use crate::host_port::{Host, HostPort};
 use crate::reader::Reader;
 use crate::ticket::TicketString;
 
+mod credentials;
+mod reply;
+
+pub use credentials::{Credentials, credentials_len, credentials_status, parse_credentials_status};
+pub use reply::{Reply, parse_reply, reply_len};
+
 /// RFC 1928 §3: "The values currently defined for METHOD".
 pub const METHOD_NONE: u8 = 0x00;
 /// RFC 1929.
@@ -24,8 +30,6 @@ pub const METHOD_USERNAME_PASSWORD: u8 = 0x02;
 pub const METHOD_UNACCEPTABLE: u8 = 0xFF;
 
 const VERSION: u8 = 5;
-/// RFC 1929 §2: "the current version of the subnegotiation, which is X'01'".
-const CREDENTIALS_VERSION: u8 = 1;
 /// What every length octet can say.
 const OCTET_MAX: usize = 255;
 /// How an unknown address type is named in [`Malformed`].
@@ -300,169 +304,6 @@ fn address_and_port(reader: &mut Reader<'_>) -> Result<(Address, u16), Malformed
         _ => return Err(Malformed::Illegal { what: ADDRESS_TYPE }),
     };
     Ok((address, reader.u16("SOCKS port")?))
-}
-
-/// A server's answer to a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reply {
-    Succeeded,
-    GeneralFailure,
-    NotAllowed,
-    NetworkUnreachable,
-    HostUnreachable,
-    ConnectionRefused,
-    TtlExpired,
-    CommandNotSupported,
-    AddressTypeNotSupported,
-}
-
-impl Reply {
-    /// The code on the wire.
-    #[must_use]
-    pub const fn code(self) -> u8 {
-        match self {
-            Self::Succeeded => 0,
-            Self::GeneralFailure => 1,
-            Self::NotAllowed => 2,
-            Self::NetworkUnreachable => 3,
-            Self::HostUnreachable => 4,
-            Self::ConnectionRefused => 5,
-            Self::TtlExpired => 6,
-            Self::CommandNotSupported => 7,
-            Self::AddressTypeNotSupported => 8,
-        }
-    }
-
-    /// The whole answer. The bound address is always 0.0.0.0:0: inside addresses are never shown to a client.
-    #[must_use]
-    pub const fn encode(self) -> [u8; 10] {
-        [VERSION, self.code(), 0, ADDRESS_IPV4, 0, 0, 0, 0, 0, 0]
-    }
-
-    /// The answer that a request with this fault deserves.
-    #[must_use]
-    pub fn for_malformed(error: &Malformed) -> Self {
-        if *error == (Malformed::Illegal { what: ADDRESS_TYPE }) {
-            Self::AddressTypeNotSupported
-        } else {
-            Self::GeneralFailure
-        }
-    }
-}
-
-/// The length of a server's answer; it has the layout of a request.
-///
-/// # Errors
-/// As [`request_len`], but a domain name may be empty.
-pub fn reply_len(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
-    match bytes.get(..5) {
-        // Some servers answer with an empty bound name; only the code matters to a client.
-        Some(&[VERSION, _, 0, ADDRESS_NAME, 0]) => Ok(ready(bytes, 7)),
-        Some(_) | None => request_len(bytes),
-    }
-}
-
-/// Reads a server's answer: its code, where 0 is success. The bound address is checked for its length only.
-///
-/// # Errors
-/// As [`reply_len`]; `Truncated` or `Trailing` unless `frame` is exactly one answer.
-pub fn parse_reply(frame: &[u8]) -> Result<u8, Malformed> {
-    match reply_len(frame)? {
-        None => Err(Malformed::Truncated { what: "SOCKS reply" }),
-        Some(length) if length < frame.len() => Err(Malformed::Trailing { what: "SOCKS reply" }),
-        Some(_) => frame.get(1).copied().ok_or(Malformed::Truncated { what: "SOCKS reply" }),
-    }
-}
-
-/// A user name and a password, from RFC 1929 or from HTTP's Basic scheme. Wiped on drop, not printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
-    pub user: Vec<u8>,
-    pub password: Zeroizing<Vec<u8>>,
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credentials(…)")
-    }
-}
-
-/// # Errors
-/// `Illegal` for another version, `Missing` for an empty user name or password.
-pub fn credentials_len(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
-    let Some(&version) = bytes.first() else { return Ok(None) };
-    check_version(version, CREDENTIALS_VERSION, "SOCKS credentials version")?;
-    let Some(&user) = bytes.get(1) else { return Ok(None) };
-    if user == 0 {
-        return Err(Malformed::Missing { what: "SOCKS user name" });
-    }
-    let before_password = usize::from(user).saturating_add(2);
-    let Some(&password) = bytes.get(before_password) else { return Ok(None) };
-    if password == 0 {
-        return Err(Malformed::Missing { what: "SOCKS password" });
-    }
-    Ok(ready(bytes, before_password.saturating_add(1).saturating_add(usize::from(password))))
-}
-
-impl Credentials {
-    /// # Errors
-    /// As [`credentials_len`]; `Truncated` or `Trailing` unless `frame` is exactly one message.
-    pub fn parse(frame: &[u8]) -> Result<Self, Malformed> {
-        let mut reader = Reader::new(frame);
-        let version = reader.u8("SOCKS credentials version")?;
-        check_version(version, CREDENTIALS_VERSION, "SOCKS credentials version")?;
-        let user = octets(&mut reader, "SOCKS user name")?.to_vec();
-        let password = Zeroizing::new(octets(&mut reader, "SOCKS password")?.to_vec());
-        reader.finish("SOCKS credentials")?;
-        Ok(Self { user, password })
-    }
-
-    /// # Errors
-    /// `Missing` for an empty field, `TooLong` for one of more than 255 bytes.
-    pub fn encode(&self) -> Result<Zeroizing<Vec<u8>>, Malformed> {
-        // One allocation of the full size, so that no copy of the password is left behind by growing.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(3 + 2 * OCTET_MAX));
-        bytes.push(CREDENTIALS_VERSION);
-        let fields =
-            [("SOCKS user name", self.user.as_slice()), ("SOCKS password", self.password.as_slice())];
-        for (what, field) in fields {
-            let length =
-                u8::try_from(field.len()).map_err(|_| Malformed::TooLong { what, limit: OCTET_MAX })?;
-            if length == 0 {
-                return Err(Malformed::Missing { what });
-            }
-            bytes.push(length);
-            bytes.extend_from_slice(field);
-        }
-        Ok(bytes)
-    }
-}
-
-/// Reads a field of 1 to 255 octets after its length octet.
-fn octets<'a>(reader: &mut Reader<'a>, what: &'static str) -> Result<&'a [u8], Malformed> {
-    match reader.u8(what)? {
-        0 => Err(Malformed::Missing { what }),
-        length => reader.take(usize::from(length), what),
-    }
-}
-
-/// The server's verdict on credentials; after a refusal the connection must be closed.
-#[must_use]
-pub const fn credentials_status(ok: bool) -> [u8; 2] {
-    [CREDENTIALS_VERSION, if ok { 0 } else { 1 }]
-}
-
-/// Reads the server's verdict on credentials, two bytes.
-///
-/// # Errors
-/// `Illegal` for another version; `Truncated` or `Trailing` for another length.
-pub fn parse_credentials_status(frame: &[u8]) -> Result<bool, Malformed> {
-    let mut reader = Reader::new(frame);
-    let version = reader.u8("SOCKS credentials version")?;
-    check_version(version, CREDENTIALS_VERSION, "SOCKS credentials version")?;
-    let status = reader.u8("SOCKS credentials status")?;
-    reader.finish("SOCKS credentials status")?;
-    Ok(status == 0)
 }
 
 #[cfg(test)]

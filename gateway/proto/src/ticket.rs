@@ -191,6 +191,8 @@ impl TicketString {
 mod tests {
     use alloc::format;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     const HEX: &str = "0123456789abcdef0123456789ABCD";
@@ -237,5 +239,41 @@ mod tests {
     fn debug_output_holds_no_secret() {
         let parsed = TicketString::parse(&format!(";40;STA490101972;{HEX}")).unwrap();
         assert!(!format!("{parsed:?}").to_ascii_lowercase().contains("0123456789abcdef"));
+    }
+
+    fn any_ticket() -> impl Strategy<Value = Ticket> {
+        ("STA([0-9]{9}|[0-9A-F]{12})", "[0-9A-F]{30}([0-9A-F]{2})?").prop_map(|(authority, secret)| Ticket {
+            authority: AuthorityId::parse(&authority).unwrap(),
+            secret: TicketSecret::parse(&secret).unwrap(),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_ticket_string_round_trips_in_any_case(
+            version in proptest::sample::select(&VERSIONS[..]),
+            first in any_ticket(),
+            second in proptest::option::of(any_ticket()),
+        ) {
+            let ticket = TicketString::new(version, first, second);
+            let text = ticket.expose();
+            prop_assert!(TicketString::is_ticket(&text) && text.len() <= TICKET_STRING_MAX_BYTES);
+            prop_assert_eq!(TicketString::parse(&text), Ok(ticket.clone()));
+            prop_assert_eq!(TicketString::parse(&text.to_ascii_lowercase()), Ok(ticket));
+        }
+
+        #[test]
+        fn arbitrary_text_never_panics(text in "(;|;40;STA)?[;0-9A-Fa-fSTé]{0,80}", any: String) {
+            drop(TicketString::parse(&text));
+            drop(TicketString::parse(&any));
+        }
+
+        #[test]
+        fn a_random_secret_is_its_bytes(bytes: [u8; 16]) {
+            let text: String = bytes.iter().map(|byte| format!("{byte:02X}")).collect();
+            let secret = TicketSecret::from_random(bytes);
+            prop_assert_eq!(secret.expose(), &text);
+            prop_assert_eq!(TicketSecret::parse(&text), Ok(secret));
+        }
     }
 }

@@ -15,7 +15,7 @@ use portcullis_proto::host_port::HostPort;
 use portcullis_proto::ica_file::IcaFile;
 use portcullis_proto::socks5::Credentials;
 use portcullis_proto::ticket::TicketString;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -211,6 +211,8 @@ async fn carry(
 ) -> Result<(), Failure> {
     let (size, remote) = (COPY_BUFFER_BYTES, &mut opened.stream);
     let copied = tokio::io::copy_bidirectional_with_sizes(&mut local, remote, size, size).await;
+    // After an error, what has arrived is still on its way to the reader; whether it takes it is its own affair.
+    drop(local.flush().await);
     if let Some(failure) = opened.refusal() {
         return Err(failure);
     }

@@ -128,20 +128,29 @@ pub(super) struct Sockets {
 impl Sockets {
     pub(super) fn bind(config: &Config, listeners: &[Arc<Listener>]) -> anyhow::Result<Self> {
         let control = Some(ctl::server::bind(&config.control.socket)?);
-        let listen = |address: SocketAddr, what: &str| {
-            front::bind(address).with_context(|| format!("{what}: cannot listen on {address}"))
+        let failed = |address: SocketAddr, what: &str| format!("{what}: cannot listen on {address}");
+        let alone = |address: SocketAddr, what: &str| {
+            front::bind_alone(address).with_context(|| failed(address, what))
         };
-        let metrics = config.metrics.as_ref().map(|metrics| listen(metrics.listen, "metrics")).transpose()?;
+        let metrics = config.metrics.as_ref().map(|metrics| alone(metrics.listen, "metrics")).transpose()?;
         let sta = config.sta_server.iter().flat_map(|server| &server.listen);
-        let sta = sta.map(|address| listen(*address, "sta_server")).collect::<Result<_, _>>()?;
+        let sta = sta.map(|address| alone(*address, "sta_server")).collect::<Result<_, _>>()?;
+        let addresses = || {
+            let settings = config.listeners.iter().zip(listeners);
+            settings.flat_map(|(settings, listener)| {
+                let name = format!("listener `{}`", settings.name);
+                settings.listen.iter().map(move |address| (*address, listener, name.clone()))
+            })
+        };
+        for (address, _, name) in addresses() {
+            front::ensure_free(address).with_context(|| failed(address, &name))?;
+        }
         let mut threads = Vec::new();
         for _ in 0..config.server.workers {
             let mut bound = Vec::new();
-            for (settings, listener) in config.listeners.iter().zip(listeners) {
-                for address in &settings.listen {
-                    let socket = listen(*address, &format!("listener `{}`", settings.name))?;
-                    bound.push(Bound { listener: Arc::clone(listener), socket });
-                }
+            for (address, listener, name) in addresses() {
+                let socket = front::bind(address).with_context(|| failed(address, &name))?;
+                bound.push(Bound { listener: Arc::clone(listener), socket });
             }
             threads.push(bound);
         }

@@ -1,15 +1,15 @@
 //! Accepting: the allow list, the limits, then one task per connection.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use portcullis_core::deny::Deny;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::{Bound, Front, Listener, SettingUp, conn};
+use super::{Bound, Front, Listener, SettingUp, conn, is_exhausted};
 
 /// How long to wait when the system has no descriptor left: until some session ends.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(50);
@@ -24,9 +24,9 @@ pub(super) async fn run(index: usize, front: Arc<Front>, bound: Vec<Bound>) {
             tracing::error!(%error, "a listener stopped; restart the daemon");
         }
     }
-    // What is being set up may become a session yet; each wait there has its deadline.
+    // What is being set up may become a session yet, until the drain's time is up.
     let mut poll = tokio::time::interval(EXHAUSTED_WAIT);
-    while front.setting_up.load(std::sync::atomic::Ordering::Relaxed) > 0 {
+    while front.setting_up.load(Ordering::Relaxed) > 0 && !front.relay.cut.load(Ordering::Relaxed) {
         poll.tick().await;
     }
 }
@@ -87,11 +87,4 @@ fn accept(index: usize, front: &Arc<Front>, listener: &Arc<Listener>, stream: Tc
         conn::serve(index, &front, &listener, &service, stream, source, pass).await;
         drop(setting_up);
     });
-}
-
-/// EMFILE, ENFILE, ENOBUFS and ENOMEM: nothing is wrong with this connection, there is only no room for it.
-fn is_exhausted(error: &io::Error) -> bool {
-    use nix::errno::Errno;
-    let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
-    error.raw_os_error().is_some_and(|code| exhausted.contains(&Errno::from_raw(code)))
 }

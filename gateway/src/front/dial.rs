@@ -51,6 +51,7 @@ fn classify(error: &io::Error, address: SocketAddr) -> DialError {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => DialError::Refused,
         io::ErrorKind::TimedOut => DialError::Timeout,
+        _ if super::is_exhausted(error) => DialError::Exhausted,
         _ => DialError::Unreachable,
     }
 }

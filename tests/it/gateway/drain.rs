@@ -19,7 +19,7 @@ fn at_sigterm_sessions_finish_and_nobody_new_is_served() {
     live.read_to_end().unwrap();
     let status = edge.gateway.child().wait(PATIENCE).unwrap();
     assert_eq!(status.code(), Some(0));
-    assert_eq!(text(&edge.record(), "reason"), "finished");
+    assert_eq!(text(&edge.record(), "reason"), "client_closed");
 }
 
 #[test]

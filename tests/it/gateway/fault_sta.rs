@@ -143,7 +143,8 @@ fn an_authority_that_is_down_is_shown_as_down_and_as_up_when_it_is_back() {
     let secret = "0123456789ABCDEF0123456789ABCD";
     assert_ne!(edge.socks_code(&format!(";40;{ID};{secret}")), 0);
     let double = StaDouble::start_at(ID, at, None).unwrap();
-    wait::until(PATIENCE, "the authority to be shown as up", || up() == Some(1.0)).unwrap();
+    let shown = wait::until(PATIENCE, "the authority to be shown as up", || up() == Some(1.0));
+    shown.unwrap_or_else(|error| panic!("{error}; the log:\n{}", edge.gateway.log()));
     // Its id was nowhere configured: it has been learned.
     assert_eq!(edge.socks_code(&double.issue(&target(&server))), 0);
     let list = edge.gateway.cli(["sta", "list"]).unwrap().ok().unwrap();

@@ -149,7 +149,7 @@ fn ssh_goes_through_a_local_port() {
     connect.args(["connect", "--gateway", &format!("localhost:{}", edge.at.port()), "--ca"]).arg(edge.ca());
     connect.arg("--ticket-file").arg(ticket).args(["--listen", &local.to_string()]);
     let mut listener = Child::spawn("connect", &mut connect, edge.gateway.dir()).unwrap();
-    listener.wait_for_port(local, PATIENCE).unwrap();
+    listener.wait_for_listen(local.port(), PATIENCE).unwrap();
     let mut ssh = sshd.client("ssh");
     ssh.args(["-p", &local.port().to_string()]).arg(format!("{}@127.0.0.1", me())).arg("echo from the farm");
     let output = process::run(&mut ssh, PATIENCE).unwrap().ok().unwrap();

@@ -20,7 +20,7 @@ fn a_ticket_in_a_request_after_a_greeting_reaches_its_server() {
     let record = edge.record();
     assert_eq!(
         (text(&record, "protocol").as_str(), text(&record, "reason").as_str()),
-        ("socks5", "finished")
+        ("socks5", "client_closed")
     );
 }
 

@@ -170,6 +170,7 @@ impl Tunnel {
             Err(DialError::Refused) => self.refuse(speech, Deny::ServerRefused),
             Err(DialError::Unreachable) => self.refuse(speech, Deny::ServerUnreachable),
             Err(DialError::Timeout) => self.refuse(speech, Deny::ServerTimeout),
+            Err(DialError::Exhausted) => self.refuse(speech, Deny::Overloaded),
         }
     }
 

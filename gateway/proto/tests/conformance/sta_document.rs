@@ -144,7 +144,7 @@ fn the_inner_document_has_the_documented_shape() {
     assert_eq!(ConnectionInfo::parse(expected), Some(info));
 }
 
-// STA.md §6: "A message has at most 64 KiB."
+// STA.md §6: "A message has at most 64 KiB; a longer one is refused unread."
 #[test]
 fn a_longer_message_is_refused_unread() {
     let xml = body(&" ".repeat(MESSAGE_MAX_BYTES));
