@@ -188,7 +188,7 @@ pub enum Via {
     Socks5,
     /// CGP: a ticket in the first packet, then bytes; the server sees that packet too
     Cgp,
-    /// SOCKS5 inside a WebSocket
+    /// SOCKS5 inside a WebSocket, which has no half-close: a server that waits for the end of input gets it late
     Websocket,
     /// CGP inside a WebSocket
     WebsocketCgp,
