@@ -137,3 +137,25 @@ fn data_before_the_end_of_the_handshake_are_not_lost_and_not_taken_early() {
         client.echo(b"in time").unwrap();
     }
 }
+
+#[test]
+fn a_handshake_message_without_end_is_refused_long_before_the_deadline() {
+    let edge = Edge::with("[limits]\nhandshake_timeout = \"60s\"");
+    let before = resident_kib(edge.gateway.pid());
+    let mut stream = TcpStream::connect(edge.at).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    // RFC 8446 §4: a ClientHello of 16 MiB is announced, in records of 16 KiB.
+    let mut sent = vec![0x16, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff];
+    sent.resize(5 + 0x4000, 0);
+    let more = [&[0x16, 3, 1, 0x40, 0][..], &[0; 0x4000]].concat();
+    let start = Instant::now();
+    wait::until(PATIENCE, "the end of the connection", || {
+        let refused = stream.write_all(&sent).is_err();
+        sent.clone_from(&more);
+        refused
+    })
+    .unwrap();
+    assert!(start.elapsed() < Duration::from_secs(20));
+    let grown = resident_kib(edge.gateway.pid()).saturating_sub(before);
+    assert!(grown < MODEST, "{grown} KiB more");
+}

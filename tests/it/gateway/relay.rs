@@ -115,7 +115,7 @@ fn sixty_four_mebibytes_pass_unchanged_in_both_directions_at_once_and_are_counte
 }
 
 /// Writes until nothing has been taken for a while, and returns how much was.
-fn write_until_stuck(stream: &mut TcpStream, most: usize) -> usize {
+pub(crate) fn write_until_stuck(stream: &mut TcpStream, most: usize) -> usize {
     stream.set_nonblocking(true).unwrap();
     let (chunk, mut written, mut moved) = (vec![0x42; 64 * 1024], 0, Instant::now());
     wait::until(PATIENCE, "the receiving side to stop taking bytes", || {
@@ -154,6 +154,15 @@ fn a_session_that_is_stuck_does_not_hold_up_another() {
     let (client, mut server) = both_ends(&edge);
     write_until_stuck(&mut server, 64 * MIB);
     edge.session(echo.address()).echo(&[7; 10_000]).unwrap();
+    drop(client);
+}
+
+#[test]
+fn a_session_that_is_stuck_ends_when_nothing_has_moved_for_long() {
+    let edge = Edge::with("[limits]\nidle_timeout = \"2s\"");
+    let (client, mut server) = both_ends(&edge);
+    write_until_stuck(&mut server, 64 * MIB);
+    assert_eq!(edge.end_reason(), "idle");
     drop(client);
 }
 
