@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod relay;
 pub mod sta;
 pub mod state;
+mod sync;
 pub mod tls;
 pub mod version;
 pub mod web;

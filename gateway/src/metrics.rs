@@ -11,7 +11,7 @@ mod text;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::metrics::Unit;
@@ -23,6 +23,8 @@ pub use record::{
     ticket_redeemed,
 };
 use record::{Ledger, Totals};
+
+use crate::sync::lock;
 
 /// Bounds of the histograms' buckets in seconds: from a resumed handshake on a local network to a dial that
 /// times out.
@@ -124,11 +126,6 @@ pub fn describe() {
             Kind::Histogram => ::metrics::describe_histogram!(name, unit, help),
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing under these locks can be left half-changed.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Handle {

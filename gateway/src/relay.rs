@@ -24,6 +24,7 @@ use rustls::ServerConnection;
 use tokio::sync::mpsc;
 
 use crate::front::gate::ConnectionPass;
+use crate::sync::lock;
 use crate::{log, metrics};
 
 pub use worker::spawn;
@@ -136,9 +137,4 @@ impl Drop for Enrolled {
             log::session_record(&record);
         }
     }
-}
-
-/// A panic while the lock is held leaves the table as it was between two steps of bookkeeping: worth going on.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

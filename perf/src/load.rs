@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use self::connection::Connection;
 use crate::cpu::{self, Machine, Meter};
+use crate::interrupt;
 
 /// How long connections may take to be made, and how long a stalled measurement is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -75,6 +76,7 @@ impl<'a> Window<'a> {
 
     /// Called at every turn of a load loop with its counts so far; returns the slice when the window is over.
     pub(crate) fn turn(&mut self, units: u64, missed: u64) -> Result<Option<Slice>> {
+        interrupt::check()?;
         match &self.first {
             None if Instant::now() >= self.begin => {
                 self.first = Some(Sample::take(self.meter, units, missed)?);

@@ -7,6 +7,7 @@ mod backend;
 mod contender;
 mod cpu;
 mod finding;
+mod interrupt;
 mod load;
 mod machine;
 mod measure;
@@ -18,6 +19,7 @@ mod tickets;
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -52,13 +54,24 @@ enum Command {
     },
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let Command::Smoke { rounds, seconds, json, null, results } = Arguments::parse().command;
     let plan = smoke::Plan { rounds, time: Duration::from_secs(seconds.into()), null };
+    match smoke(plan, json, results) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Where standard error is closed there is nobody to tell.
+            drop(writeln!(std::io::stderr(), "portcullis-perf: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn smoke(plan: smoke::Plan, json: bool, results: Option<PathBuf>) -> Result<()> {
     let report = smoke::run(plan, &mut std::io::stderr())?;
     let mut out = std::io::stdout().lock();
     write!(out, "{report}")?;
-    if !null {
+    if !plan.null {
         let dir = results.unwrap_or_else(|| portcullis_tests::process::repository().join("perf/results"));
         writeln!(out, "raw series: {}", report.save(&dir)?.display())?;
     }

@@ -125,7 +125,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [ours, theirs] = &self.contenders;
         let (machine, settings) = (&self.machine, &self.settings);
-        writeln!(f, "{} ({}) against {} ({})", ours.label, ours.version, theirs.label, theirs.version)?;
+        writeln!(f, "{} against {}", ours.version, theirs.version)?;
         writeln!(f, "{}; {}", settings.tls, settings.certificate)?;
         writeln!(
             f,
@@ -169,7 +169,7 @@ impl fmt::Display for Report {
             writeln!(
                 f,
                 "! the machine was not quiet: others used up to {others:.0} % of a CPU, the hypervisor \
-                 {stolen:.0} %; ratios bear that better than absolute figures"
+                 {stolen:.0} %; repeat on a quiet one before you quote anything"
             )?;
         }
         Ok(())

@@ -14,6 +14,7 @@ use rustls::pki_types::pem::PemObject as _;
 use crate::backend::{self, Backend};
 use crate::contender::Contender;
 use crate::cpu::{self, Cpus};
+use crate::interrupt;
 use crate::load::connection::{Clients, Connection, Received};
 use crate::load::{self, PATIENCE, Slice};
 use crate::machine::{self, Facts};
@@ -66,6 +67,7 @@ impl Bench {
             writeln!(progress, "building portcullisd where it is out of date")?;
             portcullis::build()?;
         }
+        interrupt::watch()?;
         // This thread is the load generator, and the back end's thread inherits its CPU.
         cpu::pin(cpus.load)?;
         let backend = Backend::start()?;

@@ -16,6 +16,7 @@
 //! # drop((edge, ticket)); Ok(()) }
 //! ```
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -450,6 +451,18 @@ impl Metrics {
         });
         samples.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
     }
+
+    /// The values that a label has in the samples with this name, each with the sum of its samples.
+    #[must_use]
+    pub fn by_label(&self, name: &str, label: &str) -> BTreeMap<String, f64> {
+        let start = format!("{name}{{");
+        let opening = format!("{label}=\"");
+        let series = self.0.lines().filter(|line| line.starts_with(&start));
+        let values = series.filter_map(|line| line.split_once(&opening)?.1.split('"').next());
+        let values: BTreeSet<&str> = values.collect();
+        let sum = |value: &str| self.sum(name, &[&format!("{opening}{value}\"")]).unwrap_or(0.0);
+        values.into_iter().map(|value| (value.to_owned(), sum(value))).collect()
+    }
 }
 
 #[cfg(test)]
@@ -477,5 +490,7 @@ mod tests {
         assert_eq!(page.sum("x", &[]), Some(5.0));
         assert_eq!(page.sum("x", &["a=\"1\""]), Some(2.0));
         assert_eq!(page.sum("none", &[]), None);
+        let by_a = page.by_label("x", "a");
+        assert_eq!(by_a, BTreeMap::from([(String::from("1"), 2.0), (String::from("2"), 3.0)]));
     }
 }

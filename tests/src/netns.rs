@@ -116,8 +116,9 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         // Most namespaces have no such files.
         drop(fs::remove_dir_all(etc(&self.name)));
-        // A namespace that does not go away cannot be helped from here; its name shows whose it was.
-        drop(ip(&["netns", "del", &self.name]));
+        // Not by `ip()`: cleaning up goes on after an interruption. A namespace that does not go away cannot be
+        // helped from here; its name shows whose it was.
+        drop(Command::new("ip").args(["netns", "del", &self.name]).output());
     }
 }
 

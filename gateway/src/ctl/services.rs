@@ -25,10 +25,10 @@ use crate::config::{Config, ListenerConfig, ReloadPlan};
 use crate::front::gate::Gate;
 use crate::log;
 use crate::metrics::{self, Snapshot};
-use crate::relay::lock;
 use crate::sta::authority::Authority;
 use crate::sta::pool::Pool;
 use crate::state::State;
+use crate::sync::lock;
 
 /// How long a reload may take before who asked is told that it goes on without them.
 const RELOAD_WAIT: Duration = Duration::from_secs(20);

@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, interval, timeout_at};
 
 use crate::front::Front;
-use crate::relay::{Context, lock};
+use crate::relay::Context;
+use crate::sync::lock;
 
 /// How often a drain looks whether the last session has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(50);

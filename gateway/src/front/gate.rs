@@ -8,7 +8,7 @@ use portcullis_core::limits::Limits;
 use portcullis_core::quota::{Over, Quota, source_key};
 
 use crate::metrics::{self, ConnectionGuard, HandshakeGuard};
-use crate::relay::lock;
+use crate::sync::lock;
 
 /// The counts of all front threads together.
 #[derive(Debug, Default)]

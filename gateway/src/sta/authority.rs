@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use portcullis_core::answer::TicketAnswer;
@@ -17,6 +17,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::StaError;
 use crate::config::StaServerConfig;
+use crate::sync::lock;
 
 /// Where the id is kept, below the state directory.
 const ID_FILE: &str = "authority-id";
@@ -98,7 +99,7 @@ impl Authority {
 
     fn with<T>(&self, act: impl FnOnce(&mut TicketStore, Instant) -> T) -> T {
         // The store keeps no promise halfway through a call that a panic elsewhere could break.
-        let mut tickets = self.tickets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tickets = lock(&self.tickets);
         act(&mut tickets, Instant::now())
     }
 }

@@ -13,7 +13,7 @@ mod connection;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -30,6 +30,7 @@ use self::connection::{Connection, Dialer};
 use super::StaError;
 use crate::config::{SecurityKey, StaConfig};
 use crate::dns::{ResolveError, Resolver};
+use crate::sync::lock;
 
 /// A kept connection that is older than this since its last use is not used again: shorter than the 120 s of the
 /// servers that authorities run on, so that we are the ones who close.
@@ -274,14 +275,14 @@ impl Client {
     }
 
     fn take_idle(&self) -> Option<Connection> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = lock(&self.idle);
         idle.retain(|connection| !connection.is_stale(IDLE_MAX));
         idle.pop()
     }
 
     fn keep(&self, mut connection: Connection) {
         connection.rest();
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = lock(&self.idle);
         idle.retain(|connection| !connection.is_stale(IDLE_MAX));
         idle.push(connection);
     }

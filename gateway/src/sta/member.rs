@@ -6,7 +6,7 @@
 //! and is forgotten here at once; the authority forgets it when it expires.
 
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyper::body::Bytes;
@@ -22,6 +22,7 @@ use super::StaError;
 use super::client::{Answered, Client, Failure};
 use crate::config::StaConfig;
 use crate::dns::Resolver;
+use crate::sync::lock;
 
 /// Redemptions that may be tried at once at an authority that is held to be down: enough to notice that it is
 /// back, too few to let a dead one gather waiting clients.
@@ -298,7 +299,7 @@ impl Member {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Knowledge) -> T) -> T {
-        act(&mut self.knowledge.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut lock(&self.knowledge))
     }
 }
 

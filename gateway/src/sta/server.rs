@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -30,6 +30,7 @@ use self::answer::Service;
 use super::StaError;
 use super::authority::Authority;
 use crate::config::StaServerConfig;
+use crate::sync::lock;
 
 /// Connections at once, all callers: StoreFront servers and gateways are few, and keep theirs alive.
 const CONNECTIONS_MAX: usize = 256;
@@ -142,7 +143,7 @@ impl Guest {
             count_refusal(Deny::SourceForbidden);
             return None;
         }
-        let mut guests = host.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guests = lock(&host.guests);
         let all: usize = guests.values().sum();
         let of_source = guests.get(&source).copied().unwrap_or(0);
         if all >= CONNECTIONS_MAX || of_source >= CONNECTIONS_PER_SOURCE_MAX {
@@ -162,7 +163,7 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        let mut guests = self.host.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guests = lock(&self.host.guests);
         if let Some(count) = guests.get_mut(&self.source) {
             *count = count.saturating_sub(1);
             if *count == 0 {

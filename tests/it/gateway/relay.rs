@@ -248,3 +248,68 @@ fn many_small_messages_keep_their_order() {
     server.read_exact(&mut got).unwrap();
     assert_eq!(got, sent);
 }
+
+#[test]
+fn a_session_over_tls_1_2_carries_bytes_and_ends_like_any_other() {
+    let (edge, stage) = (Edge::start(), Stage::open().unwrap());
+    let mut openssl = std::process::Command::new("openssl");
+    if super::fixture::without_programs(&["openssl"]) {
+        return;
+    }
+    openssl
+        .args(["s_client", "-quiet", "-tls1_2", "-connect", &edge.at.to_string(), "-CAfile"])
+        .arg(edge.ca());
+    let hello = portcullis_tests::speak::cgp_hello(&edge.ticket(stage.address().unwrap()));
+    let expected = hello.clone();
+    let server = thread::spawn(move || {
+        let mut server = stage.accept().unwrap();
+        let mut got = vec![0; expected.len()];
+        server.read_exact(&mut got).unwrap();
+        assert_eq!(got, expected);
+        server.write_all(b"over 1.2").unwrap();
+    });
+    let output = portcullis_tests::process::run_with_input(&mut openssl, &hello, PATIENCE).unwrap();
+    server.join().unwrap();
+    assert_eq!(output.stdout, "over 1.2", "{}", output.stderr);
+    assert_eq!(edge.end_reason(), "server_closed");
+}
+
+#[test]
+fn sixteen_mebibytes_pass_unchanged_without_tls() {
+    use portcullis_tests::speak::Speak as _;
+    const TOTAL: usize = 16 * MIB;
+    let edge = Edge::of_kind("socks", super::fixture::PROXY_LOCAL, "");
+    let server = backend::echo().unwrap();
+    let mut client = Client::plain(edge.at).unwrap();
+    assert_eq!(client.socks("127.0.0.77", server.address().port()).unwrap(), 0);
+    let Client { mut sender, mut receiver } = client;
+    let up = thread::spawn(move || {
+        let mut pattern = Pattern::new(3);
+        (0..TOTAL / MIB).for_each(|_| sender.send(&pattern.bytes(MIB / 8)).unwrap());
+        sender.finish().unwrap();
+        sender
+    });
+    let mut checker = Checker::new(3);
+    loop {
+        let bytes = receiver.read_some().unwrap();
+        if bytes.is_empty() {
+            break;
+        }
+        checker.check(&bytes).unwrap();
+    }
+    assert_eq!(checker.seen, u64::try_from(TOTAL).unwrap());
+    drop(up.join().unwrap());
+}
+
+#[test]
+fn a_server_over_ipv6_is_reached() {
+    let Ok(stage) = Stage::at(std::net::Ipv6Addr::LOCALHOST.into()) else {
+        portcullis_tests::skip::skip("no IPv6 on loopback");
+        return;
+    };
+    let keys = super::fixture::ANYTHING_LOCAL.replace("\"127.0.0.0/8\"", "\"::1/128\"");
+    let edge = Edge::of_kind("gateway", &keys, "");
+    let mut client = edge.session(stage.address().unwrap());
+    stage.accept().unwrap().write_all(b"six").unwrap();
+    assert_eq!(client.read(3).unwrap(), b"six");
+}

@@ -64,8 +64,7 @@ fn older_versions_are_refused_and_counted() {
         let output = s_client(&edge, &[flag, "-cipher", "DEFAULT:@SECLEVEL=0"]);
         assert!(!output.success(), "{flag}: {}", chosen(&output));
     }
-    let failures = edge.gateway.metrics().unwrap().sum("portcullis_tls_handshake_failures_total", &[]);
-    assert!(failures >= Some(2.0), "{failures:?}");
+    wait_for_failures(&edge, 2.0);
 }
 
 #[test]
@@ -230,8 +229,13 @@ fn drain(stream: &mut TcpStream) -> Vec<u8> {
 fn a_client_that_begins_no_handshake_is_cut_at_the_deadline() {
     let edge = Edge::with("[limits]\nhandshake_timeout = \"300ms\"");
     drain(&mut TcpStream::connect(edge.at).unwrap());
-    let failures = edge.gateway.metrics().unwrap().sum("portcullis_tls_handshake_failures_total", &[]);
-    assert!(failures >= Some(1.0), "{failures:?}");
+    wait_for_failures(&edge, 1.0);
+}
+
+/// Waits until so many handshakes have failed.
+fn wait_for_failures(edge: &Edge, count: f64) {
+    let failures = || edge.gateway.metrics().unwrap().sum("portcullis_tls_handshake_failures_total", &[]);
+    wait::until(PATIENCE, "failed handshakes to be counted", || failures() >= Some(count)).unwrap();
 }
 
 #[test]
@@ -254,10 +258,7 @@ fn a_handshake_that_is_none_is_refused_and_counted() {
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         drain(&mut stream);
     }
-    let failures = |edge: &Edge| {
-        edge.gateway.metrics().unwrap().sum("portcullis_tls_handshake_failures_total", &[]).unwrap_or(0.0)
-    };
-    wait::until(PATIENCE, "failures to be counted", || failures(&edge) >= 3.0).unwrap();
+    wait_for_failures(&edge, 3.0);
 }
 
 #[test]

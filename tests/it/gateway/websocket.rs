@@ -281,8 +281,8 @@ fn python_client(inner: &str) {
     python.arg("websocket_client.py").arg(edge.ca()).args([&edge.at.port().to_string(), inner]);
     python.env("TICKET", edge.ticket(server.address()));
     let output = process::run(&mut python, PATIENCE).unwrap().ok().unwrap();
-    assert_eq!(output.stdout.trim(), "echoed 300000 bytes, closed with 1000");
     let record = edge.record();
+    assert_eq!(output.stdout.trim(), "echoed 300000 bytes, closed with 1000", "{record}");
     assert!(text(&record, "protocol").starts_with("websocket"), "{record}");
 }
 

@@ -32,8 +32,8 @@ fn list_and_kill(stage: &Stage) -> Result<String> {
     let (_client, port) = stage.listen(stage.connect("socks5", &ticket)?)?;
     let mut curl = stage.lab.outside.command("curl");
     let url = format!("http://127.0.0.1:{port}/big.bin");
-    // Slow enough to be still there when it is looked at.
-    curl.args(["-sS", "-o", "/dev/null", "--limit-rate", "1M", &url]);
+    // Slow enough to be still there when it is looked at, fast enough to use up soon what was on its way.
+    curl.args(["-sS", "-o", "/dev/null", "--limit-rate", "10M", &url]);
     let mut curl = Child::spawn("slow-curl", &mut curl, stage.dir.path())?;
     let session = wait::attempt(PATIENCE, "alice's session in `sessions list`", || {
         let list = stage.gateway()?.cli_json(["sessions", "list"])?;

@@ -58,7 +58,10 @@ pub(crate) fn run(stage: &Stage, reporter: &mut Reporter) {
         let (old, new) = (before?, refusals(stage)?);
         let least = f64::from(u32::try_from(steps).unwrap_or(u32::MAX));
         ensure!(new - old >= least, "{} were counted, at least {least} happened", new - old);
-        Ok(format!("portcullis_refusals_total: {old} before, {new} after"))
+        let reasons = stage.metrics()?.by_label("portcullis_refusals_total", "reason");
+        let reasons = reasons.iter().filter(|(_, count)| **count > 0.5);
+        let list: Vec<String> = reasons.map(|(reason, count)| format!("{reason} {count}")).collect();
+        Ok(format!("{old} before, {new} after: {}", list.join(", ")))
     });
 }
 

@@ -57,10 +57,7 @@ pub(crate) fn run(stage: &Stage, reporter: &mut Reporter) {
         );
         Ok(format!("nginx was asked by {from}"))
     });
-    reporter.step(
-        "step 14: traffic is relayed; outside it is encrypted, and the farm is not reachable without",
-        || relayed(stage),
-    );
+    reporter.step("step 14: traffic is relayed, and only through the gateway", || relayed(stage));
 }
 
 /// Asks as a StoreFront would: the public XML, over HTTPS, with the security key.
