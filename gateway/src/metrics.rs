@@ -101,7 +101,7 @@ pub fn install() -> Result<Handle, MetricsError> {
 /// A recorder that is not yet anybody's, and its handle; [`describe`] is up to the caller.
 ///
 /// # Errors
-/// Never, as long as [`BUCKETS`] is not empty.
+/// Never, as long as there are buckets.
 pub fn build() -> Result<(PrometheusRecorder, Handle), MetricsError> {
     let seconds = Matcher::Suffix("_seconds".into());
     let builder = PrometheusBuilder::new().set_buckets_for_metric(seconds, &BUCKETS)?;

@@ -9,6 +9,7 @@
 mod gateway {
     mod cgp;
     mod connect;
+    mod connect_command;
     mod control;
     mod drain;
     mod fault_backend;
@@ -16,6 +17,7 @@ mod gateway {
     mod fault_names;
     mod fault_sta;
     mod fixture;
+    mod hostile;
     mod http;
     mod limits;
     mod openssh;

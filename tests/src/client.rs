@@ -200,6 +200,22 @@ impl Client {
         Some((tls.protocol_version()?, tls.handshake_kind()?))
     }
 
+    /// Renews the keys of both directions (RFC 8446 §4.6.3).
+    ///
+    /// # Errors
+    /// When the connection is gone, or speaks another version.
+    pub fn renew_keys(&mut self) -> Result<()> {
+        let tls = self.sender.wire.tls.as_ref().context("no TLS here")?;
+        Wire::lock(tls).refresh_traffic_keys()?;
+        self.send(&[])
+    }
+
+    /// Whether the gateway took data before the handshake was over.
+    #[must_use]
+    pub fn early_data_accepted(&self) -> bool {
+        self.sender.wire.tls.as_ref().is_some_and(|tls| Wire::lock(tls).is_early_data_accepted())
+    }
+
     /// The leaf certificate that the gateway showed, as DER.
     #[must_use]
     pub fn shown_certificate(&self) -> Option<Vec<u8>> {
@@ -225,7 +241,9 @@ impl Sender {
         let Some(tls) = &self.wire.tls else {
             return (&self.wire.tcp).write_all(bytes).context("send");
         };
-        for chunk in bytes.chunks(READ_BYTES) {
+        // What waits besides is sent even when there are no bytes.
+        let nothing: &[u8] = &[];
+        for chunk in bytes.chunks(READ_BYTES).chain(bytes.is_empty().then_some(nothing)) {
             let mut records = Vec::with_capacity(chunk.len() + 512);
             let mut tls = Wire::lock(tls);
             tls.writer().write_all(chunk)?;

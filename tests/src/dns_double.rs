@@ -134,7 +134,7 @@ mod tests {
         let server = DnsDouble::start(&[("a.test", Ipv4Addr::new(192, 0, 2, 7))]).unwrap();
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.set_read_timeout(Some(crate::wait::PATIENCE)).unwrap();
-        let mut ask = |label: u8| {
+        let ask = |label: u8| {
             let head = [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
             let query = [&head[..], &[1, label], b"\x04test\x00\x00\x01\x00\x01"].concat();
             client.send_to(&query, server.address()).unwrap();

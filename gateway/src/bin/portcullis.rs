@@ -1,5 +1,5 @@
-use std::process::ExitCode;
+//! The command for operators and users of the gateway.
 
-fn main() -> ExitCode {
+fn main() -> std::process::ExitCode {
     portcullis::cli::main()
 }

@@ -105,23 +105,45 @@ fn the_numbers_are_those_that_were_recorded() {
     }
 }
 
-#[test]
-fn promtool_finds_no_fault() {
+/// What promtool says of a text; `None` where it is not installed.
+fn promtool(arguments: &[&str], text: &str) -> Option<(bool, String)> {
     let started = Command::new("promtool")
-        .args(["check", "metrics"])
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();
     let Ok(mut promtool) = started else {
         println!("skipped: promtool is not installed (Debian package prometheus)");
-        return;
+        return None;
     };
-    promtool.stdin.take().unwrap().write_all(everything().as_bytes()).unwrap();
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let output = promtool.wait_with_output().unwrap();
-    let said =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.is_empty(), "{said}");
+    let said = [output.stdout, output.stderr].concat();
+    Some((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+}
+
+#[test]
+fn promtool_finds_no_fault() {
+    if let Some(outcome) = promtool(&["check", "metrics"], &everything()) {
+        assert_eq!(outcome, (true, String::new()));
+    }
+}
+
+#[test]
+fn the_alerts_of_the_document_are_rules_over_metrics_that_exist() {
+    let document = include_str!("../../docs/METRICS.md");
+    let rules = document.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let words = rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    for name in words.filter(|word| word.starts_with("portcullis_")) {
+        assert!(names::ALL.iter().any(|family| family.name == name), "{name}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("rules.yml");
+    std::fs::write(&file, rules).unwrap();
+    if let Some((good, said)) = promtool(&["check", "rules", file.to_str().unwrap()], "") {
+        assert!(good, "{said}");
+    }
 }
 
 #[test]

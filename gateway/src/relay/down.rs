@@ -17,6 +17,7 @@ pub(super) async fn run(live: &Live) {
     if let Err(reason) = pump(live).await {
         live.abort(reason);
     }
+    live.server_done.notify_one();
 }
 
 async fn pump(live: &Live) -> Result<(), EndReason> {
@@ -63,7 +64,9 @@ fn wrap(live: &Live, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
 async fn finish(live: &Live, mut out: Vec<u8>) -> Result<(), EndReason> {
     live.note_end(EndReason::ServerClosed);
     if let Some(state) = &live.websocket {
-        state.borrow_mut().close.get_or_insert(CLOSE_NORMAL);
+        let mut state = state.borrow_mut();
+        let echoed = state.closed_by_client.unwrap_or(CLOSE_NORMAL);
+        state.close.get_or_insert(echoed);
     }
     live.collect_for_client(&mut out).map_err(|_| EndReason::ClientViolation)?;
     if let Some(tls) = &live.tls {

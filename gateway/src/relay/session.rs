@@ -17,6 +17,8 @@ pub(super) const CHUNK_BYTES: usize = 64 * 1024;
 
 /// How long a session may be silent once one side is done.
 const HALF_CLOSED_IDLE: Duration = Duration::from_mins(5);
+/// How long a server may be silent after a WebSocket client's close frame before the frame is answered.
+const WEBSOCKET_ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// How long a client may take to answer a WebSocket close frame (RFC 6455 §7.1.1).
 const WEBSOCKET_CLOSE_WAIT: Duration = Duration::from_secs(10);
 
@@ -57,6 +59,8 @@ pub(super) struct WebSocketState {
     /// RFC 6455 §5.5.3: only the latest ping needs its answer, so one slot is enough.
     pub(super) pong: Option<Vec<u8>>,
     pub(super) close: Option<u16>,
+    /// The code of the client's close frame, to be echoed once the server is done.
+    pub(super) closed_by_client: Option<u16>,
     pub(super) close_sent: bool,
 }
 
@@ -68,6 +72,8 @@ pub(super) struct Live {
     pub(super) websocket: Option<RefCell<WebSocketState>>,
     /// Tells the direction that writes to the client that something waits besides the server's bytes.
     pub(super) for_client: Notify,
+    /// Tells the direction that reads from the client that the other one is over.
+    pub(super) server_done: Notify,
     pub(super) counters: Arc<Counters>,
     idle_timeout: Cell<Duration>,
     last_activity: Cell<Instant>,
@@ -89,6 +95,7 @@ impl Live {
             tls: tls.map(RefCell::new),
             websocket: is_websocket.then(RefCell::default),
             for_client: Notify::new(),
+            server_done: Notify::new(),
             counters,
             idle_timeout: Cell::new(idle_timeout),
             last_activity: Cell::new(Instant::now()),
@@ -110,6 +117,21 @@ impl Live {
         self.note_end(reason);
         self.server.shutdown(how);
         self.shorten_idle();
+    }
+
+    /// WebSocket has no half-close of its own, but a close frame may be answered after the last message (RFC 6455
+    /// §5.5.1). So the server hears of the client's end, and what it still has to say is passed on.
+    pub(super) async fn close_after_server(&self) {
+        self.part(EndReason::ClientClosed, Shutdown::Write);
+        loop {
+            let due = self.last_activity.get() + WEBSOCKET_ANSWER_WAIT;
+            if tokio::time::timeout_at(due.into(), self.server_done.notified()).await.is_ok() {
+                return;
+            }
+            if self.last_activity.get() + WEBSOCKET_ANSWER_WAIT <= Instant::now() {
+                return self.server.shutdown(Shutdown::Both);
+            }
+        }
     }
 
     /// With one side done, silence means something else.

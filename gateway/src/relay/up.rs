@@ -25,8 +25,7 @@ pub(super) async fn run(live: &Live, beginning: Beginning) {
         Framing::WebSocket(decoder) => Some(Unframer { decoder, pending: undecoded }),
     };
     match pump(live, &mut unframe, forward).await {
-        // WebSocket knows no half-close: a client that is done wants nothing more either.
-        Ok(()) if live.websocket.is_some() => live.part(EndReason::ClientClosed, Shutdown::Both),
+        Ok(()) if live.websocket.is_some() => live.close_after_server().await,
         Ok(()) => live.part(EndReason::ClientClosed, Shutdown::Write),
         // The server's end makes the other direction finish, which tells the client why in TLS's and WebSocket's
         // own words.
@@ -145,7 +144,9 @@ impl Unframer {
                 }
                 Some(Event::Ping(payload)) => answer(live, |state| state.pong = Some(payload)),
                 Some(Event::Close(code)) => {
-                    answer(live, |state| state.close = Some(code.unwrap_or(super::down::CLOSE_NORMAL)));
+                    if let Some(state) = &live.websocket {
+                        state.borrow_mut().closed_by_client = code;
+                    }
                     step = Step::End;
                 }
                 Some(Event::Pong) | None => {}

@@ -99,8 +99,11 @@ fn the_ticket_shows_in_no_log_line() {
     let (edge, stage) = (Edge::with("[log]\nlevel = \"trace\""), Stage::open().unwrap());
     let ticket = edge.ticket(stage.address().unwrap());
     let mut client = edge.client();
-    client.send(&cgp_hello(&ticket)).unwrap();
-    drop(stage.accept().unwrap());
+    let hello = cgp_hello(&ticket);
+    client.send(&hello).unwrap();
+    let mut server = stage.accept().unwrap();
+    expect(&mut server, &hello);
+    drop(server);
     client.sender.finish().unwrap();
     assert_eq!(text(&edge.record(), "protocol"), "cgp");
     let secret = ticket.rsplit(';').next().unwrap().to_uppercase();

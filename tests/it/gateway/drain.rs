@@ -3,10 +3,13 @@
 use std::net::TcpStream;
 
 use nix::sys::signal::Signal;
-use portcullis_tests::backend;
+use portcullis_tests::backend::{self, Stage};
+use portcullis_tests::speak::socks_request;
+use portcullis_tests::sta_double::{Mood, StaDouble};
 use portcullis_tests::wait::{self, PATIENCE};
 
-use super::fixture::{Edge, text};
+use super::fixture::{ANYTHING_LOCAL, Edge, setup, text};
+use super::relay::write_until_stuck;
 
 #[test]
 fn at_sigterm_sessions_finish_and_nobody_new_is_served() {
@@ -66,4 +69,33 @@ fn the_control_socket_goes_with_the_daemon() {
     edge.gateway.signal(Signal::SIGTERM).unwrap();
     edge.gateway.child().wait(PATIENCE).unwrap();
     assert!(!socket.exists(), "{} is still there", socket.display());
+}
+
+#[test]
+fn a_session_that_is_stuck_does_not_hold_up_the_end() {
+    let mut edge = Edge::with("[server]\ndrain_timeout = \"500ms\"");
+    let stage = Stage::open().unwrap();
+    let client = edge.session(stage.address().unwrap());
+    let mut server = stage.accept().unwrap();
+    write_until_stuck(&mut server, 64 * 1024 * 1024);
+    edge.gateway.signal(Signal::SIGTERM).unwrap();
+    assert_eq!(edge.gateway.child().wait(PATIENCE).unwrap().code(), Some(0));
+    assert_eq!(edge.end_reason(), "drained");
+    drop(client);
+}
+
+#[test]
+fn a_ticket_that_is_being_asked_for_does_not_hold_up_the_end() {
+    let double = StaDouble::start("STA000000777").unwrap();
+    let mut setup = setup();
+    setup.merge(&double.section("double", "authority_id = \"STA000000777\"\ntimeout = \"60s\"")).unwrap();
+    setup.merge("[limits]\nredeem_timeout = \"60s\"\n[server]\ndrain_timeout = \"500ms\"").unwrap();
+    let mut edge = Edge::of_setup(setup, "gateway", &ANYTHING_LOCAL.replace("\"local\"", "\"double\""));
+    let ticket = double.issue("127.0.0.77:1");
+    double.set_mood(Mood::WhenTold);
+    let mut client = edge.client();
+    client.send(&socks_request(&ticket, 1494)).unwrap();
+    wait::until(PATIENCE, "the authority to be asked", || double.redeemed() > 0).unwrap();
+    edge.gateway.signal(Signal::SIGTERM).unwrap();
+    assert_eq!(edge.gateway.child().wait(PATIENCE).unwrap().code(), Some(0));
 }

@@ -205,3 +205,23 @@ fn a_server_that_stops_reading_does_not_stop_its_session_from_being_killed() {
     writer.join().unwrap();
     drop((receiver, server));
 }
+
+#[test]
+fn the_gateways_own_addresses_are_not_to_be_reached_through_it() {
+    if without_namespaces() {
+        return;
+    }
+    let lab = Lab::in_namespaces().unwrap();
+    let mut setup = setup();
+    let at = (lab.gateway.address(0), 443).into();
+    setup.listener_at("edge", "gateway", &[at], "stas = [\"local\"]").unwrap();
+    let gateway = setup.start_in(&lab.gateway).unwrap();
+    let (ca, inner) = (gateway.ca_file(), lab.gateway.address(1));
+    let tickets = [inner, lab.gateway.address(0)].map(|own| gateway.issue(&format!("{own}:1494")).unwrap());
+    let edge = Edge { gateway, at };
+    for ticket in tickets {
+        let mut client = lab.outside.enter(|| Client::tls(at, &ca)).unwrap();
+        assert_eq!(client.socks(&ticket, 1494).unwrap(), 2);
+    }
+    edge.wait_for_refusals("forbidden", 2.0);
+}

@@ -24,6 +24,9 @@ fn at_the_limit_of_descriptors_live_sessions_go_on_and_new_ones_come_when_there_
     command.current_dir(setup.dir());
     let edge = Edge { gateway: setup.start_command(&mut command).unwrap(), at };
     let server = backend::echo().unwrap();
+    drop(edge.session(server.address()));
+    edge.wait_for_sessions(0);
+    let before = edge.descriptors();
     let mut live = edge.session(server.address());
     // Far more connections than there are descriptors: most wait in the kernel's queue or are refused.
     let crowd: Vec<TcpStream> = (0..300).filter_map(|_| TcpStream::connect(at).ok()).collect();
@@ -35,6 +38,9 @@ fn at_the_limit_of_descriptors_live_sessions_go_on_and_new_ones_come_when_there_
     wait::value(PATIENCE, "a new connection after the crowd has gone", again).unwrap();
     edge.session(server.address()).echo(b"after the crowd").unwrap();
     live.echo(b"all the while").unwrap();
+    drop(live);
+    edge.wait_for_sessions(0);
+    edge.wait_for_descriptors(before);
 }
 
 #[test]

@@ -4,11 +4,12 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use portcullis_tests::backend;
+use portcullis_tests::client::Client;
 use portcullis_tests::dns_double::DnsDouble;
 use portcullis_tests::speak::{Speak as _, socks_request};
 use portcullis_tests::wait::{self, PATIENCE};
 
-use super::fixture::{ANYTHING_LOCAL, Edge, assert_hidden};
+use super::fixture::{ANYTHING_LOCAL, Edge, PROXY_LOCAL, assert_hidden};
 
 const NAME: &str = "vda1.farm.test";
 
@@ -82,4 +83,40 @@ fn a_name_is_not_looked_up_for_a_port_that_no_rule_lists() {
     let (edge, dns, server) = start(keys);
     assert_eq!(edge.socks_code(&named(&edge, NAME, &server)), 2);
     assert_eq!(dns.asked(), 0);
+}
+
+#[test]
+fn a_name_server_that_answers_late_but_in_time_is_waited_for() {
+    let (edge, dns, server) = start(ANYTHING_LOCAL);
+    let ticket = named(&edge, NAME, &server);
+    dns.set_silent(true);
+    let mut client = edge.client();
+    client.send(&socks_request(&ticket, 1494)).unwrap();
+    // The resolver asks again; its second question is answered.
+    wait::until(PATIENCE, "the name server to be asked", || dns.asked() > 0).unwrap();
+    dns.set_silent(false);
+    let code = client.socks_reply().unwrap();
+    // Within one second the resolver need not ask twice: then the name counts as not found.
+    assert!(code == 0 || code == 4 || code == 6, "{code}");
+    assert_eq!(edge.socks_code(&named(&edge, NAME, &server)), 0);
+}
+
+#[test]
+fn a_proxy_listener_finds_servers_by_name() {
+    let dns = DnsDouble::start(&[(NAME, Ipv4Addr::new(127, 0, 0, 77))]).unwrap();
+    let more = format!("[dns]\nservers = [\"{}\"]", dns.address());
+    let (edge, server) = (Edge::of_kind("socks", PROXY_LOCAL, &more), backend::echo().unwrap());
+    let mut client = Client::plain(edge.at).unwrap();
+    assert_eq!(client.socks(NAME, server.address().port()).unwrap(), 0);
+    client.echo(b"by name").unwrap();
+    assert_hidden(client.received(), server.address());
+}
+
+#[test]
+fn a_name_whose_address_changes_is_checked_anew_each_time() {
+    let keys = ANYTHING_LOCAL.replace("\"127.0.0.0/8\", \"*.farm.test\"", "\"127.0.0.77/32\"");
+    let (edge, dns, server) = start(&keys);
+    assert_eq!(edge.socks_code(&named(&edge, NAME, &server)), 0);
+    dns.set(NAME, Ipv4Addr::new(127, 0, 0, 99));
+    assert_eq!(edge.socks_code(&named(&edge, NAME, &server)), 2);
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use portcullis_tests::backend::{self, Service};
-use portcullis_tests::speak::socks_request;
+use portcullis_tests::speak::{Speak as _, socks_request};
 use portcullis_tests::sta_double::{Mood, StaDouble, vacant};
 use portcullis_tests::wait::{self, PATIENCE};
 
@@ -215,4 +215,16 @@ fn clients_that_leave_while_their_tickets_are_asked_for_leave_nothing() {
     // A second connection to the authority may have come to stay.
     edge.wait_for_descriptors(before + 1);
     edge.wait_for_sessions(0);
+}
+
+#[test]
+fn an_authority_that_is_slow_but_in_time_grants_its_tickets() {
+    let (edge, double, server) = start();
+    double.set_mood(Mood::WhenTold);
+    let mut client = edge.client();
+    client.send(&socks_request(&double.issue(&target(&server)), 1494)).unwrap();
+    wait::until(PATIENCE, "the authority to be asked", || double.redeemed() > 0).unwrap();
+    double.set_mood(Mood::Sound);
+    assert_eq!(client.socks_reply().unwrap(), 0);
+    client.echo(b"worth the wait").unwrap();
 }

@@ -157,6 +157,16 @@ impl Edge {
     }
 }
 
+impl Drop for Edge {
+    /// Whatever a test is about: no task or thread of the daemon may have broken off.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let log = self.gateway.log();
+            assert!(!log.contains("panicked at"), "the daemon's log holds a panic:\n{log}");
+        }
+    }
+}
+
 /// Ends sessions: `id`, `user` or `all` says which.
 pub(crate) fn kill(edge: &Edge, which: &Value) {
     let mut request = which.clone();

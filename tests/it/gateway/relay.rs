@@ -115,7 +115,7 @@ fn sixty_four_mebibytes_pass_unchanged_in_both_directions_at_once_and_are_counte
 }
 
 /// Writes until nothing has been taken for a while, and returns how much was.
-fn write_until_stuck(stream: &mut TcpStream, most: usize) -> usize {
+pub(crate) fn write_until_stuck(stream: &mut TcpStream, most: usize) -> usize {
     stream.set_nonblocking(true).unwrap();
     let (chunk, mut written, mut moved) = (vec![0x42; 64 * 1024], 0, Instant::now());
     wait::until(PATIENCE, "the receiving side to stop taking bytes", || {
@@ -154,6 +154,15 @@ fn a_session_that_is_stuck_does_not_hold_up_another() {
     let (client, mut server) = both_ends(&edge);
     write_until_stuck(&mut server, 64 * MIB);
     edge.session(echo.address()).echo(&[7; 10_000]).unwrap();
+    drop(client);
+}
+
+#[test]
+fn a_session_that_is_stuck_ends_when_nothing_has_moved_for_long() {
+    let edge = Edge::with("[limits]\nidle_timeout = \"2s\"");
+    let (client, mut server) = both_ends(&edge);
+    write_until_stuck(&mut server, 64 * MIB);
+    assert_eq!(edge.end_reason(), "idle");
     drop(client);
 }
 
@@ -247,4 +256,69 @@ fn many_small_messages_keep_their_order() {
     let mut got = vec![0; sent.len()];
     server.read_exact(&mut got).unwrap();
     assert_eq!(got, sent);
+}
+
+#[test]
+fn a_session_over_tls_1_2_carries_bytes_and_ends_like_any_other() {
+    let (edge, stage) = (Edge::start(), Stage::open().unwrap());
+    let mut openssl = std::process::Command::new("openssl");
+    if super::fixture::without_programs(&["openssl"]) {
+        return;
+    }
+    openssl
+        .args(["s_client", "-quiet", "-tls1_2", "-connect", &edge.at.to_string(), "-CAfile"])
+        .arg(edge.ca());
+    let hello = portcullis_tests::speak::cgp_hello(&edge.ticket(stage.address().unwrap()));
+    let expected = hello.clone();
+    let server = thread::spawn(move || {
+        let mut server = stage.accept().unwrap();
+        let mut got = vec![0; expected.len()];
+        server.read_exact(&mut got).unwrap();
+        assert_eq!(got, expected);
+        server.write_all(b"over 1.2").unwrap();
+    });
+    let output = portcullis_tests::process::run_with_input(&mut openssl, &hello, PATIENCE).unwrap();
+    server.join().unwrap();
+    assert_eq!(output.stdout, "over 1.2", "{}", output.stderr);
+    assert_eq!(edge.end_reason(), "server_closed");
+}
+
+#[test]
+fn sixteen_mebibytes_pass_unchanged_without_tls() {
+    use portcullis_tests::speak::Speak as _;
+    const TOTAL: usize = 16 * MIB;
+    let edge = Edge::of_kind("socks", super::fixture::PROXY_LOCAL, "");
+    let server = backend::echo().unwrap();
+    let mut client = Client::plain(edge.at).unwrap();
+    assert_eq!(client.socks("127.0.0.77", server.address().port()).unwrap(), 0);
+    let Client { mut sender, mut receiver } = client;
+    let up = thread::spawn(move || {
+        let mut pattern = Pattern::new(3);
+        (0..TOTAL / MIB).for_each(|_| sender.send(&pattern.bytes(MIB / 8)).unwrap());
+        sender.finish().unwrap();
+        sender
+    });
+    let mut checker = Checker::new(3);
+    loop {
+        let bytes = receiver.read_some().unwrap();
+        if bytes.is_empty() {
+            break;
+        }
+        checker.check(&bytes).unwrap();
+    }
+    assert_eq!(checker.seen, u64::try_from(TOTAL).unwrap());
+    drop(up.join().unwrap());
+}
+
+#[test]
+fn a_server_over_ipv6_is_reached() {
+    let Ok(stage) = Stage::at(std::net::Ipv6Addr::LOCALHOST.into()) else {
+        portcullis_tests::skip::skip("no IPv6 on loopback");
+        return;
+    };
+    let keys = super::fixture::ANYTHING_LOCAL.replace("\"127.0.0.0/8\"", "\"::1/128\"");
+    let edge = Edge::of_kind("gateway", &keys, "");
+    let mut client = edge.session(stage.address().unwrap());
+    stage.accept().unwrap().write_all(b"six").unwrap();
+    assert_eq!(client.read(3).unwrap(), b"six");
 }

@@ -97,3 +97,25 @@ fn a_user_file_that_is_broken_keeps_the_old_users() {
     let said = output.stdout + &output.stderr;
     assert!(said.contains("users"), "{said}");
 }
+
+#[test]
+fn sighup_with_a_bad_configuration_is_logged_and_changes_nothing() {
+    let (edge, server) = (Edge::start(), backend::echo().unwrap());
+    std::fs::write(edge.gateway.config_file(), "[sever]\n").unwrap();
+    edge.gateway.signal(Signal::SIGHUP).unwrap();
+    let complains =
+        || edge.gateway.log().lines().any(|line| line.contains("sever") && line.contains("error"));
+    wait::until(PATIENCE, "a complaint in the log", complains).unwrap();
+    edge.session(server.address()).echo(b"as before").unwrap();
+}
+
+#[test]
+fn a_session_goes_on_through_many_reloads() {
+    let (edge, server) = (Edge::start(), backend::echo().unwrap());
+    let mut live = edge.session(server.address());
+    for _ in 0..10 {
+        edge.gateway.cli(["reload"]).unwrap().ok().unwrap();
+        live.echo(b"still here").unwrap();
+    }
+    assert_eq!(edge.gateway.control().sessions().unwrap().len(), 1);
+}

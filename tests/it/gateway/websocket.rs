@@ -136,6 +136,33 @@ fn a_close_frame_is_answered_and_ends_the_session() {
     assert_eq!(edge.end_reason(), "client_closed");
 }
 
+// RFC 6455 §5.5.1: "An endpoint MAY delay sending a Close frame until its current message is sent".
+#[test]
+fn what_the_server_still_has_to_say_comes_before_the_answer_to_a_close_frame() {
+    let (edge, stage) = (Edge::start(), Stage::open().unwrap());
+    let mut client = session(&edge, stage.address().unwrap());
+    let mut server = stage.accept().unwrap();
+    client.send_binary(b"question").unwrap();
+    client.send(&masked(FIN | CLOSE, &[0x03, 0xe9])).unwrap();
+    let mut question = Vec::new();
+    server.read_to_end(&mut question).unwrap();
+    assert_eq!(question, b"question", "the client's end must reach the server");
+    server.write_all(b"answer").unwrap();
+    drop(server);
+    assert_eq!(until_close(&mut client), (b"answer".to_vec(), Some(1001)));
+}
+
+#[test]
+fn a_server_that_does_not_end_holds_up_the_answer_to_a_close_frame_for_seconds_only() {
+    let (edge, stage) = (Edge::start(), Stage::open().unwrap());
+    let mut client = session(&edge, stage.address().unwrap());
+    let server = stage.accept().unwrap();
+    client.send(&masked(FIN | CLOSE, &[0x03, 0xe8])).unwrap();
+    assert_eq!(until_close(&mut client), (Vec::new(), Some(1000)));
+    assert_eq!(edge.end_reason(), "client_closed");
+    drop(server);
+}
+
 #[test]
 fn a_server_that_closes_is_told_by_a_close_frame_after_its_last_byte() {
     let (edge, stage) = (Edge::start(), Stage::open().unwrap());
