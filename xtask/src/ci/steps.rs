@@ -55,8 +55,7 @@ pub(crate) const STEPS: &[Step] = &[
         Ok(Tally::of(succeeds(&mut clippy)?, "fix what clippy says above"))
     }),
     slow("doc", "documentation, warnings as errors", |_| {
-        let mut doc =
-            cargo(&["doc", "--locked", "--workspace", "--no-deps", "--document-private-items", "--quiet"]);
+        let mut doc = cargo(&["doc", "--locked", "--workspace", "--no-deps", "--quiet"]);
         Ok(Tally::of(succeeds(doc.env("RUSTDOCFLAGS", "-D warnings"))?, "fix what rustdoc says above"))
     }),
     slow("fuzz", "fuzz targets still build", |_| fuzz()),
