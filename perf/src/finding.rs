@@ -10,6 +10,8 @@ use crate::stats::{self, Estimate, float};
 const IDLE_LIMIT: f64 = 0.10;
 /// Missed messages above this share make an echo measurement doubtful.
 const MISSED_LIMIT: f64 = 0.01;
+/// A quotient of the contenders' CPU shares above which others have taken more from one than from the other.
+const UNEVEN_LIMIT: f64 = 1.2;
 /// With fewer rounds the smallest and the largest ratio enclose the true median with less than 90 % certainty.
 const ROUNDS_MIN: usize = 5;
 
@@ -80,7 +82,10 @@ impl Finding {
         let slices = |side: fn(&Round) -> &[Slice; 2]| rounds.iter().flat_map(side);
         let shares = [Shares::of(slices(|round| &round.ours)), Shares::of(slices(|round| &round.theirs))];
         let missed = [missed(slices(|round| &round.ours)), missed(slices(|round| &round.theirs))];
-        let doubts = labels.iter().zip(shares).zip(missed);
+        let each = labels.iter().zip(shares).zip(missed);
+        let mut doubts: Vec<String> =
+            each.flat_map(|((label, shares), missed)| doubt(measure, label, shares, missed)).collect();
+        doubts.extend(uneven(measure, labels, shares));
         Some(Self {
             id: measure.id(),
             title: measure.title(),
@@ -91,9 +96,7 @@ impl Finding {
             ratio,
             verdict: verdict(measure, ratio, rounds.len()),
             shares,
-            doubts: doubts
-                .flat_map(|((label, shares), missed)| doubt(measure, label, shares, missed))
-                .collect(),
+            doubts,
             rounds,
         })
     }
@@ -136,6 +139,23 @@ fn doubt(measure: Measure, label: &str, shares: Shares, missed: f64) -> Vec<Stri
     doubts
 }
 
+/// Two contenders that both want a whole CPU should get the same of it. Whoever gets less runs with colder caches,
+/// so that the ratio favours the other.
+fn uneven(measure: Measure, labels: [&str; 2], shares: [Shares; 2]) -> Option<String> {
+    let [first, second] = shares;
+    let wanted_all = measure.saturates() && first.idle.max(second.idle) <= IDLE_LIMIT;
+    let quotient = first.contender.max(second.contender) / first.contender.min(second.contender);
+    (wanted_all && quotient > UNEVEN_LIMIT).then(|| {
+        format!(
+            "others left {:.0} % of the CPU to {} and {:.0} % to {}: the ratio favours who got more",
+            first.contender * 100.0,
+            labels[0],
+            second.contender * 100.0,
+            labels[1]
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,6 +195,17 @@ mod tests {
                         the load may have been the limit";
         assert_eq!(limited.doubts, [expected]);
         assert!(find(Measure::Down, rounds(1.0, 1.0, 0.5)).doubts.is_empty());
+    }
+
+    #[test]
+    fn a_cpu_that_others_shared_unevenly_raises_a_doubt() {
+        let mut series = rounds(0.9, 0.4, 0.5);
+        for slice in series.iter_mut().flat_map(|round| round.ours.iter_mut().chain(&mut round.theirs)) {
+            slice.contender_idle_seconds = 0.0;
+        }
+        let expected = "others left 90 % of the CPU to us and 40 % to them: the ratio favours who got more";
+        assert_eq!(find(Measure::Setup, series.clone()).doubts, [expected]);
+        assert!(find(Measure::Echo, series).doubts.is_empty());
     }
 
     #[test]
