@@ -114,8 +114,11 @@ fn etc(name: &str) -> PathBuf {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // Most namespaces have no such files.
-        drop(fs::remove_dir_all(etc(&self.name)));
+        // Most namespaces have no such files. The directory above goes with the last of them; it is not removed
+        // while it holds anything.
+        if fs::remove_dir_all(etc(&self.name)).is_ok() {
+            drop(fs::remove_dir(etc("")));
+        }
         // Not by `ip()`: cleaning up goes on after an interruption. A namespace that does not go away cannot be
         // helped from here; its name shows whose it was.
         drop(Command::new("ip").args(["netns", "del", &self.name]).output());
