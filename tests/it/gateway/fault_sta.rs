@@ -185,7 +185,7 @@ fn the_security_key_is_sent_in_the_configured_header_and_nowhere_logged() {
     let mut setup = setup();
     std::fs::write(setup.dir().join("key"), "c2VjcmV0LWtleQ==\n").unwrap();
     let keys = format!(
-        "authority_id = \"{ID}\"\nsecurity_key_header = \"X-Farm-Key\"\nsecurity_key_files = [\"key\"]"
+        "authority_id = \"{ID}\"\nsecurity_key_header = \"X-Sta-Key\"\nsecurity_key_files = [\"key\"]"
     );
     setup.merge(&double.section("double", &keys)).unwrap();
     setup.merge("[log]\nlevel = \"trace\"").unwrap();
@@ -193,7 +193,7 @@ fn the_security_key_is_sent_in_the_configured_header_and_nowhere_logged() {
     let server = backend::echo().unwrap();
     assert_eq!(edge.socks_code(&double.issue(&target(&server))), 0);
     let sent = |head: &String| {
-        head.to_lowercase().contains("x-farm-key: c2vjcmv0lwtlet09") || head.contains("c2VjcmV0LWtleQ==")
+        head.to_lowercase().contains("x-sta-key: c2vjcmv0lwtlet09") || head.contains("c2VjcmV0LWtleQ==")
     };
     assert!(double.heads().iter().all(sent), "{:?}", double.heads());
     assert!(!edge.gateway.log().contains("c2VjcmV0LWtleQ=="));

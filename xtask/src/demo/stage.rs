@@ -21,7 +21,7 @@ use super::farm::{self, Farm};
 const NAME: &str = "gateway.portcullis.example";
 /// The farm's ticket authority, by its id and by what the gateway calls it.
 pub(crate) const AUTHORITY: &str = "STA0000000000D1";
-pub(crate) const STA_NAME: &str = "farm-sta";
+pub(crate) const STA_NAME: &str = "sta-in-farm";
 /// The gateway's own ticket authority.
 pub(crate) const LOCAL_AUTHORITY: &str = "STA0000000000D2";
 /// The header and the file of the key that callers of the farm's authority must show.

@@ -66,7 +66,7 @@ fn curl(stage: &Stage) -> Result<String> {
 }
 
 fn ssh(stage: &Stage) -> Result<String> {
-    const ALIAS: &str = "farm-shell";
+    const ALIAS: &str = "shell-in-farm";
     let ticket = stage.issue(stage.farm.shell, &["--user", "alice", "--application", "Shell"])?;
     // ssh hands the command to a shell; none of our words holds a space or a quote.
     let proxy = process::describe(&stage.connect("socks5", &ticket)?);
