@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use portcullis_ebpf_common::Cause;
-use portcullis_ebpf_common::tables::{Interface, PROGRAM, Role};
+use portcullis_ebpf_common::tables::{BANS_V4, BANS_V6, Interface, PROGRAM, Role};
 
 use super::maps::{BanRow, Maps};
 use super::rules::Table;
@@ -243,8 +243,12 @@ impl fmt::Display for Kernel {
 pub fn detach(pins: &Path) -> Result<Vec<String>, XdpError> {
     let mut detached = Vec::new();
     for (name, path) in entries(pins)? {
-        remove(&path)?;
-        detached.extend(interface_of_pin(&name).map(|(_, interface)| interface));
+        // Whatever else is in the directory is somebody else's, above all when it is the wrong directory.
+        let interface = interface_of_pin(&name).map(|(_, interface)| interface);
+        if interface.is_some() || [BANS_V4, BANS_V6].contains(&name.as_str()) {
+            remove(&path)?;
+        }
+        detached.extend(interface);
     }
     detached.sort();
     Ok(detached)
@@ -403,4 +407,36 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_pins_lead_back_to_their_interfaces() {
+        for (mode, interface) in
+            [(Mode::Driver, "eth0"), (Mode::Generic, "eth0.100"), (Mode::Driver, "a-b.c")]
+        {
+            let pin = pin_path(Path::new("/x"), mode, interface);
+            let name = pin.file_name().unwrap().to_str().unwrap();
+            assert!(!name.contains('.'));
+            assert_eq!(interface_of_pin(name), Some((mode, interface.to_owned())));
+        }
+        assert_eq!(interface_of_pin("BANS_V4"), None);
+    }
+
+    #[test]
+    fn detaching_leaves_alone_what_is_not_ours() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["passwd", "BANS_V4", "link-driver-eth0", "link-other", "RULES"] {
+            fs::write(directory.path().join(name), "").unwrap();
+        }
+        assert_eq!(detach(directory.path()).unwrap(), ["eth0"]);
+        let mut left: Vec<String> =
+            entries(directory.path()).unwrap().into_iter().map(|(name, _)| name).collect();
+        left.sort();
+        assert_eq!(left, ["RULES", "link-other", "passwd"]);
+        assert!(detach(Path::new("/nonexistent/pins")).unwrap().is_empty());
+    }
 }
