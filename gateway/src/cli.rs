@@ -6,6 +6,7 @@ mod connect;
 mod describe;
 mod ica;
 mod output;
+mod ports;
 mod sessions;
 mod sta;
 mod status;
@@ -13,6 +14,7 @@ mod table;
 mod terminal;
 mod ticket;
 mod watch;
+mod xdp;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -98,6 +100,8 @@ fn run(context: &Context, command: Command) -> Outcome {
         }
         Command::Reload => reload(context),
         Command::Metrics => metrics(context),
+        Command::Xdp(command) => xdp::run(context, command),
+        Command::Ports(command) => ports::run(context, command),
         Command::Logs(Logs::Level { level }) => log_level(context, level),
         Command::Completions { shell } => describe::completions(context, shell),
         Command::Man { out } => describe::man(context, out.as_deref()),

@@ -21,6 +21,7 @@ mod suggest;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,15 +30,20 @@ use ipnet::IpNet;
 use portcullis_core::limits::Limits;
 use portcullis_core::policy::Policy;
 use portcullis_core::profile::Kind;
+use portcullis_ebpf_common::Protocol;
+use portcullis_ebpf_common::tables::{Action, Role};
 use portcullis_proto::host_port::HostPort;
 use portcullis_proto::ticket::AuthorityId;
 use zeroize::Zeroizing;
+
+use crate::xdp::presets::Preset;
 
 pub use check::check;
 pub use compare::{ReloadPlan, compare};
 pub use duration::{format as format_duration, parse as parse_duration};
 pub use error::{ConfigError, Problem};
 pub use finding::{Finding, Severity};
+pub(crate) use interfaces::interface_of;
 
 /// Where the configuration is read from unless a path is given.
 pub const PATH_DEFAULT: &str = "/etc/portcullis/portcullis.toml";
@@ -59,6 +65,7 @@ pub struct Config {
     pub stas: Vec<Arc<StaConfig>>,
     pub sta_server: Option<StaServerConfig>,
     pub listeners: Vec<Arc<ListenerConfig>>,
+    pub xdp: Option<XdpConfig>,
     /// Legal but doubtful things seen while resolving; [`check`] reports them with its own.
     pub remarks: Vec<Finding>,
 }
@@ -244,6 +251,54 @@ impl UnmatchedSni {
         match self {
             Self::Default => "default",
             Self::Reject => "reject",
+        }
+    }
+}
+
+/// The kernel side: which interfaces it filters, and what may come in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XdpConfig {
+    pub interfaces: Vec<XdpInterface>,
+    pub rules: Vec<XdpRule>,
+    pub preset: Option<Preset>,
+    pub mode: XdpMode,
+    /// A directory on a BPF file system.
+    pub pins: PathBuf,
+    pub allow_no_management: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XdpInterface {
+    pub name: String,
+    pub role: Role,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XdpRule {
+    pub role: Role,
+    pub protocol: Protocol,
+    pub ports: Vec<RangeInclusive<u16>>,
+    pub action: Action,
+}
+
+/// Where on its way a packet meets the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver, or behind it where the driver cannot.
+    Auto,
+    /// In the driver or not at all.
+    Driver,
+    /// Behind the driver.
+    Generic,
+}
+
+impl XdpMode {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Driver => "driver",
+            Self::Generic => "generic",
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::log;
 use crate::metrics;
 use crate::relay::{self, Worker};
 use crate::state::State;
+use crate::xdp::Kernel;
 use assemble::{Assembled, Sockets};
 use options::Options;
 use reload::Reloader;
@@ -83,6 +84,7 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
     let parts = Assembled::new(&config, &metrics)?;
     let mut sockets = Sockets::bind(&config, &parts.listeners)?;
 
+    let kernel = Kernel::start(&config).context("packets cannot be filtered")?;
     let sessions = Arc::new(std::sync::Mutex::new(Table::new(assemble::session_seed())));
     let context = Arc::new(relay::Context { sessions: Arc::clone(&sessions), cut: false.into() });
     let (asks, inbox) = mpsc::channel(portcullis_core::limits::CONTROL_QUEUE);
@@ -104,6 +106,7 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
         pool: Arc::clone(&parts.pool),
         authority: parts.authority.clone(),
         metrics,
+        kernel: Arc::new(kernel),
         log: log.clone(),
         reload,
         last_reload: std::sync::Mutex::default(),

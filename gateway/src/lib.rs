@@ -21,3 +21,4 @@ mod sync;
 pub mod tls;
 pub mod version;
 pub mod web;
+pub mod xdp;

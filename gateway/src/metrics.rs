@@ -18,6 +18,7 @@ use ::metrics::Unit;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use names::{Family, Kind};
+use portcullis_ebpf_common::Cause;
 pub use record::{
     ConnectionGuard, HandshakeFailure, HandshakeGuard, Listener, Stage, refused, sta_request, ticket_issued,
     ticket_redeemed,
@@ -35,8 +36,6 @@ const COMMIT: &str = match option_env!("PORTCULLIS_COMMIT") {
     Some(commit) => commit,
     None => "unknown",
 };
-/// State of the kernel side until there is one.
-pub const EBPF: &str = "absent";
 
 /// Why metrics could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +82,10 @@ pub struct Snapshot {
     pub tickets_live: Option<usize>,
     /// Name, use (where it is counted) and bound of each limit.
     pub limits: Vec<(&'static str, Option<usize>, usize)>,
+    /// State of the kernel side.
+    pub ebpf: String,
+    /// Packets by interface and cause.
+    pub xdp_packets: Vec<(String, Cause, u64)>,
     pub log_lines_lost: u64,
     pub relay_workers: usize,
 }
@@ -186,7 +189,7 @@ impl Handle {
     #[must_use]
     pub fn render(&self, snapshot: &Snapshot) -> String {
         let mut writer = text::Writer::default();
-        let build = [env!("CARGO_PKG_VERSION"), COMMIT, EBPF].map(str::to_owned).to_vec();
+        let build = [env!("CARGO_PKG_VERSION"), COMMIT, snapshot.ebpf.as_str()].map(str::to_owned).to_vec();
         writer.family(names::BUILD_INFO, [(build, 1)]);
         self.render_sessions(snapshot, &mut writer);
         self.render_process(&mut writer);
@@ -208,6 +211,11 @@ impl Handle {
         writer.single(names::RELOAD_TIMESTAMP, reload.map(|(_, at)| unix_seconds(at)));
         writer.single(names::LOG_LINES_LOST, Some(snapshot.log_lines_lost));
         writer.single(names::RELAY_WORKERS, Some(snapshot.relay_workers));
+        let packets = snapshot.xdp_packets.iter().map(|(interface, cause, packets)| {
+            let labels = [interface.as_str(), cause.verdict().label(), cause.label()];
+            (labels.map(str::to_owned).to_vec(), *packets)
+        });
+        writer.family(names::XDP_PACKETS, packets);
         text::merged(&self.recorder.render(), &writer.finish())
     }
 

@@ -1,4 +1,8 @@
 //! What `--version` says.
 
-/// Version, and the state of the kernel side: a build without it says so.
+/// Version, and whether this build has a kernel side: one without it says so.
+#[cfg(kernel_side)]
+pub const LONG: &str = concat!(env!("CARGO_PKG_VERSION"), " (kernel side: built)");
+/// Version, and whether this build has a kernel side: one without it says so.
+#[cfg(not(kernel_side))]
 pub const LONG: &str = concat!(env!("CARGO_PKG_VERSION"), " (kernel side: absent)");

@@ -21,10 +21,11 @@ const PROTO: &str = "portcullis-proto";
 const CORE: &str = "portcullis-core";
 const GATEWAY: &str = "portcullis";
 const TESTS: &str = "portcullis-tests";
+const KERNEL: &str = "portcullis-ebpf-common";
 const PERF: &str = "portcullis-perf";
 const XTASK: &str = "xtask";
 
-const WALLS: [Wall; 4] = [
+const WALLS: [Wall; 5] = [
     Wall {
         from: PROTO,
         never: &[CORE, GATEWAY, TESTS, PERF, XTASK],
@@ -34,6 +35,11 @@ const WALLS: [Wall; 4] = [
         from: PROTO,
         never: &["anyhow", "hyper", "metrics", "mio", "nix", "ring", "rustls", "socket2", "tokio", "tracing"],
         why: "proto knows no policy, no clock, no socket and no operating system",
+    },
+    Wall {
+        from: KERNEL,
+        never: &[PROTO, CORE, GATEWAY, TESTS, PERF, XTASK, "aya", "nix"],
+        why: "what the kernel runs is a function of bytes",
     },
     Wall { from: CORE, never: &[GATEWAY, TESTS, PERF, XTASK], why: "core decides and depends only on proto" },
     Wall {

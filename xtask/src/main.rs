@@ -6,6 +6,7 @@
 mod ci;
 mod demo;
 mod deps;
+mod ebpf;
 mod fuzz;
 mod licences;
 mod perf;
@@ -41,6 +42,8 @@ enum Command {
     Licences,
     /// Build the whole picture on this machine and walk a session through it
     Demo(demo::Arguments),
+    /// Build the kernel side, which the gateway then embeds
+    Ebpf(ebpf::Arguments),
     /// Run fuzz targets
     Fuzz(fuzz::Arguments),
     /// Measure the gateway beside its peers (arguments go to the perf program)
@@ -67,6 +70,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Deps => shell::report("deps", &deps::check()?),
         Command::Licences => shell::report("licences", &licences::check()?),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Ebpf(arguments) => ebpf::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Perf(arguments) => perf::run(&arguments),
     }

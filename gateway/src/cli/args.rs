@@ -67,6 +67,12 @@ pub enum Command {
     Reload,
     /// Print the gateway's metrics in Prometheus's text format
     Metrics,
+    /// The packet filter of the kernel side
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Xdp(Xdp),
+    /// What may come in by which port, and which rule decides
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Ports(Ports),
     /// Show and set what is logged
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Logs(Logs),
@@ -310,6 +316,10 @@ pub enum Logs {
     /// Show the level, or set it until the next reload or restart
     Level { level: Option<Level> },
 }
+
+mod kernel;
+
+pub use kernel::{Bans, Ports, Probe, Protocol, Role, Xdp};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Level {

@@ -10,9 +10,10 @@ use portcullis_core::limits::Limits;
 use portcullis_core::policy::Destination;
 use portcullis_core::profile::Kind;
 
-use super::{Config, Finding, ListenerConfig, Severity, StaConfig, StaTls};
+use super::{Config, Finding, ListenerConfig, Severity, StaConfig, StaTls, XdpConfig};
 use crate::authn::local::UserDb;
 use crate::tls::certs::{certified_server_config, inspect, roots};
+use crate::xdp::{self, rules::Table};
 
 /// Looks at everything that the configuration names. Errors come first.
 #[must_use]
@@ -57,6 +58,9 @@ pub fn check(config: &Config) -> Vec<Finding> {
         check_listener(listener, &mut findings);
     }
     limits(&config.limits, &mut findings);
+    if let Some(xdp) = &config.xdp {
+        check_xdp(config, xdp, &mut findings);
+    }
     if let Some(file) = &config.log.file
         && let Some(directory) = file.parent().filter(|directory| !directory.is_dir())
     {
@@ -169,6 +173,29 @@ fn check_listener(listener: &ListenerConfig, findings: &mut Vec<Finding>) {
     }
     if listener.listen.iter().any(|address| address.port() == 0) {
         add(Severity::Info, "port 0 is any free port, another one at each start", "give a port");
+    }
+}
+
+fn check_xdp(config: &Config, xdp: &XdpConfig, findings: &mut Vec<Finding>) {
+    let mut add = |severity, message: String, remedy: &str| {
+        findings.push(Finding::new(severity, "xdp", message, remedy));
+    };
+    if xdp::BUILD == "absent" {
+        let message = "this build has no kernel side".to_owned();
+        add(Severity::Error, message, "build it with `cargo xtask ebpf`, or leave out [xdp]");
+    }
+    if let Err(message) = Table::new(config, xdp).entries() {
+        add(Severity::Error, message, "accept fewer single ports");
+    }
+    for interface in &xdp.interfaces {
+        if nix::net::if_::if_nametoindex(interface.name.as_str()).is_err() {
+            let message = format!("there is no interface `{}` on this machine", interface.name);
+            add(Severity::Error, message, "`ip link` lists them");
+        }
+    }
+    if xdp.allow_no_management {
+        let message = "administrators may be locked out (`allow_no_management`)".to_owned();
+        add(Severity::Info, message, "`portcullis xdp detach` on the machine lets everything in again");
     }
 }
 

@@ -1,12 +1,18 @@
 //! The effective configuration as JSON: every default filled in, no secret, the keys of the file where there is one.
 
+use std::ops::RangeInclusive;
+
 use ipnet::IpNet;
 use portcullis_core::limits::Limits;
 use portcullis_core::policy::{Destination, Policy, Rule};
 use serde_json::{Value, json};
 
 use super::duration::format;
-use super::{Config, ListenerConfig, LogFormat, SecurityKey, StaConfig, StaServerConfig, StaTls};
+use super::{
+    Config, ListenerConfig, LogFormat, SecurityKey, StaConfig, StaServerConfig, StaTls, XdpConfig,
+    XdpInterface, XdpRule,
+};
+use crate::xdp::presets::Preset;
 
 pub(super) fn config(config: &Config) -> Value {
     let certificates = config
@@ -35,6 +41,7 @@ pub(super) fn config(config: &Config) -> Value {
         "sta": config.stas.iter().map(|config| sta(config)).collect::<Value>(),
         "sta_server": config.sta_server.as_ref().map(sta_server),
         "listener": config.listeners.iter().map(|config| listener(config)).collect::<Value>(),
+        "xdp": config.xdp.as_ref().map(xdp),
     })
 }
 
@@ -111,17 +118,41 @@ fn listener(listener: &ListenerConfig) -> Value {
     })
 }
 
+fn xdp(xdp: &XdpConfig) -> Value {
+    let interface =
+        |interface: &XdpInterface| json!({ "name": interface.name, "role": interface.role.as_str() });
+    let rule = |rule: &XdpRule| {
+        json!({
+            "role": rule.role.as_str(),
+            "protocol": rule.protocol.as_str(),
+            "ports": rule.ports.iter().map(ports).collect::<Value>(),
+            "action": rule.action.as_str(),
+        })
+    };
+    json!({
+        "preset": xdp.preset.map(Preset::as_str),
+        "mode": xdp.mode.as_str(),
+        "pin_dir": xdp.pins,
+        "allow_no_management": xdp.allow_no_management,
+        "interface": xdp.interfaces.iter().map(interface).collect::<Value>(),
+        "rule": xdp.rules.iter().map(rule).collect::<Value>(),
+    })
+}
+
 fn rule(rule: &Rule) -> Value {
     let to = rule.to.iter().map(|to| match to {
         Destination::Prefix(prefix) => prefix.to_string(),
         Destination::Name(name) => name.to_string(),
         Destination::Below(name) => format!("*.{name}"),
     });
-    let ports = rule.ports.iter().map(|ports| match ports.start() == ports.end() {
+    json!({ "to": to.collect::<Vec<_>>(), "ports": rule.ports.iter().map(ports).collect::<Value>() })
+}
+
+fn ports(ports: &RangeInclusive<u16>) -> Value {
+    match ports.start() == ports.end() {
         true => json!(ports.start()),
         false => json!(format!("{}-{}", ports.start(), ports.end())),
-    });
-    json!({ "to": to.collect::<Vec<_>>(), "ports": ports.collect::<Value>() })
+    }
 }
 
 fn prefixes(prefixes: &[IpNet]) -> Vec<String> {

@@ -12,6 +12,7 @@ mod secrets;
 mod sta;
 mod tables;
 mod values;
+mod xdp;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,6 +62,7 @@ impl Resolver<'_> {
             let message = "no [[listener]] and no [sta_server]";
             self.remark(Severity::Warning, "configuration", message, "nothing is served; add a listener");
         }
+        let xdp = typed.xdp.and_then(|typed| self.xdp(typed));
         Config {
             path: path.to_owned(),
             server: self.server(table(typed.server)),
@@ -74,6 +76,7 @@ impl Resolver<'_> {
             stas: stas.into_iter().map(|sta| Arc::new(sta.value)).collect(),
             sta_server: sta_server.map(|server| server.value),
             listeners: listeners.into_iter().map(Arc::new).collect(),
+            xdp,
             remarks: std::mem::take(&mut self.remarks),
         }
     }

@@ -44,6 +44,10 @@ impl fmt::Debug for TicketText {
     }
 }
 
+mod kernel;
+
+pub use kernel::{XdpBan, XdpCount, XdpInterfaceStatus, XdpStatus};
+
 mod wiped {
     use serde::{Deserialize, Deserializer, Serializer};
     use zeroize::Zeroizing;
@@ -83,6 +87,14 @@ pub enum Command {
     Reload {},
     /// [`MetricsText`]
     Metrics {},
+    /// [`XdpStatus`]
+    XdpStatus {},
+    /// A list of [`XdpBan`], by prefix.
+    XdpBans {},
+    /// [`XdpBan`]. A ban of the same prefix is replaced.
+    XdpBan { prefix: String, seconds: u64 },
+    /// [`XdpBan`] without the time that was left.
+    XdpUnban { prefix: String },
     /// [`LogLevel`]; with `level` sets it first, until the next reload or restart.
     LogLevel {
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -278,7 +290,8 @@ pub struct Status {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authority: Option<AuthorityStatus>,
     pub config: ConfigStatus,
-    /// The kernel side: `absent (kernel side not built)` until there is one.
+    /// The kernel side: `absent` or `built`, or where it filters `attached (driver)`, `attached (generic)`,
+    /// `attached in part (…)` or `detached`.
     pub ebpf: String,
     /// What the daemon found of io_uring, when it knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -29,6 +29,9 @@ use crate::sta::authority::Authority;
 use crate::sta::pool::Pool;
 use crate::state::State;
 use crate::sync::lock;
+use crate::xdp::Kernel;
+
+mod kernel;
 
 /// How long a reload may take before who asked is told that it goes on without them.
 const RELOAD_WAIT: Duration = Duration::from_secs(20);
@@ -45,6 +48,7 @@ pub struct Services {
     pub pool: Arc<Pool>,
     pub authority: Option<Arc<Authority>>,
     pub metrics: metrics::Handle,
+    pub kernel: Arc<Kernel>,
     pub log: log::Control,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub last_reload: Mutex<Option<ReloadStatus>>,
@@ -71,6 +75,10 @@ impl Services {
             Command::ConfigShow {} => reply(Ok(self.config.load().to_json())),
             Command::Reload {} => reply(self.reload().await),
             Command::Metrics {} => reply(Ok(MetricsText { text: self.render_metrics() })),
+            Command::XdpStatus {} => reply(self.kernel_status()),
+            Command::XdpBans {} => reply(self.bans()),
+            Command::XdpBan { prefix, seconds } => reply(self.ban(&prefix, seconds)),
+            Command::XdpUnban { prefix } => reply(self.unban(&prefix)),
             Command::LogLevel { level } => reply(self.log_level(level.as_deref())),
         }
     }
@@ -142,7 +150,7 @@ impl Services {
                 path: config.path.display().to_string(),
                 last_reload: lock(&self.last_reload).clone(),
             },
-            ebpf: "absent (kernel side not built)".to_owned(),
+            ebpf: self.kernel.to_string(),
             io_uring: Some("relay by tokio-uring".to_owned()),
             log_level: self.log.level(),
             log_lines_lost: self.log.lines_lost(),
@@ -316,6 +324,8 @@ impl Services {
                 ("sessions_per_source", None, limits.sessions_per_source),
                 ("sessions_per_user", None, limits.sessions_per_user),
             ],
+            ebpf: self.kernel.to_string(),
+            xdp_packets: self.kernel.counts().unwrap_or_default(),
             log_lines_lost: self.log.lines_lost(),
             relay_workers: self.workers,
         }

@@ -42,7 +42,7 @@ pub(super) fn spawn(
     tokio::spawn(serve_web(web_inbox, Arc::clone(services)));
     let pool = Arc::clone(&parts.pool);
     tokio::spawn(async move { pool.run_health().await });
-    tokio::spawn(upkeep(services.metrics.clone()));
+    tokio::spawn(upkeep(Arc::clone(services)));
     if let Some(socket) = sockets.control.take() {
         let services = Arc::clone(services);
         tokio::spawn(ctl::server::serve(socket, ctl::server::Bounds::default(), move |command| {
@@ -69,11 +69,15 @@ pub(super) fn spawn(
     }
 }
 
-async fn upkeep(metrics: metrics::Handle) {
+/// Samples of histograms move to their buckets, and bans that have ended go.
+async fn upkeep(services: Arc<Services>) {
     let mut interval = tokio::time::interval(UPKEEP_EVERY);
     loop {
         interval.tick().await;
-        metrics.run_upkeep();
+        services.metrics.run_upkeep();
+        if let Err(error) = services.kernel.bans() {
+            tracing::debug!(%error, "the bans cannot be looked through");
+        }
     }
 }
 

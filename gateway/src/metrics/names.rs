@@ -137,8 +137,14 @@ pub const OPEN_DESCRIPTORS: Family =
 pub const MAX_DESCRIPTORS: Family =
     gauge("portcullis_max_descriptors", &[], "File descriptors that the daemon may have open.");
 
+pub const XDP_PACKETS: Family = counter(
+    "portcullis_xdp_packets_total",
+    &["interface", "verdict", "reason"],
+    "Packets that the kernel side let pass or dropped at a filtered interface, since the daemon started.",
+);
+
 /// All of them, by name.
-pub const ALL: [Family; 28] = [
+pub const ALL: [Family; 29] = [
     BUILD_INFO,
     CERTIFICATE_NOT_AFTER,
     RELOAD_SUCCESS,
@@ -164,6 +170,7 @@ pub const ALL: [Family; 28] = [
     TICKETS_REDEEMED,
     TLS_HANDSHAKE_FAILURES,
     TLS_HANDSHAKES,
+    XDP_PACKETS,
     CPU_SECONDS,
     RESIDENT_BYTES,
     START_TIME,

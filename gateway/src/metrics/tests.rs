@@ -32,6 +32,8 @@ fn everything() -> String {
         stas: vec![("sta1".into(), true)],
         tickets_live: Some(3),
         limits: vec![("sessions", Some(2), 9000), ("sessions_per_user", None, 100)],
+        ebpf: "attached (driver)".into(),
+        xdp_packets: vec![("edge".into(), Cause::NoRule, 6)],
         log_lines_lost: 4,
         relay_workers: 2,
     };

@@ -88,7 +88,7 @@ fn status() -> Status {
                 restart: vec!["server.workers".into()],
             }),
         },
-        ebpf: "absent (kernel side not built)".into(),
+        ebpf: "attached (driver)".into(),
         io_uring: None,
         log_level: "info".into(),
         log_lines_lost: 7,
@@ -141,7 +141,7 @@ fn status_is_for_people_and_with_json_for_programs() {
         "edge",
         "server.workers",
         "7 lines lost",
-        "absent",
+        "attached (driver)",
     ] {
         assert!(output.stdout.contains(fact), "{fact} in {}", output.stdout);
     }

@@ -58,6 +58,9 @@ fn a_wrong_command_line_is_told_apart_from_other_failures() {
         &["connect", "--gateway", "gw", "--plain", "--insecure", "a:1"],
         &["connect", "--gateway", "gw", "--proxy-user", "u", "a:1"],
         &["logs", "level", "loud"],
+        &["xdp"],
+        &["ports", "test", "edge", "192.0.2.1", "tcp"],
+        &["ports", "test", "wan", "192.0.2.1", "tcp", "1"],
         &["completions", "tcl"],
     ] {
         let output = run(arguments);
@@ -122,6 +125,8 @@ fn without_a_daemon_every_command_that_needs_one_says_so_and_how_to_go_on() {
         &["config", "show"],
         &["reload"],
         &["metrics"],
+        &["xdp", "status"],
+        &["xdp", "bans", "list"],
         &["logs", "level"],
     ] {
         let socket = ["--socket", socket.to_str().unwrap()];

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::tally::Tally;
 use crate::demo::{self, Profile};
+use crate::ebpf::{self, Toolchain};
 use crate::setup::{self, Use};
 use crate::shell::{self, cargo, succeeds};
 use crate::{deps, licences, tidy};
@@ -43,7 +44,11 @@ pub(crate) const STEPS: &[Step] = &[
         Ok(Tally::passed())
     }),
     step("fmt", "formatting", |_| {
-        Ok(Tally::of(succeeds(&mut cargo(&["fmt", "--all", "--check"]))?, "run `cargo fmt --all`"))
+        // The kernel side is a workspace of its own.
+        let good =
+            [&["fmt", "--all", "--check"][..], &["fmt", "--manifest-path", "ebpf/Cargo.toml", "--check"]];
+        let good = good.into_iter().map(|call| succeeds(&mut cargo(call))).collect::<Result<Vec<bool>>>()?;
+        Ok(Tally::of(!good.contains(&false), "run `cargo fmt --all`, in ebpf/ too"))
     }),
     step("tidy", "repository rules", |_| Ok(Tally::of_findings(tidy::check()?))),
     step("deps", "which crate may depend on which", |_| Ok(Tally::of_findings(deps::check()?))),
@@ -59,6 +64,10 @@ pub(crate) const STEPS: &[Step] = &[
         Ok(Tally::of(succeeds(doc.env("RUSTDOCFLAGS", "-D warnings"))?, "fix what rustdoc says above"))
     }),
     slow("fuzz", "fuzz targets still build", |_| fuzz()),
+    slow("ebpf", "the kernel side, which the gateway embeds", |_| match Toolchain::find() {
+        Ok(_) => ebpf::build().map(|_| Tally::passed()),
+        Err(missing) => Ok(Tally::skipped(&missing)),
+    }),
     step("build", "all programs", |_| {
         let good =
             shell::stream(&mut cargo(&["build", "--locked", "--workspace", "--bins"]), BUILD_LIMIT, |_| ())?;

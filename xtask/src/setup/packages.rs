@@ -15,16 +15,20 @@ pub(crate) enum Use {
     Test,
     /// `cargo xtask perf`
     Perf,
+    /// `cargo xtask ebpf`
+    Ebpf,
 }
 
 impl Use {
-    pub(crate) const ALL: [Self; 3] = [Self::Demo, Self::Test, Self::Perf];
+    pub(crate) const ALL: [Self; 4] = [Self::Demo, Self::Test, Self::Perf, Self::Ebpf];
 }
 
 /// A file that exists only when the package is installed.
 enum Proof {
     Program(&'static str),
     File(&'static str),
+    /// A target of the compiler in /usr.
+    RustLibrary(&'static str),
     /// A file inside one of `/usr/lib/python3.*`.
     PythonFile(&'static str),
 }
@@ -47,6 +51,7 @@ impl Package {
         match self.proof {
             Proof::Program(name) => process::find_program(name).is_some(),
             Proof::File(path) => Path::new(path).exists(),
+            Proof::RustLibrary(target) => Path::new("/usr/lib/rustlib").join(target).is_dir(),
             Proof::PythonFile(path) => python_libraries().any(|dir| dir.join(path).exists()),
         }
     }
@@ -69,7 +74,8 @@ const fn optional(name: &'static str, proof: Proof, uses: &'static [Use], why: &
 
 const DEMO_AND_TEST: &[Use] = &[Use::Demo, Use::Test];
 const TEST: &[Use] = &[Use::Test];
-const ALL: &[Use] = &Use::ALL;
+const ALL: &[Use] = &[Use::Demo, Use::Test, Use::Perf];
+const EBPF: &[Use] = &[Use::Ebpf];
 
 pub(crate) const PACKAGES: &[Package] = &[
     required("iproute2", Proof::Program("ip"), ALL, "network namespaces of the lab"),
@@ -98,6 +104,9 @@ pub(crate) const PACKAGES: &[Package] = &[
         &[Use::Perf],
         "the peer that the gateway is measured against",
     ),
+    optional("rustc-web", Proof::File("/usr/bin/rustc"), EBPF, "a compiler for the kernel side"),
+    optional("libstd-rust-web-dev-bpf", Proof::RustLibrary("bpfel-unknown-none"), EBPF, "its core library"),
+    optional("llvm-22-dev", Proof::File("/usr/lib/llvm-22/include"), EBPF, "bpf-linker is built with it"),
 ];
 
 #[cfg(test)]

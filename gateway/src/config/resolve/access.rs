@@ -61,7 +61,7 @@ impl Resolver<'_> {
         destination.ok()
     }
 
-    fn port_list(&mut self, typed: Located<Vec<Located<Ports>>>) -> Vec<RangeInclusive<u16>> {
+    pub(super) fn port_list(&mut self, typed: Located<Vec<Located<Ports>>>) -> Vec<RangeInclusive<u16>> {
         self.check_length("ports", typed.at, typed.value.len(), RULES_MAX);
         let mut ports = Vec::new();
         for Located { value, at } in typed.value.into_iter().take(RULES_MAX) {

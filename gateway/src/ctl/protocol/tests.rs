@@ -19,6 +19,10 @@ fn every_command_survives_its_line() {
         Command::ConfigShow {},
         Command::Reload {},
         Command::Metrics {},
+        Command::XdpStatus {},
+        Command::XdpBans {},
+        Command::XdpBan { prefix: "192.0.2.0/24".into(), seconds: 60 },
+        Command::XdpUnban { prefix: "192.0.2.0/24".into() },
         Command::LogLevel { level: None },
     ] {
         assert_eq!(round_trip(&command), command);

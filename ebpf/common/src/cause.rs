@@ -1,0 +1,144 @@
+//! Why a packet passed or was dropped: a closed set, counted one by one.
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Pass,
+    Drop,
+}
+
+impl Verdict {
+    /// The label of metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+macro_rules! causes {
+    ($($(#[doc = $doc:literal])* $name:ident $verdict:ident $label:literal,)*) => {
+        /// Why a packet passed or was dropped.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Cause { $($(#[doc = $doc])* $name,)* }
+
+        impl Cause {
+            /// All of them; the place in this list is the place among the counters.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            #[must_use]
+            pub const fn verdict(self) -> Verdict {
+                match self { $(Self::$name => Verdict::$verdict,)* }
+            }
+
+            /// The label of metrics.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+
+            /// What it means, for people.
+            #[must_use]
+            pub const fn about(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),*).trim_ascii(),)* }
+            }
+        }
+    };
+}
+
+causes! {
+    /// a rule accepts the port
+    RuleAccepts Pass "rule",
+    /// it belongs to a connection or a client socket of this machine
+    OwnSocket Pass "own_socket",
+    /// ARP
+    Arp Pass "arp",
+    /// echo, errors, and multicast listener discovery of ICMP
+    Icmp Pass "icmp",
+    /// neighbour discovery from this link
+    Neighbour Pass "neighbour",
+    /// control of the link itself: LLDP, LACP, 802.1X
+    LinkControl Pass "link_control",
+    /// the interface has no role (yet)
+    NoRole Pass "no_role",
+    /// no rule accepts it and no socket of ours asked for it
+    NoRule Drop "no_rule",
+    /// a rule drops the port
+    RuleDrops Drop "rule",
+    /// its source is banned
+    Banned Drop "banned",
+    /// shorter than its headers
+    Truncated Drop "truncated",
+    /// neither IP nor ARP
+    EtherType Drop "ethertype",
+    /// more VLAN tags than two
+    VlanDepth Drop "vlan_depth",
+    /// an ARP message that is not one of Ethernet and IPv4
+    ArpHeader Drop "arp_header",
+    /// a wrong version or header length of IP
+    IpHeader Drop "ip_header",
+    /// a length of IP that contradicts the frame
+    IpLength Drop "ip_length",
+    /// extension headers of IPv6 that are too many, out of order or too long
+    Extension Drop "ipv6_extension",
+    /// a routing header of type 0, RFC 5095
+    RoutingHeader Drop "ipv6_routing",
+    /// a source or destination that cannot be on a wire
+    Bogon Drop "bogon",
+    /// source and destination are the same (land)
+    Land Drop "land",
+    /// part of a datagram: its ports cannot be judged
+    Fragment Drop "fragment",
+    /// a first fragment without a whole transport header, RFC 1858
+    FragmentTiny Drop "fragment_tiny",
+    /// a fragment that would overwrite the TCP header, RFC 1858
+    FragmentOverlap Drop "fragment_overlap",
+    /// a TCP header longer or shorter than can be
+    TcpHeader Drop "tcp_header",
+    /// TCP flags that no TCP sends together
+    TcpFlags Drop "tcp_flags",
+    /// a length of UDP that contradicts that of IP
+    UdpLength Drop "udp_length",
+    /// port 0
+    PortZero Drop "port_zero",
+    /// ICMP shorter than its header
+    IcmpHeader Drop "icmp_header",
+    /// a type of ICMP that nobody needs: redirects, timestamps, router discovery of IPv4
+    IcmpType Drop "icmp_type",
+    /// neighbour discovery that came over a router, RFC 4861
+    NeighbourFar Drop "neighbour_far",
+    /// neither TCP nor UDP nor ICMP
+    OtherProtocol Drop "protocol",
+}
+
+impl Cause {
+    /// The place among the counters of an interface.
+    #[must_use]
+    #[allow(clippy::as_conversions, reason = "an enum without fields has no other way to its number")]
+    pub const fn index(self) -> u32 {
+        self as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::tables::CAUSES_MAX;
+
+    #[test]
+    fn every_cause_has_its_own_counter_and_its_own_labels() {
+        for (index, cause) in Cause::ALL.iter().enumerate() {
+            assert_eq!(u32::try_from(index), Ok(cause.index()));
+            assert!(cause.index() < CAUSES_MAX && cause.about().len() > 2);
+        }
+        let labels: BTreeSet<_> =
+            Cause::ALL.iter().map(|cause| (cause.verdict().label(), cause.label())).collect();
+        assert_eq!(labels.len(), Cause::ALL.len());
+    }
+}

@@ -1,0 +1,18 @@
+//! What the XDP program and user space share: types of map keys and values, the packet walk, and the verdict.
+//!
+//! The verdict is a pure function of a frame and of tables behind a trait: the program in the kernel, the tests on
+//! the host and `portcullis ports test` call the same one. There is no map, no clock and no system call in here.
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod cause;
+mod frame;
+pub mod tables;
+mod transport;
+mod verdict;
+mod walk;
+
+pub use cause::{Cause, Verdict};
+pub use frame::Frame;
+pub use verdict::{Lookup, judge, verdict};
+pub use walk::{Addresses, Packet, Payload, Protocol, Seen, walk};

@@ -1,0 +1,245 @@
+//! Keys and values of the maps: byte arrays in network order, so that neither padding nor endianness can be wrong.
+//!
+//! User space reads and writes them as plain arrays (`to_bytes`, `from_bytes`), which is all that aya asks for; no
+//! type here needs an unsafe promise.
+
+/// Names of the maps, as both sides spell them.
+pub const RULES: &str = "RULES";
+pub const INTERFACES: &str = "INTERFACES";
+pub const BANS_V4: &str = "BANS_V4";
+pub const BANS_V6: &str = "BANS_V6";
+pub const COUNTERS: &str = "COUNTERS";
+/// Name of the program.
+pub const PROGRAM: &str = "portcullis";
+
+/// Rules by role, protocol and single port; a range takes one each.
+pub const RULES_MAX: u32 = 16_384;
+/// Filtered interfaces.
+pub const INTERFACES_MAX: u32 = 16;
+/// Banned prefixes, for each family.
+pub const BANS_MAX: u32 = 65_536;
+/// Counters of one interface; more than there are causes.
+pub const CAUSES_MAX: u32 = 64;
+/// The interfaces, and one more for those without a role.
+pub const COUNTERS_MAX: u32 = (INTERFACES_MAX + 1) * CAUSES_MAX;
+/// Counted for interfaces without a role.
+pub const NO_SLOT: u8 = 16;
+
+/// Where an interface leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// The Internet.
+    Edge,
+    /// The servers inside.
+    Farm,
+    /// Administrators.
+    Mgmt,
+}
+
+impl Role {
+    pub const ALL: [Self; 3] = [Self::Edge, Self::Farm, Self::Mgmt];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Edge => "edge",
+            Self::Farm => "farm",
+            Self::Mgmt => "mgmt",
+        }
+    }
+
+    #[must_use]
+    pub const fn to_byte(self) -> u8 {
+        match self {
+            Self::Edge => 1,
+            Self::Farm => 2,
+            Self::Mgmt => 3,
+        }
+    }
+}
+
+/// What a rule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Accept,
+    Drop,
+}
+
+impl Action {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+/// Key of [`RULES`]: role, IP protocol number, port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct RuleKey([u8; 4]);
+
+impl RuleKey {
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(role: u8, protocol: u8, port: u16) -> Self {
+        let [high, low] = port.to_be_bytes();
+        Self([role, protocol, high, low])
+    }
+
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 4] {
+        self.0
+    }
+}
+
+/// Value of [`RULES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct RuleValue([u8; 4]);
+
+impl RuleValue {
+    #[must_use]
+    pub const fn new(action: Action) -> Self {
+        match action {
+            Action::Accept => Self([1, 0, 0, 0]),
+            Action::Drop => Self([0, 0, 0, 0]),
+        }
+    }
+
+    /// Whatever is not known to accept drops.
+    #[must_use]
+    #[inline(always)]
+    pub const fn action(self) -> Action {
+        if self.0[0] == 1 { Action::Accept } else { Action::Drop }
+    }
+
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 4] {
+        self.0
+    }
+}
+
+/// Value of [`INTERFACES`], whose key is the interface's index in network order: the place of its counters, its
+/// role, and the ports from which this machine's own clients speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Interface([u8; 8]);
+
+impl Interface {
+    #[must_use]
+    pub const fn new(slot: u8, role: Role, client_ports: (u16, u16)) -> Self {
+        let ([first_high, first_low], [last_high, last_low]) =
+            (client_ports.0.to_be_bytes(), client_ports.1.to_be_bytes());
+        Self([slot, role.to_byte(), first_high, first_low, last_high, last_low, 0, 0])
+    }
+
+    #[must_use]
+    pub const fn slot(self) -> u8 {
+        self.0[0]
+    }
+
+    /// The role as it stands in keys of rules.
+    #[must_use]
+    pub const fn role(self) -> u8 {
+        self.0[1]
+    }
+
+    /// Whether a socket without a peer on that port is a client's.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_client_port(self, port: u16) -> bool {
+        let [_, _, first_high, first_low, last_high, last_low, _, _] = self.0;
+        port >= u16::from_be_bytes([first_high, first_low])
+            && port <= u16::from_be_bytes([last_high, last_low])
+    }
+
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 8] {
+        self.0
+    }
+}
+
+/// Value of [`BANS_V4`] and [`BANS_V6`]: when the ban ends, in nanoseconds of the monotonic clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Ban([u8; 8]);
+
+impl Ban {
+    #[must_use]
+    pub const fn until(nanoseconds: u64) -> Self {
+        Self(nanoseconds.to_be_bytes())
+    }
+
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(bytes)
+    }
+
+    #[must_use]
+    #[inline(always)]
+    pub const fn ends(self) -> u64 {
+        u64::from_be_bytes(self.0)
+    }
+
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 8] {
+        self.0
+    }
+}
+
+/// The place of a counter in [`COUNTERS`].
+#[must_use]
+#[inline(always)]
+pub const fn counter(slot: u8, cause: u32) -> u32 {
+    // A u8 times 64 fits.
+    (slot_number(slot) * CAUSES_MAX) + cause
+}
+
+#[allow(clippy::as_conversions, reason = "From is not const, and every u8 fits a u32")]
+const fn slot_number(slot: u8) -> u32 {
+    slot as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use core::mem::{align_of, size_of};
+
+    use super::*;
+    use crate::Cause;
+
+    #[test]
+    fn keys_and_values_are_bytes_without_padding() {
+        assert_eq!((size_of::<RuleKey>(), align_of::<RuleKey>()), (4, 1));
+        assert_eq!((size_of::<RuleValue>(), align_of::<RuleValue>()), (4, 1));
+        assert_eq!((size_of::<Interface>(), align_of::<Interface>()), (8, 1));
+        assert_eq!((size_of::<Ban>(), align_of::<Ban>()), (8, 1));
+        assert_eq!(RuleKey::new(1, 6, 443).to_bytes(), [1, 6, 1, 0xbb]);
+        assert_eq!(Interface::new(3, Role::Farm, (0x0102, 0x0304)).to_bytes(), [3, 2, 1, 2, 3, 4, 0, 0]);
+        assert_eq!(Ban::until(1).to_bytes(), [0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(Ban::from_bytes(Ban::until(77).to_bytes()).ends(), 77);
+    }
+
+    #[test]
+    fn an_unknown_action_drops() {
+        assert_eq!(RuleValue([9, 0, 0, 0]).action(), Action::Drop);
+        for action in [Action::Accept, Action::Drop] {
+            assert_eq!(RuleValue::new(action).action(), action);
+        }
+    }
+
+    #[test]
+    fn client_ports_are_a_closed_range() {
+        let interface = Interface::new(0, Role::Edge, (32_768, 60_999));
+        assert!(interface.is_client_port(32_768) && interface.is_client_port(60_999));
+        assert!(!interface.is_client_port(32_767) && !interface.is_client_port(61_000));
+    }
+
+    #[test]
+    fn every_counter_has_its_own_place_in_the_array() {
+        assert_eq!(u32::from(NO_SLOT), INTERFACES_MAX);
+        let last = counter(NO_SLOT, Cause::OtherProtocol.index());
+        assert!(last < COUNTERS_MAX && counter(1, 0) > counter(0, Cause::OtherProtocol.index()));
+    }
+}

@@ -1,0 +1,56 @@
+//! The frame as the kernel hands it over, and the clock.
+//!
+//! Bytes are copied out by `bpf_xdp_load_bytes`, which checks the bounds itself and reaches every buffer of a frame
+//! that lies in several. A pointer into the packet would save the call, and would need a proof at each place.
+
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_xdp_get_buff_len, generated::bpf_xdp_load_bytes};
+use aya_ebpf::programs::XdpContext;
+use portcullis_ebpf_common::Frame;
+
+pub(crate) struct Context<'a> {
+    xdp: &'a XdpContext,
+}
+
+impl<'a> Context<'a> {
+    #[inline(always)]
+    pub(crate) fn new(xdp: &'a XdpContext) -> Self {
+        Self { xdp }
+    }
+
+    #[inline(always)]
+    pub(crate) fn raw(&self) -> *mut xdp_md {
+        self.xdp.ctx
+    }
+
+    /// The interface's index in network order, the key of its map.
+    #[inline(always)]
+    pub(crate) fn interface(&self) -> [u8; 4] {
+        (self.xdp.ingress_ifindex() as u32).to_be_bytes()
+    }
+}
+
+impl Frame for Context<'_> {
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        // SAFETY: the context is the one the kernel called the program with, and lives as long as the program runs.
+        let length = unsafe { bpf_xdp_get_buff_len(self.raw()) };
+        length as u32
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        // SAFETY: the context is the kernel's own; the helper writes at most N bytes to an array of N bytes on our
+        // stack, and returns an error instead of reading past the frame.
+        let read = unsafe { bpf_xdp_load_bytes(self.raw(), at, bytes.as_mut_ptr().cast(), N as u32) };
+        (read == 0).then_some(bytes)
+    }
+}
+
+/// Nanoseconds of the monotonic clock.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: the helper takes nothing and returns a number.
+    unsafe { bpf_ktime_get_ns() }
+}

@@ -1,0 +1,54 @@
+//! The maps. User space writes all of them but the counters, which it only reads.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::maps::{HashMap, LpmTrie, PerCpuArray};
+use portcullis_ebpf_common::Cause;
+use portcullis_ebpf_common::tables::{
+    self, Action, BANS_MAX, Ban, COUNTERS_MAX, INTERFACES_MAX, Interface, RULES_MAX, RuleKey, RuleValue,
+};
+
+#[map]
+static RULES: HashMap<RuleKey, RuleValue> = HashMap::with_max_entries(RULES_MAX, 0);
+#[map]
+static INTERFACES: HashMap<[u8; 4], Interface> = HashMap::with_max_entries(INTERFACES_MAX, 0);
+/// Pinned by name, so that bans outlive the daemon.
+#[map]
+static BANS_V4: LpmTrie<[u8; 4], Ban> = LpmTrie::pinned(BANS_MAX, 0);
+#[map]
+static BANS_V6: LpmTrie<[u8; 16], Ban> = LpmTrie::pinned(BANS_MAX, 0);
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_MAX, 0);
+
+#[inline(always)]
+pub(crate) fn interface(index: [u8; 4]) -> Option<Interface> {
+    // SAFETY: the daemon writes an entry before the program is attached and changes none later, so the value is not
+    // replaced while it is copied.
+    unsafe { INTERFACES.get(index) }.copied()
+}
+
+#[inline(always)]
+pub(crate) fn rule(role: u8, protocol: u8, port: u16) -> Option<Action> {
+    // SAFETY: rules are written before the program is attached; another set of rules comes with another program and
+    // its own map. A value is one aligned word in any case.
+    unsafe { RULES.get(RuleKey::new(role, protocol, port)) }.map(|value| value.action())
+}
+
+#[inline(always)]
+pub(crate) fn ban_v4(source: [u8; 4]) -> Option<Ban> {
+    BANS_V4.get(Key::new(32, source)).copied()
+}
+
+#[inline(always)]
+pub(crate) fn ban_v6(source: [u8; 16]) -> Option<Ban> {
+    BANS_V6.get(Key::new(128, source)).copied()
+}
+
+#[inline(always)]
+pub(crate) fn count(slot: u8, cause: Cause) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(tables::counter(slot, cause.index())) {
+        // SAFETY: the map gave the address of an aligned u64 that lives as long as the map, and the slots of this
+        // CPU are written by nobody else while the program runs on it.
+        unsafe { *counter = (*counter).wrapping_add(1) };
+    }
+}

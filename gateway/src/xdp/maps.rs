@@ -1,0 +1,147 @@
+//! The program's tables: user space writes interfaces, rules and bans, and reads the counters.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::Key;
+use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
+use ipnet::IpNet;
+use nix::time::{ClockId, clock_gettime};
+use portcullis_ebpf_common::Cause;
+use portcullis_ebpf_common::tables::{self, Action, Ban, Interface, NO_SLOT, RuleKey, RuleValue};
+
+use super::XdpError;
+
+/// A prefix that is banned, and for how much longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BanRow {
+    pub prefix: IpNet,
+    pub left: Duration,
+}
+
+/// What the daemon keeps of the program's tables.
+pub(super) struct Maps {
+    bans_v4: LpmTrie<MapData, [u8; 4], [u8; 8]>,
+    bans_v6: LpmTrie<MapData, [u8; 16], [u8; 8]>,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+impl fmt::Debug for Maps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Maps").finish_non_exhaustive()
+    }
+}
+
+impl Maps {
+    /// Fills the tables and keeps those that change later.
+    pub(super) fn fill(
+        ebpf: &mut Ebpf,
+        interfaces: &[(u32, Interface)],
+        rules: &BTreeMap<RuleKey, Action>,
+    ) -> Result<Self, XdpError> {
+        // These two stay with the object: its program refers to them when it is loaded.
+        let mut table: HashMap<_, [u8; 4], [u8; 8]> = HashMap::try_from(borrow(ebpf, tables::INTERFACES)?)?;
+        for (index, interface) in interfaces {
+            table.insert(index.to_be_bytes(), interface.to_bytes(), 0)?;
+        }
+        let mut table: HashMap<_, [u8; 4], [u8; 4]> = HashMap::try_from(borrow(ebpf, tables::RULES)?)?;
+        for (key, action) in rules {
+            table.insert(key.to_bytes(), RuleValue::new(*action).to_bytes(), 0)?;
+        }
+        Ok(Self {
+            bans_v4: LpmTrie::try_from(take(ebpf, tables::BANS_V4)?)?,
+            bans_v6: LpmTrie::try_from(take(ebpf, tables::BANS_V6)?)?,
+            counters: PerCpuArray::try_from(take(ebpf, tables::COUNTERS)?)?,
+        })
+    }
+
+    /// Packets of one interface for one cause, all processors together.
+    pub(super) fn count(&self, slot: u8, cause: Cause) -> Result<u64, MapError> {
+        let values = self.counters.get(&tables::counter(slot, cause.index()), 0)?;
+        Ok(values.iter().fold(0, |sum, value| sum.wrapping_add(*value)))
+    }
+
+    /// Packets of interfaces without a role.
+    pub(super) fn count_without_role(&self) -> Result<u64, MapError> {
+        self.count(NO_SLOT, Cause::NoRole)
+    }
+
+    pub(super) fn ban(&mut self, prefix: IpNet, time: Duration) -> Result<(), MapError> {
+        let end = now().saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        let end = Ban::until(end).to_bytes();
+        match prefix.trunc() {
+            IpNet::V4(v4) => self.bans_v4.insert(&key_v4(v4), end, 0),
+            IpNet::V6(v6) => self.bans_v6.insert(&key_v6(v6), end, 0),
+        }
+    }
+
+    /// Whether there was such a ban.
+    pub(super) fn unban(&mut self, prefix: IpNet) -> Result<bool, MapError> {
+        let removed = match prefix.trunc() {
+            IpNet::V4(v4) => self.bans_v4.remove(&key_v4(v4)),
+            IpNet::V6(v6) => self.bans_v6.remove(&key_v6(v6)),
+        };
+        match removed {
+            Ok(()) => Ok(true),
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The bans in force, and removes those that have ended: an ended one would hide a wider one.
+    pub(super) fn bans(&mut self) -> Result<Vec<BanRow>, MapError> {
+        let mut all = Vec::new();
+        for entry in self.bans_v4.iter() {
+            let (key, end) = entry?;
+            let address = Ipv4Addr::from(key.data());
+            all.push((prefix(address.into(), key.prefix_len()), Ban::from_bytes(end).ends()));
+        }
+        for entry in self.bans_v6.iter() {
+            let (key, end) = entry?;
+            let address = Ipv6Addr::from(key.data());
+            all.push((prefix(address.into(), key.prefix_len()), Ban::from_bytes(end).ends()));
+        }
+        let now = now();
+        let mut bans = Vec::new();
+        for (prefix, end) in all {
+            let Some(prefix) = prefix else { continue };
+            match end.checked_sub(now) {
+                Some(left) if left > 0 => bans.push(BanRow { prefix, left: Duration::from_nanos(left) }),
+                _ => drop(self.unban(prefix)?),
+            }
+        }
+        bans.sort_by_key(|ban| ban.prefix);
+        Ok(bans)
+    }
+}
+
+fn borrow<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Map, XdpError> {
+    ebpf.map_mut(name).ok_or(XdpError::Object(name))
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, XdpError> {
+    ebpf.take_map(name).ok_or(XdpError::Object(name))
+}
+
+fn key_v4(prefix: ipnet::Ipv4Net) -> Key<[u8; 4]> {
+    Key::new(prefix.prefix_len().into(), prefix.addr().octets())
+}
+
+fn key_v6(prefix: ipnet::Ipv6Net) -> Key<[u8; 16]> {
+    Key::new(prefix.prefix_len().into(), prefix.addr().octets())
+}
+
+fn prefix(address: IpAddr, length: u32) -> Option<IpNet> {
+    IpNet::new(address, u8::try_from(length).ok()?).ok()
+}
+
+/// Nanoseconds of the clock that `bpf_ktime_get_ns` reads; it does not fail for this clock.
+fn now() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,35 @@
+//! The kernel side in a real kernel: the program on frames of our making, and the filter on real interfaces.
+
+#[cfg(test)]
+#[path = "xdp/program.rs"]
+mod program;
+#[cfg(test)]
+#[path = "xdp/wire.rs"]
+mod wire;
+
+#[cfg(test)]
+use std::path::PathBuf;
+
+#[cfg(test)]
+use portcullis_tests::{process, skip::skip};
+
+/// What `cargo xtask ebpf` has built, or `None` after having skipped aloud.
+#[cfg(test)]
+fn object() -> Option<PathBuf> {
+    if !nix::unistd::geteuid().is_root() {
+        skip("programs are loaded into the kernel by root only");
+        return None;
+    }
+    // Where the daemon was built lies what it was built with.
+    let programs = process::binary("portcullisd").unwrap();
+    let target = programs.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file());
+    let object = target.map(|target| target.join("ebpf/portcullis-ebpf.o")).filter(|object| object.is_file());
+    if object.is_none() {
+        skip("the kernel side is not built (`cargo xtask ebpf`)");
+    }
+    if let Err(error) = wire::BpfFs::try_mount() {
+        skip(&format!("no BPF file system can be mounted: {error}"));
+        return None;
+    }
+    object
+}
