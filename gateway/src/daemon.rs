@@ -57,7 +57,9 @@ pub fn main() -> ExitCode {
 fn run(options: &Options, config: Config, log: log::Control) -> ExitCode {
     for finding in config::check(&config) {
         match finding.severity {
-            Severity::Error => return options.fail(Exit::Config, &finding.to_string()),
+            // What cannot be used at all stops the start below. An expired certificate does not: some clients may
+            // be set to go on, and a gateway that stays down after a power cut helps nobody.
+            Severity::Error => tracing::error!("{finding}"),
             Severity::Warning => tracing::warn!("{finding}"),
             Severity::Info => tracing::info!("{finding}"),
         }

@@ -62,13 +62,8 @@ impl Reloader {
 
     fn apply(&mut self) -> Result<ReloadPlan, String> {
         let new = config::load(&self.current.path).map_err(|error| error.to_string())?;
-        let wrong: Vec<String> = config::check(&new)
-            .iter()
-            .filter(|finding| finding.severity == Severity::Error)
-            .map(ToString::to_string)
-            .collect();
-        if !wrong.is_empty() {
-            return Err(wrong.join("\n"));
+        for finding in config::check(&new).iter().filter(|finding| finding.severity == Severity::Error) {
+            tracing::error!("{finding}");
         }
         let plan = ReloadPlan {
             live: config::compare(&self.current, &new).live,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use portcullis_tests::backend;
 use portcullis_tests::client::Client;
-use portcullis_tests::pki::Leaf;
+use portcullis_tests::pki::{Leaf, Validity};
 use portcullis_tests::process::{self, Output};
 use portcullis_tests::speak::Speak as _;
 use portcullis_tests::wait::{self, PATIENCE};
@@ -291,6 +291,19 @@ fn new_certificate_files_are_used_without_touching_a_live_session() {
     .unwrap();
     assert_ne!(old, new.leaf_der);
     live.echo(b"still alive").unwrap();
+}
+
+#[test]
+fn an_expired_certificate_is_an_error_in_the_log_but_keeps_no_gateway_down() {
+    let setup = setup();
+    let leaf = Leaf::named(&["expired.example.test"]).validity(Validity::Expired);
+    let expired = setup.ca().issue(&leaf).unwrap();
+    expired.write(setup.dir(), "main").unwrap();
+    let edge = Edge::of_setup(setup, "gateway", ANYTHING_LOCAL);
+    assert!(!shown(&edge, "expired.example.test").unwrap().is_empty());
+    let told = |line: &str| line.contains("ERROR") && line.contains("expired on");
+    assert!(edge.gateway.log().lines().any(told), "{}", edge.gateway.log());
+    assert!(!edge.gateway.cli(["check"]).unwrap().success());
 }
 
 #[test]
