@@ -5,6 +5,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod bucket;
 mod cause;
 mod flow;
 mod frame;
@@ -14,6 +15,7 @@ mod transport;
 mod verdict;
 mod walk;
 
+pub use bucket::Rate;
 pub use cause::{Cause, Verdict};
 pub use flow::{Flow, FlowKey};
 pub use frame::Frame;
