@@ -46,33 +46,43 @@ impl Frame for Context<'_> {
 
     #[inline(always)]
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
-        if at > HEADERS_MAX {
-            return None;
-        }
-        let mut start = self.xdp.data() + at as usize;
-        // SAFETY: no instruction. The compiler must not see that the bound below is about another sum: the verifier
-        // knows the bound of one register only.
-        unsafe { asm!("/* {0} */", inout(reg) start, options(pure, nomem, nostack, preserves_flags)) };
-        if start + N > self.xdp.data_end() {
-            return None;
-        }
-        let mut bytes = [0; N];
-        let mut done = 0;
-        while done + 4 <= N {
-            let [a, b, c, d] = load_u32(start + done).to_ne_bytes();
-            [bytes[done], bytes[done + 1], bytes[done + 2], bytes[done + 3]] = [a, b, c, d];
-            done += 4;
-        }
-        if done + 2 <= N {
-            let [a, b] = load_u16(start + done).to_ne_bytes();
-            [bytes[done], bytes[done + 1]] = [a, b];
-            done += 2;
-        }
-        if done < N {
-            bytes[done] = load_u8(start + done);
-        }
-        Some(bytes)
+        read(at, || self.xdp.data(), || self.xdp.data_end())
     }
+}
+
+/// Reads from memory between the two, which are asked for each time: the verifier forgets what it knew of them.
+#[inline(always)]
+pub(crate) fn read<const N: usize>(
+    at: u32,
+    data: impl Fn() -> usize,
+    data_end: impl Fn() -> usize,
+) -> Option<[u8; N]> {
+    if at > HEADERS_MAX {
+        return None;
+    }
+    let mut start = data() + at as usize;
+    // SAFETY: no instruction. The compiler must not see that the bound below is about another sum: the verifier
+    // knows the bound of one register only.
+    unsafe { asm!("/* {0} */", inout(reg) start, options(pure, nomem, nostack, preserves_flags)) };
+    if start + N > data_end() {
+        return None;
+    }
+    let mut bytes = [0; N];
+    let mut done = 0;
+    while done + 4 <= N {
+        let [a, b, c, d] = load_u32(start + done).to_ne_bytes();
+        [bytes[done], bytes[done + 1], bytes[done + 2], bytes[done + 3]] = [a, b, c, d];
+        done += 4;
+    }
+    if done + 2 <= N {
+        let [a, b] = load_u16(start + done).to_ne_bytes();
+        [bytes[done], bytes[done + 1]] = [a, b];
+        done += 2;
+    }
+    if done < N {
+        bytes[done] = load_u8(start + done);
+    }
+    Some(bytes)
 }
 
 macro_rules! load {

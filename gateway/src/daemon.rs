@@ -142,12 +142,21 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
                 reply.send(reloader.reload()).ok();
             }
             () = reloader.certificates_due() => reloader.check_certificates(),
+            () = reverting(&services) => reloader.revert(),
         }
     };
     services.state.set_draining();
     stop::drain(&drain, &context, front, fronts, relays, &mut signals, most).await;
     ctl::server::remove(&services.config.load().control.socket);
     Ok(())
+}
+
+/// Until a changed policy of the kernel side is taken back; forever when none waits.
+async fn reverting(services: &Services) {
+    match services.kernel.reverts_at() {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn start_relays(

@@ -64,7 +64,10 @@ pub enum Command {
     /// Check a configuration and what it names (the same as `config check`)
     Check(Check),
     /// Apply the configuration file to the running gateway
-    Reload,
+    Reload {
+        #[command(subcommand)]
+        command: Option<Reload>,
+    },
     /// Print the gateway's metrics in Prometheus's text format
     Metrics,
     /// The packet filter of the kernel side
@@ -84,6 +87,12 @@ pub enum Command {
         #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         out: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Reload {
+    /// Keep the changed policy of [xdp], which is taken back otherwise
+    Confirm,
 }
 
 #[derive(Debug, Subcommand)]
@@ -319,7 +328,7 @@ pub enum Logs {
 
 mod kernel;
 
-pub use kernel::{Bans, Ports, Probe, Protocol, Role, Xdp};
+pub use kernel::{Bans, Ports, Probe, Role, Xdp};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Level {

@@ -161,8 +161,13 @@ tables! {
         mode: String,
         pin_dir: String,
         allow_no_management: bool,
+        bogons: String,
+        confirm: String,
+        egress_policy: String,
+        cgroup: String,
         interface: Vec<Located<XdpInterface>>,
         rule: Vec<Located<XdpRule>>,
+        egress: Vec<Located<XdpEgress>>,
     }
     XdpInterface "xdp.interface" {
         name: String,
@@ -170,7 +175,15 @@ tables! {
     }
     XdpRule "xdp.rule" {
         role: String,
-        protocol: String,
+        protocol: NameOrNumber,
+        ports: Vec<Located<Ports>>,
+        from: Vec<Located<String>>,
+        action: String,
+        rate: String,
+    }
+    XdpEgress "xdp.egress" {
+        to: Vec<Located<String>>,
+        protocol: NameOrNumber,
         ports: Vec<Located<Ports>>,
         action: String,
     }
@@ -192,6 +205,30 @@ impl FromToml for Ports {
         match value.get_ref() {
             DeValue::Integer(_) => i64::from_toml(value, key, problems).map(Self::One),
             DeValue::String(text) => Some(Self::Range(text.clone().into_owned())),
+            _ => {
+                problems.wrong_type::<Self>(value, key);
+                None
+            }
+        }
+    }
+}
+
+/// Something with a name and a number, as typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NameOrNumber {
+    Name(String),
+    Number(i64),
+}
+
+impl FromToml for NameOrNumber {
+    fn expected() -> String {
+        "a name in quotes or a number".into()
+    }
+
+    fn from_toml(value: &Spanned<DeValue<'_>>, key: &str, problems: &mut Problems<'_>) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::Integer(_) => i64::from_toml(value, key, problems).map(Self::Number),
+            DeValue::String(text) => Some(Self::Name(text.clone().into_owned())),
             _ => {
                 problems.wrong_type::<Self>(value, key);
                 None
@@ -258,7 +295,7 @@ mod tests {
 
     #[test]
     fn the_example_has_every_key_that_is_read_and_no_other() {
-        let below = [("listener", "allow"), ("xdp", "interface"), ("xdp", "rule")];
+        let below = [("listener", "allow"), ("xdp", "interface"), ("xdp", "rule"), ("xdp", "egress")];
         let known: BTreeSet<(String, String)> = TABLES
             .iter()
             .flat_map(|(table, keys)| keys.iter().map(|key| ((*table).to_owned(), (*key).to_owned())))

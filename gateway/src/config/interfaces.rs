@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 /// Every IPv4 and IPv6 address of every interface, sorted.
 pub(super) fn own_addresses() -> Result<BTreeSet<IpAddr>, nix::Error> {
     Ok(nix::ifaddrs::getifaddrs()?
@@ -23,6 +25,23 @@ pub(crate) fn interface_of(address: IpAddr) -> Option<String> {
         Some(v4.or_else(|| found.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))? == address)
     };
     interfaces.into_iter().find(|interface| has(interface) == Some(true)).map(|found| found.interface_name)
+}
+
+/// Every address of every interface with its network, by the interface's name.
+pub(crate) fn own_networks() -> Vec<(String, IpNet)> {
+    let ip = |address: &nix::sys::socket::SockaddrStorage| {
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    };
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    interfaces
+        .filter_map(|interface| {
+            let address = ip(&interface.address?)?;
+            let network = interface.netmask.as_ref().and_then(ip);
+            let network = network.and_then(|mask| IpNet::with_netmask(address, mask).ok());
+            Some((interface.interface_name, network.unwrap_or_else(|| address.into())))
+        })
+        .collect()
 }
 
 #[cfg(test)]

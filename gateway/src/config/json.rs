@@ -5,14 +5,16 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 use portcullis_core::limits::Limits;
 use portcullis_core::policy::{Destination, Policy, Rule};
+use portcullis_ebpf_common::tables::Action;
 use serde_json::{Value, json};
 
 use super::duration::format;
 use super::{
-    Config, ListenerConfig, LogFormat, SecurityKey, StaConfig, StaServerConfig, StaTls, XdpConfig,
+    Config, ListenerConfig, LogFormat, SecurityKey, StaConfig, StaServerConfig, StaTls, XdpConfig, XdpEgress,
     XdpInterface, XdpRule,
 };
 use crate::xdp::presets::Preset;
+use crate::xdp::protocols;
 
 pub(super) fn config(config: &Config) -> Value {
     let certificates = config
@@ -124,9 +126,19 @@ fn xdp(xdp: &XdpConfig) -> Value {
     let rule = |rule: &XdpRule| {
         json!({
             "role": rule.role.as_str(),
-            "protocol": rule.protocol.as_str(),
+            "protocol": protocols::shown(rule.protocol),
             "ports": rule.ports.iter().map(ports).collect::<Value>(),
+            "from": prefixes(&rule.from),
             "action": rule.action.as_str(),
+            "rate": (rule.action == Action::Limit).then(|| format!("{}/s", rule.per_second)),
+        })
+    };
+    let egress = |row: &XdpEgress| {
+        json!({
+            "to": prefixes(&row.to),
+            "protocol": protocols::shown(row.protocol),
+            "ports": row.ports.iter().map(ports).collect::<Value>(),
+            "action": row.action.as_str(),
         })
     };
     json!({
@@ -134,8 +146,13 @@ fn xdp(xdp: &XdpConfig) -> Value {
         "mode": xdp.mode.as_str(),
         "pin_dir": xdp.pins,
         "allow_no_management": xdp.allow_no_management,
+        "bogons": xdp.bogons.as_str(),
+        "confirm": format(xdp.confirm),
+        "egress_policy": if xdp.egress_closed { "closed" } else { "open" },
+        "cgroup": xdp.cgroup,
         "interface": xdp.interfaces.iter().map(interface).collect::<Value>(),
         "rule": xdp.rules.iter().map(rule).collect::<Value>(),
+        "egress": xdp.egress.iter().map(egress).collect::<Value>(),
     })
 }
 

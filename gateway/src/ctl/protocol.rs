@@ -46,7 +46,7 @@ impl fmt::Debug for TicketText {
 
 mod kernel;
 
-pub use kernel::{XdpBan, XdpCount, XdpInterfaceStatus, XdpStatus};
+pub use kernel::{Confirmed, XdpBan, XdpCount, XdpInterfaceStatus, XdpRules, XdpStatus};
 
 mod wiped {
     use serde::{Deserialize, Deserializer, Serializer};
@@ -85,10 +85,14 @@ pub enum Command {
     ConfigShow {},
     /// [`Reloaded`]
     Reload {},
+    /// [`Confirmed`]: the policy of the last reload stays in force.
+    ReloadConfirm {},
     /// [`MetricsText`]
     Metrics {},
     /// [`XdpStatus`]
     XdpStatus {},
+    /// [`XdpRules`]
+    XdpRules {},
     /// A list of [`XdpBan`], by prefix.
     XdpBans {},
     /// [`XdpBan`]. A ban of the same prefix is replaced.
@@ -442,6 +446,9 @@ pub struct Reloaded {
     pub live: Vec<String>,
     /// Changes that wait for a restart.
     pub restart: Vec<String>,
+    /// The changed policy of the kernel side is taken back after that time, unless it is confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_within_seconds: Option<u64>,
 }
 
 /// Answer to `metrics`.

@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Instant;
 
 use aya::maps::MapError;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
@@ -21,9 +22,10 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use portcullis_ebpf_common::Cause;
 use portcullis_ebpf_common::tables::{BANS_V4, BANS_V6, Interface, PROGRAM, Role};
 
+use super::confirm::{self, Pending, Running};
 use super::maps::{BanRow, Maps};
-use super::rules::Table;
-use super::{BUILD, OBJECT};
+use super::policy::{Policy, RuleRow, rule_rows};
+use super::{BUILD, OBJECT, outgoing};
 use crate::config::{Config, XdpConfig, XdpInterface, XdpMode};
 use crate::sync::lock;
 
@@ -62,6 +64,10 @@ pub enum XdpError {
     Attach { interface: String, source: ProgramError },
     #[error("interface `{interface}`: the program cannot be pinned: {reason}")]
     Link { interface: String, reason: String },
+    #[error("{at}: what leaves cannot be judged: {reason}")]
+    Egress { at: String, reason: String },
+    #[error("{}: the note that a policy is not confirmed cannot be written: {reason}", .path.display())]
+    Note { path: PathBuf, reason: io::Error },
 }
 
 /// The mode in which a program is attached.
@@ -118,10 +124,30 @@ pub struct Kernel {
 #[derive(Debug)]
 struct Active {
     interfaces: Vec<Filtered>,
-    rules: usize,
     maps: Mutex<Maps>,
-    /// Its program is the one that the pinned links hold.
-    _program: Ebpf,
+    /// Its programs are those that the pinned links hold.
+    programs: Mutex<Ebpf>,
+    policy: Mutex<State>,
+}
+
+/// Which policy is in force, and which one waits to come back.
+#[derive(Debug)]
+struct State {
+    running: Running,
+    /// Entries of the table of rules.
+    entries: usize,
+    pending: Option<Pending>,
+    /// The configuration file with the policy that was confirmed last.
+    confirmed: String,
+    state_dir: PathBuf,
+}
+
+impl State {
+    fn holds(&self, xdp: &XdpConfig, rows: &[RuleRow]) -> bool {
+        self.running.rows == rows
+            && self.running.xdp.bogons == xdp.bogons
+            && self.running.xdp.egress_closed == xdp.egress_closed
+    }
 }
 
 impl Kernel {
@@ -134,7 +160,9 @@ impl Kernel {
             warn_of_leftovers();
             return Ok(Self::default());
         };
-        let entries = Table::new(config, xdp).entries().map_err(XdpError::Rules)?;
+        let (xdp, confirmed) = confirm::to_start_with(config, xdp);
+        let xdp = &xdp;
+        let policy = Policy::new(config, xdp).map_err(XdpError::Rules)?;
         let object = OBJECT.ok_or(XdpError::Absent)?;
         prepare(&xdp.pins)?;
         let mut ebpf = EbpfLoader::new().default_map_pin_directory(&xdp.pins).load(object)?;
@@ -145,7 +173,7 @@ impl Kernel {
                 .map_err(|_| XdpError::NoInterface(interface.name.clone()))?;
             indexed.push((index, Interface::new(slot, interface.role, ports)));
         }
-        let maps = Maps::fill(&mut ebpf, &indexed, &entries)?;
+        let maps = Maps::fill(&mut ebpf, &indexed, &policy)?;
         let program = ebpf.program_mut(PROGRAM).ok_or(XdpError::Object(PROGRAM))?;
         let program: &mut Xdp = program.try_into()?;
         program.load()?;
@@ -162,8 +190,20 @@ impl Kernel {
             interfaces.push(Filtered { name, role, mode, index, slot: value.slot(), pin });
         }
         remove_others(&xdp.pins, &interfaces)?;
-        let (rules, maps) = (entries.len(), Mutex::new(maps));
-        Ok(Self { active: Some(Active { interfaces, rules, maps, _program: ebpf }) })
+        if policy.has_egress {
+            outgoing::attach(&mut ebpf, xdp)?;
+        } else {
+            outgoing::remove_all(&xdp.pins)?;
+        }
+        let state = State {
+            running: Running { xdp: xdp.clone(), rows: rule_rows(config, xdp) },
+            entries: policy.entries.rules.len(),
+            pending: None,
+            confirmed,
+            state_dir: config.server.state_dir.clone(),
+        };
+        let (maps, programs, policy) = (Mutex::new(maps), Mutex::new(ebpf), Mutex::new(state));
+        Ok(Self { active: Some(Active { interfaces, maps, programs, policy }) })
     }
 
     #[must_use]
@@ -174,7 +214,112 @@ impl Kernel {
     /// Entries of the table of rules.
     #[must_use]
     pub fn rules(&self) -> usize {
-        self.active.as_ref().map_or(0, |active| active.rules)
+        self.active.as_ref().map_or(0, |active| lock(&active.policy).entries)
+    }
+
+    /// The rows in force, those that decide first before others.
+    #[must_use]
+    pub fn rows(&self) -> Vec<RuleRow> {
+        self.active.as_ref().map(|active| lock(&active.policy).running.rows.clone()).unwrap_or_default()
+    }
+
+    /// Which policy is in force: bogons, and whether egress is closed.
+    #[must_use]
+    pub fn running(&self) -> Option<XdpConfig> {
+        self.active.as_ref().map(|active| lock(&active.policy).running.xdp.clone())
+    }
+
+    /// When a change of policy is taken back, unless it is confirmed.
+    #[must_use]
+    pub fn reverts_at(&self) -> Option<Instant> {
+        lock(&self.active.as_ref()?.policy).pending.as_ref().map(|pending| pending.ends)
+    }
+
+    /// Puts the policy of a configuration, whose file is `text`, in force in one step: for good, or until it is taken
+    /// back. An earlier change that nobody has confirmed is taken back first. Whether there was anything to change.
+    ///
+    /// # Errors
+    /// When it cannot be put in force; then the one before stays.
+    pub fn change(&self, config: &Config, text: &str) -> Result<bool, XdpError> {
+        let (Some(active), Some(xdp)) = (&self.active, &config.xdp) else { return Ok(false) };
+        let policy = Policy::new(config, xdp).map_err(XdpError::Rules)?;
+        let rows = rule_rows(config, xdp);
+        let mut state = lock(&active.policy);
+        if state.holds(xdp, &rows) {
+            return Ok(false);
+        }
+        if let Some(pending) = state.pending.take() {
+            lock(&active.maps).take_back()?;
+            state.running = pending.before;
+            if state.holds(xdp, &rows) {
+                confirm::forget(&state.state_dir);
+                return Ok(true);
+            }
+        }
+        if policy.has_egress {
+            outgoing::attach(&mut lock(&active.programs), xdp)?;
+        }
+        let waits = !xdp.confirm.is_zero();
+        if waits {
+            confirm::note(&state.state_dir, &state.confirmed, text)
+                .map_err(|reason| XdpError::Note { path: state.state_dir.clone(), reason })?;
+        }
+        lock(&active.maps).apply(&policy)?;
+        let before = std::mem::replace(&mut state.running, Running { xdp: xdp.clone(), rows });
+        state.entries = policy.entries.rules.len();
+        let tried = text.to_owned();
+        if waits {
+            state.pending = Some(Pending { ends: Instant::now() + xdp.confirm, before, tried });
+        } else {
+            state.confirmed = tried;
+            confirm::forget(&state.state_dir);
+        }
+        Ok(true)
+    }
+
+    /// The policy in force is meant. Whether it waited for that.
+    pub fn confirm(&self) -> bool {
+        let Some(active) = &self.active else { return false };
+        let mut state = lock(&active.policy);
+        let Some(pending) = state.pending.take() else { return false };
+        state.confirmed = pending.tried;
+        confirm::forget(&state.state_dir);
+        true
+    }
+
+    /// Takes a policy back that nobody has confirmed in time, and returns what is in force again.
+    ///
+    /// # Errors
+    /// When the kernel does not take it back; it is tried again.
+    pub fn revert_overdue(&self) -> Result<Option<XdpConfig>, XdpError> {
+        let Some(active) = &self.active else { return Ok(None) };
+        let mut state = lock(&active.policy);
+        if state.pending.as_ref().is_none_or(|pending| pending.ends > Instant::now()) {
+            return Ok(None);
+        }
+        lock(&active.maps).take_back()?;
+        if let Some(pending) = state.pending.take() {
+            state.running = pending.before;
+        }
+        Ok(Some(state.running.xdp.clone()))
+    }
+
+    /// What left by interface and cause, or would have; the daemon's own sockets are named `cgroup`.
+    ///
+    /// # Errors
+    /// When the counters cannot be read.
+    pub fn counts_out(&self) -> Result<Vec<(String, Cause, u64)>, XdpError> {
+        let Some(active) = &self.active else { return Ok(Vec::new()) };
+        let maps = lock(&active.maps);
+        let mut counts = Vec::new();
+        for cause in Cause::ALL {
+            for interface in &active.interfaces {
+                counts.push((interface.name.clone(), *cause, maps.count_out(interface.slot, *cause)?));
+            }
+            counts.push(("cgroup".to_owned(), *cause, maps.count_dialed(*cause)?));
+        }
+        counts.retain(|(_, _, packets)| *packets > 0);
+        Ok(counts)
     }
 
     /// Packets by interface and cause, those that were counted at all.
@@ -245,7 +390,7 @@ pub fn detach(pins: &Path) -> Result<Vec<String>, XdpError> {
     for (name, path) in entries(pins)? {
         // Whatever else is in the directory is somebody else's, above all when it is the wrong directory.
         let interface = interface_of_pin(&name).map(|(_, interface)| interface);
-        if interface.is_some() || [BANS_V4, BANS_V6].contains(&name.as_str()) {
+        if interface.is_some() || outgoing::is_pin(&name) || [BANS_V4, BANS_V6].contains(&name.as_str()) {
             remove(&path)?;
         }
         detached.extend(interface);
@@ -399,7 +544,7 @@ fn client_ports() -> (u16, u16) {
 }
 
 /// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

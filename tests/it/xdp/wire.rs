@@ -19,9 +19,9 @@ use tempfile::TempDir;
 use crate::object;
 
 /// How long a packet that is dropped is waited for. A dropped SYN has no other sign than silence.
-const SILENCE: Duration = Duration::from_millis(1500);
-const OPEN: u16 = 443;
-const CLOSED: u16 = 8022;
+pub(crate) const SILENCE: Duration = Duration::from_millis(1500);
+pub(crate) const OPEN: u16 = 443;
+pub(crate) const CLOSED: u16 = 8022;
 
 /// A BPF file system of one test.
 pub(crate) struct BpfFs(TempDir);
@@ -51,13 +51,13 @@ impl Drop for BpfFs {
 }
 
 /// A gateway whose two interfaces are filtered.
-struct Scene {
-    lab: Lab,
+pub(crate) struct Scene {
+    pub(crate) lab: Lab,
     pins: BpfFs,
 }
 
 impl Scene {
-    fn build() -> Option<Self> {
+    pub(crate) fn build() -> Option<Self> {
         object()?;
         if let Err(reason) = netns::available() {
             skip(&format!("no network namespaces: {reason}"));
@@ -74,16 +74,16 @@ impl Scene {
         Some(scene)
     }
 
-    fn pin_dir(&self) -> PathBuf {
+    pub(crate) fn pin_dir(&self) -> PathBuf {
         self.pins.path().join("portcullis")
     }
 
     /// The gateway's addresses at the edge.
-    fn edge(&self) -> [IpAddr; 2] {
+    pub(crate) fn edge(&self) -> [IpAddr; 2] {
         [self.lab.gateway.v4[0], self.lab.gateway.v6[0]]
     }
 
-    fn setup(&self, more: &str) -> Setup {
+    pub(crate) fn setup(&self, more: &str) -> Setup {
         let mut setup = Setup::new().unwrap();
         setup.own_authority(IpAddr::from([127, 0, 0, 1])).unwrap();
         let at = self.edge().map(|ip| SocketAddr::new(ip, OPEN));
@@ -98,27 +98,27 @@ impl Scene {
         setup
     }
 
-    fn start(&self, more: &str) -> Gateway {
+    pub(crate) fn start(&self, more: &str) -> Gateway {
         self.setup(more).start_in(&self.lab.gateway).unwrap()
     }
 
     /// Listens on the closed port at the edge, beside the daemon.
-    fn strangers(&self) -> Vec<TcpListener> {
+    pub(crate) fn strangers(&self) -> Vec<TcpListener> {
         let listen = |ip| self.lab.gateway.enter(|| Ok(TcpListener::bind(SocketAddr::new(ip, CLOSED))?));
         self.edge().map(|ip| listen(ip).unwrap()).into()
     }
 
     /// Whether each of the gateway's edge addresses takes a connection from outside on that port.
-    fn reaches(&self, port: u16) -> Vec<bool> {
+    pub(crate) fn reaches(&self, port: u16) -> Vec<bool> {
         self.edge().map(|ip| connects(&self.lab.outside, SocketAddr::new(ip, port))).into()
     }
 }
 
-fn connects(from: &Place, to: SocketAddr) -> bool {
+pub(crate) fn connects(from: &Place, to: SocketAddr) -> bool {
     from.enter(|| Ok(TcpStream::connect_timeout(&to, SILENCE).is_ok())).unwrap()
 }
 
-fn dropped(gateway: &Gateway, interface: &str, reason: &str) -> u64 {
+pub(crate) fn dropped(gateway: &Gateway, interface: &str, reason: &str) -> u64 {
     let rows = gateway.cli_json(["xdp", "drops"]).unwrap();
     let found =
         rows.as_array().unwrap().iter().find(|row| {
@@ -127,7 +127,7 @@ fn dropped(gateway: &Gateway, interface: &str, reason: &str) -> u64 {
     found.map_or(0, |row| row["packets"].as_u64().unwrap())
 }
 
-fn state(gateway: &Gateway) -> String {
+pub(crate) fn state(gateway: &Gateway) -> String {
     let status: Value = gateway.cli_json(["status"]).unwrap();
     status["ebpf"].as_str().unwrap().to_owned()
 }
@@ -268,7 +268,9 @@ fn a_banned_neighbour_is_cut_off_until_the_ban_is_lifted() {
     let listed = gateway.cli_json(["xdp", "bans", "list"]).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 2, "{listed}");
     // The test that asks before trying knows it too.
-    let config = gateway.cli(["ports", "test", "edge", "203.0.113.10", "tcp", "443"]).unwrap();
+    let config = gateway
+        .cli(["ports", "test", "203.0.113.10", "203.0.113.1", "tcp", "443", "--role", "edge"])
+        .unwrap();
     assert!(config.code == Some(1) && config.stdout.contains("banned"), "{config:?}");
     // Bans outlive the daemon.
     let gateway = gateway.halt().unwrap().start_in(&scene.lab.gateway).unwrap();
