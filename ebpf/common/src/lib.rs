@@ -7,6 +7,7 @@
 
 mod cause;
 mod frame;
+pub mod maglev;
 pub mod tables;
 mod transport;
 mod verdict;
