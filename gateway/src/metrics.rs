@@ -20,8 +20,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use names::{Family, Kind};
 use portcullis_ebpf_common::Cause;
 pub use record::{
-    ConnectionGuard, HandshakeFailure, HandshakeGuard, Listener, Stage, refused, sta_request, ticket_issued,
-    ticket_redeemed,
+    ConnectionGuard, HandshakeFailure, HandshakeGuard, Listener, Stage, forward_check_failed, refused,
+    sta_request, ticket_issued, ticket_redeemed,
 };
 use record::{Ledger, Totals};
 
