@@ -191,12 +191,18 @@ struct Inner {
 }
 
 /// Chooses the servers of one listener. The choice itself takes no lock.
-#[derive(Debug)]
 pub struct Balancer {
     name: Arc<str>,
     current: ArcSwap<Service>,
     inner: Mutex<Inner>,
     changed: channel::Sender<u64>,
+    redialed: ::metrics::Counter,
+}
+
+impl fmt::Debug for Balancer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Balancer").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl Balancer {
@@ -206,13 +212,19 @@ impl Balancer {
         let inner = Inner { listener: Arc::clone(listener), servers, drained: BTreeSet::new(), path };
         let name: Arc<str> = listener.name.as_str().into();
         let current = ArcSwap::from_pointee(service(&name, &inner, forward));
-        Self { name, current, inner: Mutex::new(inner), changed }
+        let redialed = metrics::forward_redialed(&listener.name);
+        Self { name, current, inner: Mutex::new(inner), changed, redialed }
     }
 
     /// The listener as it is now.
     #[must_use]
     pub fn service(&self) -> Arc<Service> {
         self.current.load_full()
+    }
+
+    /// A flow went to another server than the one that was chosen for it.
+    pub(crate) fn note_redialed(&self) {
+        self.redialed.increment(1);
     }
 
     /// Live flows of one server that the kernel forwards.

@@ -81,11 +81,13 @@ impl Reloader {
     fn renew(&self, new: &Config) -> anyhow::Result<()> {
         let users = assemble::load_users(&new.users)?;
         let sta_server_tls = assemble::sta_server_tls(new)?;
+        let forwarding = self.parts.balancers.prepare(new)?;
         let mut services = Vec::new();
         for settings in &new.listeners {
             let listener = self.parts.listeners.iter().find(|listener| *listener.name == settings.name);
             if let Some(listener) = listener {
-                services.push((listener, assemble::service(settings, new, &self.parts.ticketer)?));
+                let balancer = forwarding.get(&settings.name);
+                services.push((listener, assemble::service(settings, new, &self.parts.ticketer, balancer)?));
             }
         }
         self.parts.pool.replace(&new.stas, self.parts.authority.clone())?;
@@ -93,6 +95,7 @@ impl Reloader {
         if let (Some(current), Some(tls)) = (&self.parts.sta_server_tls, sta_server_tls) {
             current.store(tls);
         }
+        self.parts.balancers.install(forwarding);
         for (listener, service) in services {
             listener.service.store(Arc::new(service));
         }

@@ -288,6 +288,11 @@ pub fn forward_check_failed(listener: &str, server: &str, reason: &'static str) 
     .increment(1);
 }
 
+/// Counts flows of a `forward` listener that went to another server than the one chosen for them.
+pub fn forward_redialed(listener: &str) -> Counter {
+    counter!(names::FORWARD_REDIALED.name, "listener" => listener.to_owned())
+}
+
 /// The gateway's own authority issued a ticket.
 pub fn ticket_issued() {
     counter!(names::TICKETS_ISSUED.name).increment(1);
