@@ -30,7 +30,7 @@ use portcullis_ebpf_common::{Addresses, maglev};
 use tokio::sync::watch as channel;
 use tokio::task::AbortHandle;
 
-use crate::config::{Config, DataPath, ForwardConfig, ListenerConfig, ServerConfig};
+use crate::config::{DataPath, ForwardConfig, ListenerConfig, ServerConfig};
 use crate::metrics;
 use crate::sync::lock;
 
@@ -417,14 +417,14 @@ impl Prepared {
 }
 
 impl Balancers {
-    /// Gets everything ready that a configuration needs; nothing changes yet.
+    /// Gets everything ready that these listeners need, whatever their kind; nothing changes yet.
     ///
     /// # Errors
     /// When a check cannot be made as it is configured.
-    pub fn prepare(&self, config: &Config) -> Result<Prepared, ForwardError> {
+    pub fn prepare(&self, listeners: &[Arc<ListenerConfig>]) -> Result<Prepared, ForwardError> {
         let all = lock(&self.all);
         let mut prepared = Vec::new();
-        for listener in &config.listeners {
+        for listener in listeners {
             let Some(forward) = &listener.forward else { continue };
             let failed = |reason| ForwardError::Check { listener: listener.name.clone(), reason };
             let checker = forward.health.as_ref().map(Checker::new).transpose().map_err(failed)?;

@@ -52,7 +52,7 @@ impl Assembled {
         let pool = Arc::new(Pool::new(&config.stas, authority.clone(), Arc::clone(&resolver))?);
         let users = Arc::new(ArcSwap::from_pointee(load_users(&config.users)?));
         let balancers = Arc::new(Balancers::default());
-        let forwarding = balancers.prepare(config)?;
+        let forwarding = balancers.prepare(&config.listeners)?;
         let mut listeners = Vec::new();
         for listener in &config.listeners {
             let balancer = forwarding.get(&listener.name);
