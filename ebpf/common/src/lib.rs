@@ -8,6 +8,7 @@
 mod cause;
 mod flow;
 mod frame;
+pub mod maglev;
 mod packet;
 pub mod tables;
 mod transport;

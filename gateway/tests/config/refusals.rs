@@ -100,7 +100,7 @@ fn words_outside_a_closed_set_are_refused_with_the_nearest() {
         (
             "[[listener]]\nname = \"a\"\nkind = ‸\"gatway\"\nlisten = [\"192.0.2.1:1\"]",
             "`kind` is \"gatway\"",
-            "gateway, hdx-only, socks, secure-proxy, relay, ssl-relay",
+            "gateway, hdx-only, socks, secure-proxy, relay, ssl-relay, forward",
             Some("gateway"),
         ),
     ]);
