@@ -166,10 +166,21 @@ impl Addresses {
         self.ip(self.destination)
     }
 
+    /// The 16 bytes of an address.
+    #[must_use]
+    #[inline(always)]
+    pub const fn bytes(words: [u32; 4]) -> [u8; 16] {
+        let [a0, a1, a2, a3] = words[0].to_ne_bytes();
+        let [b0, b1, b2, b3] = words[1].to_ne_bytes();
+        let [c0, c1, c2, c3] = words[2].to_ne_bytes();
+        let [d0, d1, d2, d3] = words[3].to_ne_bytes();
+        [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3]
+    }
+
     fn ip(&self, words: [u32; 4]) -> IpAddr {
         match self.family {
             Family::V4 => words[0].to_ne_bytes().into(),
-            Family::V6 => bytes(words).into(),
+            Family::V6 => Self::bytes(words).into(),
         }
     }
 }
@@ -184,16 +195,6 @@ const fn words(address: [u8; 16]) -> [u32; 4] {
         u32::from_ne_bytes([c0, c1, c2, c3]),
         u32::from_ne_bytes([d0, d1, d2, d3]),
     ]
-}
-
-/// The 16 bytes of an address.
-#[inline(always)]
-const fn bytes(words: [u32; 4]) -> [u8; 16] {
-    let [a0, a1, a2, a3] = words[0].to_ne_bytes();
-    let [b0, b1, b2, b3] = words[1].to_ne_bytes();
-    let [c0, c1, c2, c3] = words[2].to_ne_bytes();
-    let [d0, d1, d2, d3] = words[3].to_ne_bytes();
-    [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3]
 }
 
 /// What a packet carries.
