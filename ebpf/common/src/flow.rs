@@ -12,6 +12,9 @@ use crate::packet::{Addresses, Family, Packet, Ports, Protocol, Quoted};
 pub struct FlowKey([u64; 5]);
 
 impl FlowKey {
+    /// Nobody's.
+    pub const NONE: Self = Self([0; 5]);
+
     #[must_use]
     #[inline(always)]
     pub const fn new(addresses: &Addresses, protocol: Protocol, ports: Ports) -> Self {
@@ -19,21 +22,10 @@ impl FlowKey {
     }
 
     #[inline(always)]
-    const fn of_ports(addresses: &Addresses, protocol: u8, ports: Ports) -> Self {
+    pub(crate) const fn of_ports(addresses: &Addresses, protocol: u8, ports: Ports) -> Self {
         let [s0, s1] = ports.source.to_be_bytes();
         let [d0, d1] = ports.destination.to_be_bytes();
         Self::with_tail(addresses, [s0, s1, d0, d1, protocol])
-    }
-
-    /// The key of a packet with ports.
-    #[must_use]
-    #[inline(always)]
-    pub const fn of(packet: &Packet) -> Option<Self> {
-        if packet.has_ports() {
-            Some(Self::of_ports(&packet.addresses, packet.protocol, packet.ports))
-        } else {
-            None
-        }
     }
 
     /// The key of the flow that a quoted packet answers.

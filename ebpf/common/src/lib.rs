@@ -7,6 +7,7 @@
 
 mod cause;
 mod flow;
+pub mod forward;
 mod frame;
 pub mod maglev;
 pub mod nat;
