@@ -26,7 +26,7 @@ use ipnet::IpNet;
 use portcullis_core::balance::health::{Health, State, Thresholds};
 use portcullis_core::balance::{self, Candidate};
 use portcullis_core::limits::DIAL_ADDRESSES_MAX;
-use portcullis_ebpf_common::{Addresses, maglev};
+use portcullis_ebpf_common::{Addresses, Ports, maglev};
 use tokio::sync::watch as channel;
 use tokio::task::AbortHandle;
 
@@ -103,18 +103,16 @@ impl Service {
 #[must_use]
 pub fn flow_hash(client: SocketAddr, local: SocketAddr) -> u32 {
     let addresses = match (client.ip().to_canonical(), local.ip().to_canonical()) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            Addresses::V4 { source: source.octets(), destination: destination.octets() }
-        }
+        (IpAddr::V4(source), IpAddr::V4(destination)) => Addresses::v4(source.octets(), destination.octets()),
         (source, destination) => {
             let v6 = |ip: IpAddr| match ip {
                 IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
                 IpAddr::V6(v6) => v6.octets(),
             };
-            Addresses::V6 { source: v6(source), destination: v6(destination) }
+            Addresses::v6(v6(source), v6(destination))
         }
     };
-    maglev::flow_hash(&addresses, client.port(), local.port())
+    maglev::flow_hash(&addresses, Ports { source: client.port(), destination: local.port() })
 }
 
 /// Where the new flows of a listener run.
