@@ -75,7 +75,6 @@ fn json_shows_what_is_in_force() {
 fn what_cannot_be_is_refused_where_it_stands() {
     let with = |keys: &str| format!("{HEAD}{keys}");
     let server = |row: &str| with(&format!("server = [{row}]"));
-    let health = |keys: &str| with(&format!("{ONE}health = {{ {keys} }}"));
     refused(&[
         (&format!("‸{HEAD}"), "of kind forward has no `server`", "[[listener.server]]", None),
         (&server("‸{ weight = 1 }"), "has no `address`", "10.0.0.5:443", None),
@@ -106,23 +105,6 @@ fn what_cannot_be_is_refused_where_it_stands() {
             "",
             None,
         ),
-        (&health("kind = ‸\"icmp\""), "`kind` is \"icmp\"", "none, tcp, tls, http, https", None),
-        (&health("interval = ‸\"99ms\""), "`interval` is 99ms", "from 100ms to 1h", None),
-        (&health("timeout = ‸\"61s\""), "`timeout` is 61s", "from 100ms to 1m", None),
-        (&health("fall = ‸0"), "`fall` is 0", "from 1 to 100", None),
-        (
-            &health("kind = \"tcp\", path = ‸\"/\""),
-            "`path` means nothing for a check of the kind tcp",
-            "http",
-            None,
-        ),
-        (&health("kind = \"none\", rise = ‸2"), "`rise` means nothing", "tcp, tls, http, https", None),
-        (&health("kind = \"http\", path = \"/\", ca = ‸\"x\""), "`ca` means nothing", "tls, https", None),
-        (&health("kind = \"http\", path = ‸\"x\""), "`path` is \"x\"", "absolute", None),
-        (&health("kind = \"http\", path = ‸\"/a b\""), "`path` is \"/a b\"", "", None),
-        (&health("kind = \"http\", path = \"/\", expect = ‸\"99\""), "`expect` is \"99\"", "200-399", None),
-        (&health("kind = \"tls\", server_name = ‸\"a b\""), "no name of a server", "", None),
-        (&health("kind = \"tls\", pin_sha256 = ‸\"00\""), "no SHA-256 fingerprint", "64", None),
         (&with(&format!("{ONE}data_path = ‸\"kernel\"")), "`data_path`", "auto, xdp, user", None),
         (&with(&format!("{ONE}data_path = ‸\"xdp\"")), "there is no [xdp]", "\"auto\" or \"user\"", None),
         (&with(&format!("{ONE}source = [‸\"ten\"]")), "no address of this machine", "", None),
@@ -142,6 +124,34 @@ fn what_cannot_be_is_refused_where_it_stands() {
         ),
         (&with(&format!("{ONE}users = ‸\"people\"")), "`users` means nothing for the kind forward", "", None),
     ]);
+}
+
+#[test]
+fn checks_have_only_keys_and_values_that_mean_something() {
+    let health = |keys: &str| format!("{HEAD}{ONE}health = {{ {keys} }}");
+    refused(&[
+        (&health("kind = ‸\"icmp\""), "`kind` is \"icmp\"", "none, tcp, tls, http, https", None),
+        (&health("interval = ‸\"99ms\""), "`interval` is 99ms", "from 100ms to 1h", None),
+        (&health("timeout = ‸\"61s\""), "`timeout` is 61s", "from 100ms to 1m", None),
+        (&health("fall = ‸0"), "`fall` is 0", "from 1 to 100", None),
+        (
+            &health("kind = \"tcp\", path = ‸\"/\""),
+            "`path` means nothing for a check of the kind tcp",
+            "http",
+            None,
+        ),
+        (&health("kind = \"none\", rise = ‸2"), "`rise` means nothing", "tcp, tls, http, https", None),
+        (&health("kind = \"http\", path = \"/\", ca = ‸\"x\""), "`ca` means nothing", "tls, https", None),
+        (&health("kind = \"http\", path = ‸\"x\""), "`path` is \"x\"", "absolute", None),
+        (&health("kind = \"http\", path = ‸\"/a b\""), "`path` is \"/a b\"", "", None),
+        (&health("kind = \"http\", path = \"/\", expect = ‸\"99\""), "`expect` is \"99\"", "200-399", None),
+        (&health("kind = \"tls\", server_name = ‸\"a b\""), "no name of a server", "", None),
+        (&health("kind = \"tls\", pin_sha256 = ‸\"00\""), "no SHA-256 fingerprint", "64", None),
+    ]);
+}
+
+#[test]
+fn other_kinds_have_no_servers() {
     let other = "[[listener]]\nname = \"x\"\nkind = \"socks\"\nlisten = [\"192.0.2.1:1\"]\n";
     let allow = "[[listener.allow]]\nto = [\"10.0.0.0/8\"]\nports = [1]";
     refused(&[(
