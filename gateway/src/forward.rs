@@ -65,15 +65,11 @@ pub enum ForwardError {
 /// All `forward` listeners of the daemon.
 #[derive(Debug)]
 pub struct Balancers {
+    /// Whether the daemon was started with `[xdp]`.
+    has_xdp: bool,
     all: Mutex<BTreeMap<String, Arc<Balancer>>>,
     checks: Mutex<Vec<AbortHandle>>,
     changed: channel::Sender<u64>,
-}
-
-impl Default for Balancers {
-    fn default() -> Self {
-        Self { all: Mutex::default(), checks: Mutex::default(), changed: channel::Sender::new(0) }
-    }
 }
 
 /// A configuration that can be put in place without failing.
@@ -96,6 +92,12 @@ impl Prepared {
 }
 
 impl Balancers {
+    /// None yet. `has_xdp`: whether the daemon filters interfaces, without which nothing is forwarded in the kernel.
+    #[must_use]
+    pub fn new(has_xdp: bool) -> Self {
+        Self { has_xdp, all: Mutex::default(), checks: Mutex::default(), changed: channel::Sender::new(0) }
+    }
+
     /// Gets everything ready that these listeners need, whatever their kind; nothing changes yet.
     ///
     /// # Errors
@@ -107,7 +109,7 @@ impl Balancers {
             let Some(forward) = &listener.forward else { continue };
             let failed = |reason| ForwardError::Check { listener: listener.name.clone(), reason };
             let checker = forward.health.as_ref().map(Checker::new).transpose().map_err(failed)?;
-            let new = || Arc::new(Balancer::new(listener, forward, self.changed.clone()));
+            let new = || Arc::new(Balancer::new(listener, forward, self.has_xdp, self.changed.clone()));
             let balancer = all.get(&listener.name).cloned().unwrap_or_else(new);
             prepared.push(PreparedListener { balancer, listener: Arc::clone(listener), checker });
         }

@@ -58,6 +58,7 @@ pub(super) struct Inner {
     /// Names of servers that an operator drained.
     pub(super) drained: BTreeSet<String>,
     pub(super) path: Path,
+    pub(super) has_xdp: bool,
 }
 
 /// Chooses the servers of one listener. The choice itself takes no lock.
@@ -79,11 +80,13 @@ impl Balancer {
     pub(super) fn new(
         listener: &Arc<ListenerConfig>,
         forward: &ForwardConfig,
+        has_xdp: bool,
         changed: watch::Sender<u64>,
     ) -> Self {
         let servers = forward.servers.iter().map(|server| Known::new(server, forward)).collect();
-        let path = configured_path(listener, forward);
-        let inner = Inner { listener: Arc::clone(listener), servers, drained: BTreeSet::new(), path };
+        let path = configured_path(has_xdp, listener, forward);
+        let inner =
+            Inner { listener: Arc::clone(listener), servers, drained: BTreeSet::new(), path, has_xdp };
         let name: Arc<str> = listener.name.as_str().into();
         let current = ArcSwap::from_pointee(service(&name, &inner, forward));
         let redialed = metrics::forward_redialed(&listener.name);
@@ -126,8 +129,8 @@ impl Balancer {
             inner.servers.push(known);
         }
         inner.drained.retain(|name| forward.servers.iter().any(|server| server.name == *name));
-        let path = configured_path(listener, forward);
-        if inner.path != Path::Kernel || user_only(listener, forward).is_some() {
+        let path = configured_path(inner.has_xdp, listener, forward);
+        if inner.path != Path::Kernel || user_only(inner.has_xdp, listener, forward).is_some() {
             inner.path = path;
         }
         inner.listener = Arc::clone(listener);
@@ -143,7 +146,9 @@ impl Balancer {
         };
         known.checks = known.checks.saturating_add(1);
         let error = result.err();
-        let changed = known.health.handle_result(error.is_none());
+        // What this machine lacks is no server's fault.
+        let is_ours = matches!(error, Some(CheckError::Exhausted(_)));
+        let changed = if is_ours { None } else { known.health.handle_result(error.is_none()) };
         if let Some(error) = &error {
             known.failures = known.failures.saturating_add(1);
             metrics::forward_check_failed(name, &known.config.name, error.label());
@@ -228,7 +233,7 @@ fn service(name: &Arc<str>, inner: &Inner, forward: &ForwardConfig) -> Service {
         listen: inner.listener.listen.clone(),
         allow_from: inner.listener.allow_from.clone(),
         data_path: forward.data_path,
-        user_only: user_only(&inner.listener, forward),
+        user_only: user_only(inner.has_xdp, &inner.listener, forward),
         table: balance::table(slots, &candidates).into(),
         servers,
         idle_timeout: forward.idle_timeout,
@@ -238,7 +243,7 @@ fn service(name: &Arc<str>, inner: &Inner, forward: &ForwardConfig) -> Service {
 }
 
 /// Why the kernel could not forward that in any case.
-fn user_only(listener: &ListenerConfig, forward: &ForwardConfig) -> Option<&'static str> {
+fn user_only(has_xdp: bool, listener: &ListenerConfig, forward: &ForwardConfig) -> Option<&'static str> {
     let crosses = |listen: &SocketAddr| {
         forward.servers.iter().any(|server| server.address.is_ipv4() != listen.is_ipv4())
     };
@@ -250,11 +255,13 @@ fn user_only(listener: &ListenerConfig, forward: &ForwardConfig) -> Option<&'sta
         Some("it listens on a loopback address")
     } else if listener.listen.iter().any(|listen| listen.port() == 0) {
         Some("its port is another one at each start")
+    } else if !has_xdp {
+        Some("no interface is filtered: there is no [xdp]")
     } else {
         None
     }
 }
 
-fn configured_path(listener: &ListenerConfig, forward: &ForwardConfig) -> Path {
-    Path::User(user_only(listener, forward).unwrap_or("the kernel side has not taken it").to_owned())
+fn configured_path(has_xdp: bool, listener: &ListenerConfig, forward: &ForwardConfig) -> Path {
+    Path::User(user_only(has_xdp, listener, forward).unwrap_or("the kernel side has not taken it").to_owned())
 }

@@ -23,7 +23,7 @@ fn three() -> Config {
 }
 
 fn installed(config: &Config) -> Balancers {
-    let balancers = Balancers::default();
+    let balancers = Balancers::new(config.xdp.is_some());
     let prepared = balancers.prepare(&config.listeners).unwrap();
     balancers.install(prepared);
     balancers
@@ -118,14 +118,26 @@ async fn status_tells_what_the_last_check_found() {
     assert_eq!((row.state.as_str(), row.share, row.flows), ("down", 0.0, 5));
     assert_eq!((row.checks, row.failures), (1, 1));
     assert_eq!(row.last_error.as_deref(), Some("did not answer within 1s"));
-    assert_eq!(status.path_reason.as_deref(), Some("the kernel side has not taken it"));
+    assert_eq!(status.path_reason.as_deref(), Some("no interface is filtered: there is no [xdp]"));
     note(&balancers, "10.0.0.1:443", true);
     assert_eq!(balancers.status()[0].servers[0].last_error, None);
 }
 
+#[tokio::test]
+async fn a_lack_of_descriptors_of_our_own_takes_no_server_down() {
+    let balancers = installed(&config("{ address = \"10.0.0.1:443\" }", CHECKED));
+    let exhausted = CheckError::Exhausted(std::io::Error::from_raw_os_error(24));
+    let server = address("10.0.0.1:443");
+    balancers.get("farm").unwrap().note_check(server, Duration::ZERO, Err(exhausted));
+    let row = balancers.status().remove(0).servers.remove(0);
+    assert_eq!((row.state.as_str(), row.failures), ("unknown", 1));
+    assert!(row.last_error.is_some_and(|error| error.starts_with("could not be checked")));
+}
+
 #[test]
 fn flows_run_in_user_space_until_the_kernel_side_takes_them() {
-    let balancers = installed(&three());
+    let balancers = Balancers::new(true);
+    reinstall(&balancers, &three());
     let path = |balancers: &Balancers| balancers.status()[0].path.clone();
     assert_eq!(path(&balancers), "user");
     balancers.set_path("farm", Path::Kernel);
@@ -144,8 +156,12 @@ fn a_listener_that_must_run_in_the_kernel_and_cannot_keeps_the_daemon_down() {
     let xdp = "data_path = \"xdp\"\nhealth = { kind = \"none\" }\n[xdp]\nallow_no_management = true\n\
                interface = [{ name = \"eth0\", role = \"edge\" }]";
     let balancers = installed(&config("{ address = \"10.0.0.1:443\" }", xdp));
+    assert_eq!(service(&balancers).user_only, None);
     let error = balancers.ensure_paths().unwrap_err().to_string();
-    assert!(error.contains("`farm`") && error.contains("set `data_path`"), "{error}");
+    assert!(
+        error.contains("has not taken it") && error.contains("`farm`") && error.contains("set `data_path`"),
+        "{error}"
+    );
     balancers.set_path("farm", Path::Kernel);
     balancers.ensure_paths().unwrap();
 }
