@@ -175,7 +175,7 @@ fn begin_for(packet: &Packet, service: &Service) -> Cause {
     if asks_again(packet) {
         return Cause::Forwarded;
     }
-    let hash = maglev::flow_hash(&packet.addresses, packet.ports.source, packet.ports.destination);
+    let hash = maglev::flow_hash(&packet.addresses, packet.ports);
     let slot = maglev::slot(hash);
     let Some(word) = SLOTS.get(service.word(slot)) else { return Cause::ForwardNoServer };
     let index = in_word(*word, slot);

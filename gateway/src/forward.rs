@@ -9,111 +9,28 @@
 //! The kernel side follows [`Balancers::subscribe`], writes what [`Balancers::services`] says, and tells by
 //! [`Balancers::set_path`] which listeners it has taken and by [`Balancer::set_kernel_flows`] how they do.
 
+mod balancer;
 mod check;
 mod connect;
+mod service;
 mod status;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-use ipnet::IpNet;
-use portcullis_core::balance::health::{Health, State, Thresholds};
-use portcullis_core::balance::{self, Candidate};
-use portcullis_core::limits::DIAL_ADDRESSES_MAX;
-use portcullis_ebpf_common::{Addresses, maglev};
 use tokio::sync::watch as channel;
 use tokio::task::AbortHandle;
 
-use crate::config::{DataPath, ForwardConfig, ListenerConfig, ServerConfig};
-use crate::metrics;
+use crate::config::{DataPath, ListenerConfig};
 use crate::sync::lock;
 
+pub use balancer::Balancer;
 pub use check::{CheckError, Checker};
 pub(crate) use connect::connect;
 pub use connect::source_towards;
-
-/// One `forward` listener as it is now.
-#[derive(Clone, Debug)]
-pub struct Service {
-    pub listener: Arc<str>,
-    pub listen: Vec<SocketAddr>,
-    /// Source prefixes of clients.
-    pub allow_from: Vec<IpNet>,
-    pub data_path: DataPath,
-    /// Why it cannot be forwarded in the kernel, where that is known from the configuration alone.
-    pub user_only: Option<&'static str>,
-    /// All servers, the unusable ones too.
-    pub servers: Vec<Server>,
-    /// For each of [`maglev::SLOTS`] slots the place of a server in `servers`, or [`maglev::NO_SERVER`].
-    pub table: Arc<[u16]>,
-    pub idle_timeout: Duration,
-    /// Configured own addresses towards the servers; see [`Service::source_towards`].
-    pub source: Vec<IpAddr>,
-    /// Own ports towards the servers, for the kernel.
-    pub source_ports: RangeInclusive<u16>,
-}
-
-/// A server of a service.
-#[derive(Clone, Debug)]
-pub struct Server {
-    pub name: Arc<str>,
-    pub address: SocketAddr,
-    pub weight: u16,
-    pub state: State,
-    /// An operator lets it take no new flows.
-    pub drained: bool,
-}
-
-impl Server {
-    /// Whether new flows may go there.
-    #[must_use]
-    pub fn is_usable(&self) -> bool {
-        self.weight > 0 && !self.drained && self.state.is_usable()
-    }
-}
-
-impl Service {
-    /// The servers for a new flow, the best first: one slot of the table decides, further ones are tried when it
-    /// does not answer.
-    #[must_use]
-    pub fn choose(&self, client: SocketAddr, local: SocketAddr) -> Vec<SocketAddr> {
-        let slot = usize::try_from(maglev::slot(flow_hash(client, local))).unwrap_or(0);
-        let order = balance::in_order(&self.table, slot, DIAL_ADDRESSES_MAX);
-        order.into_iter().filter_map(|index| Some(self.servers.get(usize::from(index))?.address)).collect()
-    }
-
-    /// The own address with which flows reach a server: the configured one of its family, else that of the
-    /// interface which routes there.
-    ///
-    /// # Errors
-    /// When nothing routes there.
-    pub fn source_towards(&self, server: IpAddr) -> std::io::Result<IpAddr> {
-        let configured = self.source.iter().find(|source| source.is_ipv4() == server.is_ipv4());
-        configured.copied().map_or_else(|| source_towards(server), Ok)
-    }
-}
-
-/// The hash of a flow as the kernel computes it from its packets.
-#[must_use]
-pub fn flow_hash(client: SocketAddr, local: SocketAddr) -> u32 {
-    let addresses = match (client.ip().to_canonical(), local.ip().to_canonical()) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => Addresses::v4(source.octets(), destination.octets()),
-        (source, destination) => {
-            let v6 = |ip: IpAddr| match ip {
-                IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-                IpAddr::V6(v6) => v6.octets(),
-            };
-            Addresses::v6(v6(source), v6(destination))
-        }
-    };
-    maglev::flow_hash(&addresses, client.port(), local.port())
-}
+pub use service::{Server, Service, flow_hash};
 
 /// Where the new flows of a listener run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,254 +62,14 @@ pub enum ForwardError {
     NoKernel { listener: String, reason: String },
 }
 
-/// What is known of one server.
-#[derive(Debug)]
-struct Known {
-    config: ServerConfig,
-    health: Health,
-    last: Option<LastCheck>,
-    checks: u64,
-    failures: u64,
-    kernel_flows: u64,
-}
-
-/// The last check of a server.
-#[derive(Debug)]
-struct LastCheck {
-    at: Instant,
-    took: Duration,
-    error: Option<String>,
-}
-
-impl Known {
-    fn new(config: &ServerConfig, forward: &ForwardConfig) -> Self {
-        let unchecked = Thresholds { rise: 1, fall: 1 };
-        let thresholds = forward.health.as_ref().map_or(unchecked, |health| health.thresholds);
-        Self {
-            config: config.clone(),
-            health: Health::new(thresholds),
-            last: None,
-            checks: 0,
-            failures: 0,
-            kernel_flows: 0,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Inner {
-    listener: Arc<ListenerConfig>,
-    servers: Vec<Known>,
-    /// Names of servers that an operator drained.
-    drained: BTreeSet<String>,
-    path: Path,
-}
-
-/// Chooses the servers of one listener. The choice itself takes no lock.
-pub struct Balancer {
-    name: Arc<str>,
-    current: ArcSwap<Service>,
-    inner: Mutex<Inner>,
-    changed: channel::Sender<u64>,
-    redialed: ::metrics::Counter,
-}
-
-impl fmt::Debug for Balancer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Balancer").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-impl Balancer {
-    fn new(listener: &Arc<ListenerConfig>, forward: &ForwardConfig, changed: channel::Sender<u64>) -> Self {
-        let servers = forward.servers.iter().map(|server| Known::new(server, forward)).collect();
-        let path = configured_path(listener, forward);
-        let inner = Inner { listener: Arc::clone(listener), servers, drained: BTreeSet::new(), path };
-        let name: Arc<str> = listener.name.as_str().into();
-        let current = ArcSwap::from_pointee(service(&name, &inner, forward));
-        let redialed = metrics::forward_redialed(&listener.name);
-        Self { name, current, inner: Mutex::new(inner), changed, redialed }
-    }
-
-    /// The listener as it is now.
-    #[must_use]
-    pub fn service(&self) -> Arc<Service> {
-        self.current.load_full()
-    }
-
-    /// A flow went to another server than the one that was chosen for it.
-    pub(crate) fn note_redialed(&self) {
-        self.redialed.increment(1);
-    }
-
-    /// Live flows of one server that the kernel forwards.
-    pub fn set_kernel_flows(&self, server: SocketAddr, flows: u64) {
-        let mut inner = lock(&self.inner);
-        if let Some(known) = inner.servers.iter_mut().find(|known| known.config.address == server) {
-            known.kernel_flows = flows;
-        }
-    }
-
-    /// Takes over a new configuration. Servers that stay keep what is known of them.
-    fn reconfigure(&self, listener: &Arc<ListenerConfig>, forward: &ForwardConfig) {
-        let mut inner = lock(&self.inner);
-        let same_checks = inner.listener.forward.as_ref().map(|old| &old.health) == Some(&forward.health);
-        let mut old = std::mem::take(&mut inner.servers);
-        for server in &forward.servers {
-            let place = old.iter().position(|known| known.config.address == server.address);
-            let known = match place.map(|place| old.swap_remove(place)) {
-                Some(known) if same_checks => Known { config: server.clone(), ..known },
-                Some(Known { checks, failures, kernel_flows, .. }) => {
-                    Known { checks, failures, kernel_flows, ..Known::new(server, forward) }
-                }
-                None => Known::new(server, forward),
-            };
-            inner.servers.push(known);
-        }
-        inner.drained.retain(|name| forward.servers.iter().any(|server| server.name == *name));
-        let path = configured_path(listener, forward);
-        if inner.path != Path::Kernel || service(&self.name, &inner, forward).user_only.is_some() {
-            inner.path = path;
-        }
-        inner.listener = Arc::clone(listener);
-        self.publish(&inner);
-    }
-
-    /// A check came back.
-    fn note_check(&self, server: SocketAddr, took: Duration, result: Result<(), CheckError>) {
-        let mut inner = lock(&self.inner);
-        let name = &self.name;
-        let Some(known) = inner.servers.iter_mut().find(|known| known.config.address == server) else {
-            return;
-        };
-        known.checks = known.checks.saturating_add(1);
-        let error = result.err();
-        let changed = known.health.handle_result(error.is_none());
-        if let Some(error) = &error {
-            known.failures = known.failures.saturating_add(1);
-            metrics::forward_check_failed(name, &known.config.name, error.label());
-        }
-        let error = error.map(|error| error.to_string());
-        let (label, address) = (&known.config.name, known.config.address);
-        match (changed, &error) {
-            (Some(State::Down), Some(error)) => {
-                tracing::warn!(listener = %name, server = label, %address, error, "a server is down");
-            }
-            (Some(_), _) => tracing::info!(listener = %name, server = label, %address, "a server is up"),
-            (None, _) => {}
-        }
-        known.last = Some(LastCheck { at: Instant::now(), took, error });
-        if changed.is_some() {
-            self.publish(&inner);
-            if !self.current.load().servers.iter().any(Server::is_usable) {
-                tracing::error!(listener = %name, "no server is left; connections are closed until one is up");
-            }
-        }
-    }
-
-    /// Lets a server take no new flows, or again. `None`: it has no server of that name; else whether that is new.
-    fn set_drained(&self, server: &str, drained: bool) -> Option<bool> {
-        let mut inner = lock(&self.inner);
-        inner.servers.iter().find(|known| known.config.name == server)?;
-        let is_new =
-            if drained { inner.drained.insert(server.to_owned()) } else { inner.drained.remove(server) };
-        if is_new {
-            self.publish(&inner);
-        }
-        Some(is_new)
-    }
-
-    fn set_path(&self, path: Path) {
-        let mut inner = lock(&self.inner);
-        if inner.path == path {
-            return;
-        }
-        match &path {
-            Path::Kernel => tracing::info!(listener = %self.name, "flows are forwarded in the kernel"),
-            Path::User(reason) => {
-                tracing::warn!(listener = %self.name, reason, "flows are forwarded in user space");
-            }
-        }
-        inner.path = path;
-    }
-
-    fn publish(&self, inner: &Inner) {
-        if let Some(forward) = &inner.listener.forward {
-            self.current.store(Arc::new(service(&self.name, inner, forward)));
-            self.changed.send_modify(|version| *version = version.wrapping_add(1));
-        }
-    }
-}
-
-/// What a listener is, from all that is known of it.
-fn service(name: &Arc<str>, inner: &Inner, forward: &ForwardConfig) -> Service {
-    let servers: Vec<Server> = inner
-        .servers
-        .iter()
-        .map(|known| Server {
-            name: known.config.name.as_str().into(),
-            address: known.config.address,
-            weight: known.config.weight,
-            state: known.health.state(),
-            drained: inner.drained.contains(&known.config.name),
-        })
-        .collect();
-    let identities: Vec<String> = servers.iter().map(|server| server.address.to_string()).collect();
-    let candidates: Vec<Candidate<'_>> = servers
-        .iter()
-        .zip(&identities)
-        .map(|(server, identity)| Candidate {
-            identity: identity.as_bytes(),
-            weight: if server.is_usable() { server.weight } else { 0 },
-        })
-        .collect();
-    let slots = usize::try_from(maglev::SLOTS).unwrap_or(usize::MAX);
-    Service {
-        listener: Arc::clone(name),
-        listen: inner.listener.listen.clone(),
-        allow_from: inner.listener.allow_from.clone(),
-        data_path: forward.data_path,
-        user_only: user_only(&inner.listener, forward),
-        table: balance::table(slots, &candidates).into(),
-        servers,
-        idle_timeout: forward.idle_timeout,
-        source: forward.source.clone(),
-        source_ports: forward.source_ports.clone(),
-    }
-}
-
-/// Why the kernel could not forward that in any case.
-fn user_only(listener: &ListenerConfig, forward: &ForwardConfig) -> Option<&'static str> {
-    let crosses = |listen: &SocketAddr| {
-        forward.servers.iter().any(|server| server.address.is_ipv4() != listen.is_ipv4())
-    };
-    if forward.data_path == DataPath::User {
-        Some("as configured")
-    } else if listener.listen.iter().any(crosses) {
-        Some("a server is of another address family than the listener")
-    } else if listener.listen.iter().any(|listen| listen.ip().is_loopback()) {
-        Some("it listens on a loopback address")
-    } else {
-        None
-    }
-}
-
-fn configured_path(listener: &ListenerConfig, forward: &ForwardConfig) -> Path {
-    Path::User(user_only(listener, forward).unwrap_or("the kernel side has not taken it").to_owned())
-}
-
 /// All `forward` listeners of the daemon.
 #[derive(Debug)]
 pub struct Balancers {
+    /// Whether the daemon was started with `[xdp]`.
+    has_xdp: bool,
     all: Mutex<BTreeMap<String, Arc<Balancer>>>,
     checks: Mutex<Vec<AbortHandle>>,
     changed: channel::Sender<u64>,
-}
-
-impl Default for Balancers {
-    fn default() -> Self {
-        Self { all: Mutex::default(), checks: Mutex::default(), changed: channel::Sender::new(0) }
-    }
 }
 
 /// A configuration that can be put in place without failing.
@@ -415,6 +92,12 @@ impl Prepared {
 }
 
 impl Balancers {
+    /// None yet. `has_xdp`: whether the daemon filters interfaces, without which nothing is forwarded in the kernel.
+    #[must_use]
+    pub fn new(has_xdp: bool) -> Self {
+        Self { has_xdp, all: Mutex::default(), checks: Mutex::default(), changed: channel::Sender::new(0) }
+    }
+
     /// Gets everything ready that these listeners need, whatever their kind; nothing changes yet.
     ///
     /// # Errors
@@ -426,7 +109,7 @@ impl Balancers {
             let Some(forward) = &listener.forward else { continue };
             let failed = |reason| ForwardError::Check { listener: listener.name.clone(), reason };
             let checker = forward.health.as_ref().map(Checker::new).transpose().map_err(failed)?;
-            let new = || Arc::new(Balancer::new(listener, forward, self.changed.clone()));
+            let new = || Arc::new(Balancer::new(listener, forward, self.has_xdp, self.changed.clone()));
             let balancer = all.get(&listener.name).cloned().unwrap_or_else(new);
             prepared.push(PreparedListener { balancer, listener: Arc::clone(listener), checker });
         }
@@ -537,3 +220,6 @@ impl fmt::Display for NoSuchServer {
 }
 
 impl std::error::Error for NoSuchServer {}
+
+#[cfg(test)]
+mod tests;

@@ -151,7 +151,7 @@ impl Drop for SettingUp<'_> {
 
 /// EMFILE, ENFILE, ENOBUFS, ENOMEM and EADDRNOTAVAIL: nothing is wrong with the connection, there is only no room
 /// for it.
-fn is_exhausted(error: &io::Error) -> bool {
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     use nix::errno::Errno;
     let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::EADDRNOTAVAIL];
     error.raw_os_error().is_some_and(|code| exhausted.contains(&Errno::from_raw(code)))

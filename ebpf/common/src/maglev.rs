@@ -4,7 +4,7 @@
 //! table is `portcullis-core`; the kernel and user space only look into it, both by what stands here, so that they
 //! choose the same server for the same flow.
 
-use crate::packet::{Addresses, Family};
+use crate::packet::{Addresses, Ports};
 
 /// Slots of one table: a prime, about a hundred and more for each of [`SERVERS_MAX`] servers, so that shares are
 /// right within a percent (§3.4 and §5.3 there).
@@ -22,13 +22,13 @@ const SECOND: u32 = 0x1b87_3593;
 /// may find a port that leads there, which gains it nothing.
 #[must_use]
 #[inline(always)]
-pub const fn flow_hash(addresses: &Addresses, source_port: u16, destination_port: u16) -> u32 {
-    let [s0, s1] = source_port.to_be_bytes();
-    let [d0, d1] = destination_port.to_be_bytes();
-    let (source, destination) = (addresses.source, addresses.destination);
-    let (hash, length) = match addresses.family {
-        Family::V4 => (mix_be(mix_be(0, source[0]), destination[0]), 12),
-        Family::V6 => (mix_v6(mix_v6(0, source), destination), 36),
+pub const fn flow_hash(addresses: &Addresses, ports: Ports) -> u32 {
+    let ([s0, s1], [d0, d1]) = (ports.source.to_be_bytes(), ports.destination.to_be_bytes());
+    let Addresses { source, destination, .. } = addresses;
+    let (hash, length) = if addresses.is_v6() {
+        (mix_four(mix_four(0, source), destination), 36)
+    } else {
+        (mix(mix(0, u32::from_be(source[0])), u32::from_be(destination[0])), 12)
     };
     finish(mix(hash, u32::from_be_bytes([s0, s1, d0, d1])) ^ length)
 }
@@ -40,15 +40,12 @@ pub const fn slot(hash: u32) -> u32 {
     hash % SLOTS
 }
 
-/// Takes a word of an address, whose bytes are in network order.
+/// Words hold bytes in network order, whatever the machine's own is.
 #[inline(always)]
-const fn mix_be(hash: u32, word: u32) -> u32 {
-    mix(hash, u32::from_be(word))
-}
-
-#[inline(always)]
-const fn mix_v6(hash: u32, [a, b, c, d]: [u32; 4]) -> u32 {
-    mix_be(mix_be(mix_be(mix_be(hash, a), b), c), d)
+const fn mix_four(hash: u32, words: &[u32; 4]) -> u32 {
+    let [a, b, c, d] = *words;
+    let hash = mix(mix(hash, u32::from_be(a)), u32::from_be(b));
+    mix(mix(hash, u32::from_be(c)), u32::from_be(d))
 }
 
 #[inline(always)]
@@ -72,10 +69,14 @@ mod tests {
         Addresses::v4([192, 0, 2, last], [198, 51, 100, 1])
     }
 
+    fn hash(addresses: &Addresses, source: u16, destination: u16) -> u32 {
+        flow_hash(addresses, Ports { source, destination })
+    }
+
     #[test]
     fn the_hash_is_pinned_because_flows_must_find_their_server_after_an_upgrade() {
         let v6 = Addresses::v6([0x20; 16], [0xfd; 16]);
-        let hashes = [flow_hash(&v4(1), 50_000, 443), flow_hash(&v4(2), 50_000, 443), flow_hash(&v6, 1, 2)];
+        let hashes = [hash(&v4(1), 50_000, 443), hash(&v4(2), 50_000, 443), hash(&v6, 1, 2)];
         assert_eq!(hashes, [2_723_951_719, 845_328_632, 611_319_717]);
     }
 
@@ -91,7 +92,7 @@ mod tests {
     fn ports_of_one_client_spread_over_all_slots_evenly() {
         let mut parts = [0_u32; 16];
         for port in 1024..=u16::MAX {
-            let part = usize::try_from(slot(flow_hash(&v4(7), port, 443)) / 1024).unwrap();
+            let part = usize::try_from(slot(hash(&v4(7), port, 443)) / 1024).unwrap();
             parts[part] += 1;
         }
         // 64,512 ports over 16 parts: 4,032 each, and the standard deviation of an even spread is 61.

@@ -51,7 +51,7 @@ impl Assembled {
         let resolver = Arc::new(Resolver::new(&config.dns)?);
         let pool = Arc::new(Pool::new(&config.stas, authority.clone(), Arc::clone(&resolver))?);
         let users = Arc::new(ArcSwap::from_pointee(load_users(&config.users)?));
-        let balancers = Arc::new(Balancers::default());
+        let balancers = Arc::new(Balancers::new(config.xdp.is_some()));
         let forwarding = balancers.prepare(&config.listeners)?;
         let mut listeners = Vec::new();
         for listener in &config.listeners {

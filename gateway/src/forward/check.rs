@@ -22,6 +22,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::connect;
 use crate::config::{Check, CheckTls, CheckTrust, HealthConfig};
+use crate::front::is_exhausted;
 use crate::tls::{certs, verify};
 
 /// Most bytes of an answer's head; its body is not read.
@@ -35,6 +36,9 @@ const AGENT: &str = concat!("portcullis-check/", env!("CARGO_PKG_VERSION"));
 pub enum CheckError {
     #[error("cannot be reached: {0}")]
     Connect(#[source] io::Error),
+    /// Nothing is known of the server: this machine has no descriptor, port or memory left.
+    #[error("could not be checked: {0}")]
+    Exhausted(#[source] io::Error),
     #[error("did not answer within {}", crate::config::format_duration(*.0))]
     Timeout(Duration),
     #[error("the TLS handshake failed: {0}")]
@@ -53,6 +57,7 @@ impl CheckError {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Connect(_) => "connect",
+            Self::Exhausted(_) => "exhausted",
             Self::Timeout(_) => "timeout",
             Self::Tls(_) => "tls",
             Self::Http(_) | Self::Request(_) => "http",
@@ -85,7 +90,15 @@ impl Checker {
     }
 
     async fn check(&self, server: SocketAddr, source: Option<IpAddr>) -> Result<(), CheckError> {
-        let stream = connect(server, source).await.map_err(CheckError::Connect)?;
+        let stream = connect(server, source).await.map_err(|error| {
+            // An address that is not ours has the same code as a lack of ports, and will not go away.
+            let is_ours = source.is_none() || error.kind() != io::ErrorKind::AddrNotAvailable;
+            if is_ours && is_exhausted(&error) {
+                CheckError::Exhausted(error)
+            } else {
+                CheckError::Connect(error)
+            }
+        })?;
         match &self.check {
             Check::Tcp => Ok(()),
             Check::Tls(tls) => self.shake_hands(server, tls, stream).await.map(drop),

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Balancer, Balancers, Known, Path, Service};
+use super::balancer::Known;
+use super::{Balancer, Balancers, Path, Service};
 use crate::ctl::protocol::{ForwardServer, ForwardStatus};
 use crate::sync::lock;
 

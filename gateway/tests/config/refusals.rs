@@ -20,10 +20,10 @@ fn problem(text: &str) -> Problem {
 }
 
 /// Each case: the text, a part of the message, a part of what was expected, the suggestion.
-type Case<'a> = (&'a str, &'a str, &'a str, Option<&'a str>);
+pub(crate) type Case<'a> = (&'a str, &'a str, &'a str, Option<&'a str>);
 
 #[track_caller]
-fn refused(cases: &[Case<'_>]) {
+pub(crate) fn refused(cases: &[Case<'_>]) {
     for (text, message, expected, suggestion) in cases {
         let problem = problem(text);
         assert!(problem.message.contains(message), "{problem}");
