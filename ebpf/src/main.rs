@@ -78,7 +78,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
 }
 
 // The repository's licences, as the kernel asks for them. No helper that is used here asks for the GPL.
-// SAFETY: the section holds one zero-terminated string, which is what the loader reads from it.
+// The section holds one zero-terminated string, which is what the loader reads from it.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 18] = *b"Apache-2.0 OR MIT\0";
