@@ -128,7 +128,11 @@ impl Compiler {
     pub(crate) fn core(&self) -> Option<PathBuf> {
         let Self::Ready(_, libraries) = self else { return None };
         let mut entries = std::fs::read_dir(libraries).ok()?.flatten();
-        let core = entries.find(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))?;
+        let core = entries.find(|entry| {
+            let name = entry.file_name();
+            // Beside the library lies a file with nothing but its metadata.
+            name.to_str().is_some_and(|name| name.starts_with("libcore-") && name.ends_with(".rlib"))
+        })?;
         Some(core.path())
     }
 }
