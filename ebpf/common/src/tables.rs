@@ -19,6 +19,11 @@ pub const COUNTERS: &str = "COUNTERS";
 pub const SETTINGS: &str = "SETTINGS";
 pub const FLOWS: &str = "FLOWS";
 pub const FRAGMENTS: &str = "FRAGMENTS";
+pub const SERVICES: &str = "SERVICES";
+pub const SLOTS: &str = "SLOTS";
+pub const SERVERS: &str = "SERVERS";
+pub const FORWARDS: &str = "FORWARDS";
+pub const HALF_OPEN: &str = "HALF_OPEN";
 /// Name of the program.
 pub const PROGRAM: &str = "portcullis";
 /// Name of the program for what leaves by an interface.
@@ -61,6 +66,8 @@ pub enum Setting {
     Bans,
     /// Which rules hold: [`crate::Policy`].
     Policy,
+    /// Whether there are services to be forwarded, or flows of former ones.
+    Forward,
 }
 
 /// Places in [`SETTINGS`], some of them free.

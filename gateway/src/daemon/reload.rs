@@ -21,6 +21,8 @@ pub(super) struct Reloader {
     /// As the daemon started: what a restart would change is measured against it.
     booted: Config,
     current: Config,
+    /// The listeners that there are: made at start, with the newest settings of theirs.
+    serving: Vec<Arc<ListenerConfig>>,
     parts: Assembled,
     services: Arc<Services>,
     log: log::Control,
@@ -33,7 +35,17 @@ impl Reloader {
         let mut certificates = tokio::time::interval(CERTIFICATES_EVERY);
         certificates.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let fingerprint = certs::fingerprint(&config.certificates);
-        Self { booted: config.clone(), current: config, parts, services, log, fingerprint, certificates }
+        let serving = config.listeners.clone();
+        Self {
+            booted: config.clone(),
+            current: config,
+            serving,
+            parts,
+            services,
+            log,
+            fingerprint,
+            certificates,
+        }
     }
 
     pub(super) fn drain_timeout(&self) -> Duration {
@@ -82,7 +94,7 @@ impl Reloader {
     /// The policy of the kernel side, for what listens until the next restart.
     fn change_policy(&self, new: &Config, text: &str) -> Result<(), String> {
         let config = Config {
-            listeners: listening(&self.booted.listeners, &new.listeners),
+            listeners: self.serving.clone(),
             sta_server: self.booted.sta_server.clone(),
             metrics: self.booted.metrics.clone(),
             ..new.clone()
@@ -119,14 +131,17 @@ impl Reloader {
     }
 
     /// Assembles everything anew, and only then puts it in place.
-    fn renew(&self, new: &Config) -> anyhow::Result<()> {
+    fn renew(&mut self, new: &Config) -> anyhow::Result<()> {
         let users = assemble::load_users(&new.users)?;
         let sta_server_tls = assemble::sta_server_tls(new)?;
+        let serving: Vec<_> = self.serving.iter().map(|old| still_serving(old, new)).collect();
+        let forwarding = self.parts.balancers.prepare(&serving)?;
         let mut services = Vec::new();
         for settings in &new.listeners {
             let listener = self.parts.listeners.iter().find(|listener| *listener.name == settings.name);
             if let Some(listener) = listener {
-                services.push((listener, assemble::service(settings, new, &self.parts.ticketer)?));
+                let balancer = forwarding.get(&settings.name);
+                services.push((listener, assemble::service(settings, new, &self.parts.ticketer, balancer)?));
             }
         }
         self.parts.pool.replace(&new.stas, self.parts.authority.clone())?;
@@ -134,6 +149,8 @@ impl Reloader {
         if let (Some(current), Some(tls)) = (&self.parts.sta_server_tls, sta_server_tls) {
             current.store(tls);
         }
+        self.parts.balancers.install(forwarding);
+        self.serving = serving;
         for (listener, service) in services {
             listener.service.store(Arc::new(service));
         }
@@ -152,7 +169,8 @@ impl Reloader {
             return;
         }
         self.fingerprint = fingerprint;
-        match self.renew(&self.current) {
+        let current = self.current.clone();
+        match self.renew(&current) {
             Ok(()) => tracing::info!("certificates renewed"),
             Err(error) => {
                 tracing::error!(
@@ -164,13 +182,14 @@ impl Reloader {
     }
 }
 
-/// Listeners as they are until a restart: none comes or goes, and their addresses stay.
-fn listening(booted: &[Arc<ListenerConfig>], new: &[Arc<ListenerConfig>]) -> Vec<Arc<ListenerConfig>> {
-    let now = |old: &Arc<ListenerConfig>| match new.iter().find(|listener| listener.name == old.name) {
-        Some(listener) => {
-            Arc::new(ListenerConfig { listen: old.listen.clone(), ..ListenerConfig::clone(listener) })
-        }
+/// What a listener serves with a new configuration. Its sockets stay, whatever that says of `listen`, and it is there
+/// until the daemon ends.
+fn still_serving(old: &Arc<ListenerConfig>, new: &Config) -> Arc<ListenerConfig> {
+    match new.listeners.iter().find(|settings| settings.name == old.name) {
         None => Arc::clone(old),
-    };
-    booted.iter().map(now).collect()
+        Some(settings) if settings.listen == old.listen => Arc::clone(settings),
+        Some(settings) => {
+            Arc::new(ListenerConfig { listen: old.listen.clone(), ..ListenerConfig::clone(settings) })
+        }
+    }
 }

@@ -24,6 +24,8 @@ const NOTE_MAX_BYTES: u64 = 4 * config::FILE_MAX_BYTES;
 pub(super) struct Running {
     pub(super) xdp: XdpConfig,
     pub(super) rows: Vec<RuleRow>,
+    /// Entries of the table of rules.
+    pub(super) entries: usize,
 }
 
 /// A change that waits.
