@@ -1,10 +1,10 @@
 //! What leaves: programs at the daemon's own sockets, when they connect or send, and one at the interfaces for what
 //! no such socket sends. Shells around `portcullis-ebpf-common`'s judgement, as the XDP program is.
 
-use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_sock_addr};
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_sock_addr};
 use aya_ebpf::helpers::generated::bpf_skb_pull_data;
-use aya_ebpf::macros::{cgroup_sock_addr, classifier};
+use aya_ebpf::macros::{cgroup_sock_addr, classifier, map};
+use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::{SockAddrContext, TcContext};
 use portcullis_ebpf_common::rules::RuleKey;
 use portcullis_ebpf_common::tables::{Action, DIAL_SLOT, EGRESS_SLOT, Interface};
@@ -20,18 +20,39 @@ const REFUSE: i32 = 0;
 /// Headers of a packet lie in so many bytes.
 const HEADERS: u32 = 256;
 
+/// The packet at hand, of each processor: with the walk's own there is no room for it on the stack.
+#[map]
+static LEAVING: PerCpuArray<Packet> = PerCpuArray::with_max_entries(1, 0);
+
 #[classifier]
 pub(crate) fn portcullis_out(context: TcContext) -> i32 {
-    // SAFETY: the context is the kernel's own; its fields may be read by any program of this type.
-    let index = unsafe { (*context.skb.skb).ifindex };
-    let Some(interface) = maps::interface(index.to_be_bytes()) else { return TC_ACT_UNSPEC };
-    let frame = Buffer { context: &context };
-    let mut packet = Packet::NONE;
-    let mut refused = read(&frame, &mut packet);
-    if refused.is_some() && frame.draws_headers_together() {
-        refused = read(&frame, &mut packet);
+    let skb = context.skb.skb;
+    let Some(packet) = LEAVING.get_ptr_mut(0) else { return TC_ACT_UNSPEC };
+    // SAFETY: the map gave the address of a Packet of zeroes or of an earlier one, both of which are packets. Nobody
+    // else has this one: while a packet leaves, its processor sends no other.
+    let packet = unsafe { &mut *packet };
+    *packet = Packet::NONE;
+    let mut refused = read(skb, packet);
+    if refused.is_some() && (Buffer { skb }).draws_headers_together() {
+        refused = read(skb, packet);
     }
-    let cause = leave(&frame, &packet, refused, &Rows { interface });
+    act(skb, packet, refused)
+}
+
+// Functions of their own, as at the XDP program: their stacks come one after the other. They take the kernel's own
+// pointer, because every word of the stack counts here.
+
+#[inline(never)]
+fn read(skb: *mut __sk_buff, into: &mut Packet) -> Option<Cause> {
+    walk(&Buffer { skb }).and_then(Seen::packet).map(|packet| *into = packet).err()
+}
+
+#[inline(never)]
+fn act(skb: *mut __sk_buff, packet: &Packet, refused: Option<Cause>) -> i32 {
+    // SAFETY: the context is the kernel's own; its fields may be read by any program of this type.
+    let index = unsafe { (*skb).ifindex };
+    let Some(interface) = maps::interface(index.to_be_bytes()) else { return TC_ACT_UNSPEC };
+    let cause = leave(&Buffer { skb }, packet, refused, &Rows { interface });
     maps::count(EGRESS_SLOT + interface.slot(), cause);
     match cause.verdict() {
         // Whatever else is attached has its turn.
@@ -40,37 +61,40 @@ pub(crate) fn portcullis_out(context: TcContext) -> i32 {
     }
 }
 
-#[inline(never)]
-fn read(frame: &Buffer<'_>, into: &mut Packet) -> Option<Cause> {
-    walk(frame).and_then(Seen::packet).map(|packet| *into = packet).err()
+/// A packet that leaves.
+#[derive(Clone, Copy)]
+struct Buffer {
+    skb: *mut __sk_buff,
 }
 
-struct Buffer<'a> {
-    context: &'a TcContext,
-}
+impl Buffer {
+    #[inline(always)]
+    fn context(self) -> TcContext {
+        TcContext::new(self.skb)
+    }
 
-impl Buffer<'_> {
     /// Headers may lie in several pieces; then they are put in one, and can be read.
     #[inline(always)]
-    fn draws_headers_together(&self) -> bool {
-        let wanted = if self.context.len() < HEADERS { self.context.len() } else { HEADERS };
-        if self.context.data() + wanted as usize <= self.context.data_end() {
+    fn draws_headers_together(self) -> bool {
+        let context = self.context();
+        let wanted = if context.len() < HEADERS { context.len() } else { HEADERS };
+        if context.data() + wanted as usize <= context.data_end() {
             return false;
         }
         // SAFETY: the context is the kernel's own; pointers into the packet are asked for anew afterwards.
-        unsafe { bpf_skb_pull_data(self.context.as_ptr().cast(), wanted) == 0 }
+        unsafe { bpf_skb_pull_data(self.skb, wanted) == 0 }
     }
 }
 
-impl Frame for Buffer<'_> {
+impl Frame for Buffer {
     #[inline(always)]
     fn length(&self) -> u32 {
-        self.context.len()
+        self.context().len()
     }
 
     #[inline(always)]
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
-        context::read(at, || self.context.data(), || self.context.data_end())
+        context::read(at, || self.context().data(), || self.context().data_end())
     }
 }
 

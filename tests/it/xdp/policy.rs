@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::object;
 use crate::program::{A, Program, SLOT, tcp, udp, v4, v6};
-use crate::wire::{CLOSED, Scene, connects, dropped};
+use crate::wire::{CLOSED, OPEN, Scene, connects, dropped};
 
 const SYN: u8 = TcpFlags::SYN;
 /// What the kernel's traffic control takes for yes and no (linux/pkt_cls.h).
