@@ -45,7 +45,7 @@ pub use duration::{format as format_duration, parse as parse_duration};
 pub use error::{ConfigError, Problem};
 pub use finding::{Finding, Severity};
 pub use forward::{Check, CheckTls, CheckTrust, DataPath, ForwardConfig, HealthConfig, ServerConfig};
-pub(crate) use interfaces::interface_of;
+pub(crate) use interfaces::{interface_of, own_addresses};
 
 /// Where the configuration is read from unless a path is given.
 pub const PATH_DEFAULT: &str = "/etc/portcullis/portcullis.toml";

@@ -87,6 +87,7 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
     let mut sockets = Sockets::bind(&config, &parts.listeners)?;
 
     let kernel = Kernel::start(&config).context("packets cannot be filtered")?;
+    tasks::take_forwards(&kernel, &parts.balancers);
     parts.balancers.ensure_paths()?;
     let sessions = Arc::new(std::sync::Mutex::new(Table::new(assemble::session_seed())));
     let context = Arc::new(relay::Context { sessions: Arc::clone(&sessions), cut: false.into() });

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// Every IPv4 and IPv6 address of every interface, sorted.
-pub(super) fn own_addresses() -> Result<BTreeSet<IpAddr>, nix::Error> {
+pub(crate) fn own_addresses() -> Result<BTreeSet<IpAddr>, nix::Error> {
     Ok(nix::ifaddrs::getifaddrs()?
         .filter_map(|interface| interface.address)
         .filter_map(|address| {
