@@ -181,7 +181,7 @@ impl fmt::Display for Kernel {
     }
 }
 
-fn client_ports() -> (u16, u16) {
+pub(crate) fn client_ports() -> (u16, u16) {
     let read = || {
         let text = fs::read_to_string(CLIENT_PORTS).ok()?;
         let mut ports = text.split_whitespace().map(str::parse::<u16>);
