@@ -322,6 +322,9 @@ pub struct ListenerStatus {
     pub kind: String,
     pub listen: Vec<String>,
     pub tls: bool,
+    /// Where new flows of a `forward` listener run: `kernel` or `user`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// Accepted connections that are open now.
     pub connections: usize,
     pub sessions: usize,
