@@ -14,7 +14,7 @@ use clap::Args;
 use nix::unistd::Uid;
 use portcullis_tests::process;
 
-use crate::shell;
+use crate::{boot, shell};
 pub(crate) use packages::Use;
 use packages::{PACKAGES, Package};
 
@@ -54,6 +54,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
             python::LIST
         ));
     }
+    if uses.contains(&Use::Boot) {
+        let there = boot::is_prepared();
+        complete &= there;
+        let state = if there { "there  " } else { "MISSING" };
+        shell::print(&format!("{state} Debian 13's kernel and QEMU, in target/boot"));
+    }
     if !complete {
         shell::print("`cargo xtask setup` installs what is missing");
     }
@@ -67,6 +73,9 @@ pub(crate) fn ensure(wanted: Use) -> Result<()> {
     install(&missing)?;
     if wanted == Use::Test {
         python::ensure();
+    }
+    if wanted == Use::Boot {
+        boot::prepare()?;
     }
     Ok(())
 }

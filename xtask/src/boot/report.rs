@@ -116,7 +116,8 @@ mod tests {
 
     #[test]
     fn a_line_with_another_mark_is_text() {
-        for line in ["@other done", "@k3y", "@k3yx done", "@k3y end tests", "@k3y end tests 256", "@k3y halt"] {
+        for line in ["@other done", "@k3y", "@k3yx done", "@k3y end tests", "@k3y end tests 256", "@k3y halt"]
+        {
             assert_eq!(report(&[line]), (Report::default(), vec![line.to_owned()]), "{line}");
         }
     }
