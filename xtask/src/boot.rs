@@ -22,6 +22,7 @@ use crate::ci::{Tally, target_directory};
 use crate::ebpf::{self, Toolchain};
 use crate::shell;
 use guest::{Part, Work};
+use report::Report;
 
 /// The tests of the kernel side.
 const TEST: &str = "xdp";
@@ -153,16 +154,28 @@ fn perform(machine: &debian::Machine, parts: Vec<Part>) -> Result<Tally> {
     if release != machine.release() {
         bail!("the guest ran Linux {release}");
     }
-    for (name, good) in &report.parts {
-        if !good && tally.failed.is_empty() {
-            tally.failed.push(format!("{name} failed on Linux {release}, see above"));
+    judge(&work.parts, &report, &mut tally);
+    Ok(tally)
+}
+
+/// Adds what the tests themselves do not say: a program that failed without naming a test, or that never ran.
+fn judge(parts: &[Part], report: &Report, tally: &mut Tally) {
+    for part in parts {
+        let name = &part.name;
+        match report.parts.iter().find(|(ended, _)| ended == name) {
+            Some((_, 0)) => {}
+            // What busybox's timeout(1) makes of SIGTERM and SIGKILL.
+            Some((_, 143 | 137)) => {
+                tally.failed.push(format!("{name} took longer than {} s", PART_LIMIT.as_secs()));
+            }
+            Some((_, status)) if tally.failed.is_empty() => {
+                tally.failed.push(format!("{name} ended with status {status}, see above"));
+            }
+            Some(_) => {}
+            None => tally.failed.push(format!("{name} did not run: nothing can be said of it")),
         }
     }
-    if report.parts.iter().all(|(_, good)| *good) && !report.is_good() {
-        tally.failed.push(String::from("nothing ran in the guest"));
-    }
-    tally.move_to_skipped(report.skips);
-    Ok(tally)
+    tally.move_to_skipped(report.skips.clone());
 }
 
 #[cfg(test)]
@@ -177,5 +190,22 @@ mod tests {
             {"reason":"build-finished","success":true}"#;
         assert_eq!(executable(messages, "xdp"), Some(PathBuf::from("/t/xdp-1")));
         assert_eq!(executable(messages, "other"), None);
+    }
+
+    #[test]
+    fn only_work_that_was_done_well_is_a_success() {
+        let parts = ["load", "tests"].map(|name| part(name, Vec::new()));
+        let judged = |ended: &[(&str, u8)]| {
+            let parts_ended = ended.iter().map(|(name, status)| ((*name).to_owned(), *status)).collect();
+            let report = Report { parts: parts_ended, ..Report::default() };
+            let mut tally = Tally::default();
+            judge(&parts, &report, &mut tally);
+            tally.failed
+        };
+        assert!(judged(&[("load", 0), ("tests", 0)]).is_empty());
+        assert_eq!(judged(&[("load", 0), ("tests", 101)]), ["tests ended with status 101, see above"]);
+        assert_eq!(judged(&[("load", 0), ("tests", 143)]), ["tests took longer than 600 s"]);
+        assert_eq!(judged(&[("load", 1)]).len(), 2);
+        assert_eq!(judged(&[]).len(), 2);
     }
 }

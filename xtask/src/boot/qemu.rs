@@ -21,7 +21,7 @@ const MEMORY: &str = "2G";
 /// Work is steered from one to the other.
 const PROCESSORS: &str = "2";
 /// Whatever goes wrong in the kernel ends the guest, so that the console tells it.
-const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet oops=panic panic=-1";
+const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet oops=panic panic_on_warn=1 panic=-1";
 const CONSOLE: &str = "console.log";
 const WORK: &str = "work.log";
 /// How much of the console an error shows.
