@@ -18,8 +18,8 @@ use super::report::Mark;
 pub(crate) const TAG: &str = "host";
 /// The serial line of the work; the kernel has the first.
 const TERMINAL: &str = "/dev/ttyS1";
-/// What Debian's kernel has as a module and no program asks it for by name.
-const MODULES: [&str; 3] = ["veth", "sch_ingress", "cls_bpf"];
+/// What Debian's kernel has as a module, and what asks for it does so too late or not at all.
+const MODULES: [&str; 4] = ["veth", "virtio_net", "sch_ingress", "cls_bpf"];
 const OVERLAY: &str = "kernel/fs/overlayfs/overlay.ko.xz";
 
 /// One program of the work.

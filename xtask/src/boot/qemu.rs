@@ -22,6 +22,8 @@ const MEMORY: &str = "2G";
 const PROCESSORS: &str = "2";
 /// Whatever goes wrong in the kernel ends the guest, so that the console tells it.
 const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet oops=panic panic_on_warn=1 panic=-1";
+/// Pairs of network cards; a lab takes two.
+const CARD_PAIRS: u8 = 3;
 const CONSOLE: &str = "console.log";
 const WORK: &str = "work.log";
 /// How much of the console an error shows.
@@ -79,6 +81,17 @@ fn keep_logs(directory: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The hardware addresses of two cards that a wire joins.
+fn card_pair(pair: u8) -> [String; 2] {
+    // Locally administered.
+    [0, 1].map(|end| format!("02:00:00:00:{pair:02x}:{end:02x}"))
+}
+
+/// All cards of a guest, as the harness of the tests wants to be told of them.
+pub(crate) fn cards() -> String {
+    (0..CARD_PAIRS).map(|pair| card_pair(pair).join("=")).collect::<Vec<_>>().join(",")
+}
+
 /// QEMU and the program that hands it this machine's files. Both end with the guard.
 struct Guest {
     qemu: Child,
@@ -107,6 +120,14 @@ impl Guest {
         qemu.args(["-serial", &format!("file:{}", directory.join(WORK).display())]);
         qemu.args(["-chardev", &format!("socket,id=files,path={}", socket.display())]);
         qemu.args(["-device", &format!("vhost-user-fs-pci,chardev=files,tag={TAG}")]);
+        for pair in 0..CARD_PAIRS {
+            // A hub with two ports is a wire.
+            for address in card_pair(pair) {
+                let id = address.replace(':', "");
+                qemu.args(["-netdev", &format!("hubport,id=n{id},hubid={pair}")]);
+                qemu.args(["-device", &format!("virtio-net-pci,netdev=n{id},mac={address},romfile=")]);
+            }
+        }
         qemu.args(["-device", "virtio-rng-pci", "-append", KERNEL_COMMAND_LINE]);
         qemu.arg("-kernel").arg(machine.kernel()).arg("-initrd").arg(initramfs);
         let qemu = Child::spawn("qemu", &mut qemu, directory)?;
@@ -119,8 +140,13 @@ impl Guest {
         let console = String::from_utf8_lossy(&console);
         let lines: Vec<&str> = console.lines().collect();
         let tail = lines.get(lines.len().saturating_sub(TAIL_LINES)..).unwrap_or_default().join("\n");
-        let programs = format!("{}{}", self.qemu.log_tail(), self.files.log_tail());
-        anyhow!("{error:#}; the guest's console ends with:\n{tail}\n{programs}")
+        let said = [tail, self.qemu.log_tail(), self.files.log_tail()];
+        let said: Vec<&str> =
+            said.iter().map(|text| text.trim_end()).filter(|text| !text.is_empty()).collect();
+        if said.is_empty() {
+            return anyhow!("{error:#}");
+        }
+        anyhow!("{error:#}; console, QEMU and virtiofsd said last:\n{}", said.join("\n"))
     }
 }
 
@@ -157,6 +183,16 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+
+    #[test]
+    fn every_card_is_named_once() {
+        let cards = cards();
+        let mut named: Vec<&str> = cards.split(['=', ',']).collect();
+        assert_eq!(named.len(), usize::from(CARD_PAIRS) * 2, "{cards}");
+        named.sort_unstable();
+        named.dedup();
+        assert_eq!(named.len(), usize::from(CARD_PAIRS) * 2, "{cards}");
+    }
 
     #[test]
     fn a_growing_file_is_read_line_by_line() {
