@@ -20,8 +20,8 @@ use crate::shell;
 const SUITE: &str = "trixie";
 /// Always depends on the newest kernel for virtual machines.
 const KERNEL: &str = "linux-image-cloud-amd64";
-/// What starts the kernel, shares this machine's files with it, and is its first program.
-const PROGRAMS: [&str; 3] = ["qemu-system-x86", "virtiofsd", "busybox-static"];
+/// What starts the kernel, shares this machine's files with it, is its first program, and sorts its modules.
+const PROGRAMS: [&str; 4] = ["qemu-system-x86", "virtiofsd", "busybox-static", "kmod"];
 const KEYRINGS: [&str; 2] =
     ["/usr/share/keyrings/debian-archive-keyring.pgp", "/usr/share/keyrings/debian-archive-keyring.gpg"];
 /// Lists that this machine's configuration may ask for and that nothing here reads.
@@ -84,8 +84,8 @@ impl Machine {
         }
         let machine = Self { root: root.to_owned(), release: release.to_owned() };
         // Which module needs which is found out when a kernel is installed; this one is not.
-        let mut depmod = Command::new(machine.busybox());
-        depmod.args(["depmod", "-b"]).arg(root.join("usr")).arg(release);
+        let mut depmod = machine.program("usr/sbin/depmod");
+        depmod.arg("-b").arg(root.join("usr")).arg(release);
         process::run(&mut depmod, LIMIT)?.ok()?;
         // Last: a machine without it is not whole.
         fs::write(root.join("release"), release).context("note the kernel's release")?;
@@ -214,6 +214,7 @@ fn configuration(place: &str) -> String {
         ("Acquire::AllowInsecureRepositories", String::from("false")),
         ("Acquire::Languages", String::from("none")),
         ("Acquire::Retries", String::from("3")),
+        ("APT::Update::Error-Mode", String::from("any")),
         ("APT::Get::AllowUnauthenticated", String::from("false")),
         // root's apt fetches as a user who may not enter just any directory; this one is of no other use.
         ("APT::Sandbox::User", String::from("root")),
