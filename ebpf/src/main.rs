@@ -147,7 +147,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
 }
 
 // The kernel's own spelling: this crate is offered under the GPL as well, which some helpers ask for.
-// SAFETY: the section holds one zero-terminated string, which is what the loader reads from it.
+// The section holds one zero-terminated string, which is what the loader reads from it.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

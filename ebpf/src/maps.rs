@@ -58,6 +58,7 @@ pub(crate) fn count(slot: u8, cause: Cause) {
     if let Some(counter) = COUNTERS.get_ptr_mut(tables::counter(slot, cause.index())) {
         // SAFETY: the map gave the address of an aligned u64 that lives as long as the map, and the slots of this
         // CPU are written by nobody else while the program runs on it.
-        unsafe { *counter = (*counter).wrapping_add(1) };
+        let counter = unsafe { &mut *counter };
+        *counter = counter.wrapping_add(1);
     }
 }

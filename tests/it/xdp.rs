@@ -4,6 +4,9 @@
 #[path = "xdp/program.rs"]
 mod program;
 #[cfg(test)]
+#[path = "xdp/sessions.rs"]
+mod sessions;
+#[cfg(test)]
 #[path = "xdp/verifier.rs"]
 mod verifier;
 #[cfg(test)]
