@@ -68,7 +68,7 @@ fn every_program_passes_the_verifier_of_this_kernel() {
     let Some(object) = object() else { return };
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     match verify(&object) {
-        Ok(verified) => println!("kernel {}: {}", release.trim(), verified.join(", ")),
+        Ok(verified) => println!("kernel {}:\n  {}", release.trim(), verified.join("\n  ")),
         Err(refused) => panic!("kernel {}: {refused}", release.trim()),
     }
 }
