@@ -4,6 +4,7 @@ pub mod args;
 mod config;
 mod connect;
 mod describe;
+mod forward;
 mod ica;
 mod output;
 mod ports;
@@ -101,6 +102,7 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Reload => reload(context),
         Command::Metrics => metrics(context),
         Command::Xdp(command) => xdp::run(context, command),
+        Command::Forward(command) => forward::run(context, command),
         Command::Ports(command) => ports::run(context, command),
         Command::Logs(Logs::Level { level }) => log_level(context, level),
         Command::Completions { shell } => describe::completions(context, shell),

@@ -87,6 +87,7 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
     let mut sockets = Sockets::bind(&config, &parts.listeners)?;
 
     let kernel = Kernel::start(&config).context("packets cannot be filtered")?;
+    parts.balancers.ensure_paths()?;
     let sessions = Arc::new(std::sync::Mutex::new(Table::new(assemble::session_seed())));
     let context = Arc::new(relay::Context { sessions: Arc::clone(&sessions), cut: false.into() });
     let (asks, inbox) = mpsc::channel(portcullis_core::limits::CONTROL_QUEUE);
@@ -109,6 +110,7 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
         authority: parts.authority.clone(),
         metrics,
         kernel: Arc::new(kernel),
+        balancers: Arc::clone(&parts.balancers),
         log: log.clone(),
         reload,
         last_reload: std::sync::Mutex::default(),

@@ -132,7 +132,7 @@ impl Setup {
         listener.insert("name".into(), name.into());
         listener.insert("kind".into(), kind.into());
         listener.insert("listen".into(), listen.into());
-        if !matches!(kind, "socks" | "secure-proxy") {
+        if !matches!(kind, "socks" | "secure-proxy" | "forward") {
             listener.entry("certificates").or_insert_with(|| vec!["main"].into());
         }
         let mut more = Table::new();

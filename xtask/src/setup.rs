@@ -36,6 +36,8 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let uses = if arguments.uses.is_empty() { Use::ALL.to_vec() } else { arguments.uses.clone() };
     if !arguments.check {
+        // What is built here runs in process groups of its own, which Ctrl-C does not reach by itself.
+        shell::unwind_on_interrupt()?;
         uses.iter().copied().try_for_each(ensure)?;
         return Ok(without_what(&uses, &arguments.uses));
     }

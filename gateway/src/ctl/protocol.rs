@@ -44,8 +44,10 @@ impl fmt::Debug for TicketText {
     }
 }
 
+mod forward;
 mod kernel;
 
+pub use forward::{ForwardServer, ForwardStatus, ServerRef};
 pub use kernel::{XdpBan, XdpCount, XdpInterfaceStatus, XdpStatus};
 
 mod wiped {
@@ -95,6 +97,12 @@ pub enum Command {
     XdpBan { prefix: String, seconds: u64 },
     /// [`XdpBan`] without the time that was left.
     XdpUnban { prefix: String },
+    /// A list of [`ForwardStatus`], by the name of the listener.
+    ForwardStatus {},
+    /// [`ServerRef`]s that take no new flows from now on, until the daemon ends.
+    ForwardDrain(ServerRef),
+    /// [`ServerRef`]s that take new flows again.
+    ForwardUndrain(ServerRef),
     /// [`LogLevel`]; with `level` sets it first, until the next reload or restart.
     LogLevel {
         #[serde(default, skip_serializing_if = "Option::is_none")]

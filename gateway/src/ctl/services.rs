@@ -22,6 +22,7 @@ use super::protocol::{
     SessionFilter, SessionRow, StaSummary, Status, TicketOrder, TicketText, Use,
 };
 use crate::config::{Config, ListenerConfig, ReloadPlan};
+use crate::forward::Balancers;
 use crate::front::gate::Gate;
 use crate::log;
 use crate::metrics::{self, Snapshot};
@@ -31,6 +32,7 @@ use crate::state::State;
 use crate::sync::lock;
 use crate::xdp::Kernel;
 
+mod forward;
 mod kernel;
 
 /// How long a reload may take before who asked is told that it goes on without them.
@@ -49,6 +51,7 @@ pub struct Services {
     pub authority: Option<Arc<Authority>>,
     pub metrics: metrics::Handle,
     pub kernel: Arc<Kernel>,
+    pub balancers: Arc<Balancers>,
     pub log: log::Control,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub last_reload: Mutex<Option<ReloadStatus>>,
@@ -79,6 +82,9 @@ impl Services {
             Command::XdpBans {} => reply(self.bans()),
             Command::XdpBan { prefix, seconds } => reply(self.ban(&prefix, seconds)),
             Command::XdpUnban { prefix } => reply(self.unban(&prefix)),
+            Command::ForwardStatus {} => reply(Ok(self.forward_status())),
+            Command::ForwardDrain(which) => reply(self.drain_server(&which, true)),
+            Command::ForwardUndrain(which) => reply(self.drain_server(&which, false)),
             Command::LogLevel { level } => reply(self.log_level(level.as_deref())),
         }
     }
@@ -326,6 +332,7 @@ impl Services {
             ],
             ebpf: self.kernel.to_string(),
             xdp_packets: self.kernel.counts().unwrap_or_default(),
+            forwards: self.forward_status(),
             log_lines_lost: self.log.lines_lost(),
             relay_workers: self.workers,
         }

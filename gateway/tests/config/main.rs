@@ -7,6 +7,8 @@ mod check;
 #[cfg(test)]
 mod files;
 #[cfg(test)]
+mod forward;
+#[cfg(test)]
 mod kernel;
 #[cfg(test)]
 mod meaning;
