@@ -30,6 +30,8 @@ const TEST: &str = "xdp";
 const VERIFIER: &str = "verifier::";
 /// The part of [`TEST`] that needs no interface.
 const FRAMES: &str = "program::";
+/// The part of [`TEST`] with whole sessions.
+const SESSIONS: &str = "sessions::";
 /// Where the guest notes skipped tests.
 const SKIPS: &str = "/run/boot/skips";
 /// For one program in the guest, which is about ten times slower than this machine.
@@ -117,7 +119,11 @@ fn work_of(name: &str, arguments: &[String]) -> Result<Vec<Part>> {
     let on_pairs = call(&["--skip", VERIFIER]);
     // Once more with frames from a driver, as on a virtual appliance. Cards are few: one test at a time.
     let cards = [String::from("env"), format!("PORTCULLIS_CARDS={}", qemu::cards())];
-    let on_cards = call(&["--skip", VERIFIER, "--skip", FRAMES, "--test-threads", "1"]);
+    let mut on_cards = call(&["--skip", VERIFIER, "--skip", FRAMES, "--test-threads", "1"]);
+    if arguments.is_empty() {
+        // They take the longest, and have gone over the pairs.
+        on_cards.extend(["--skip", SESSIONS].map(str::to_owned));
+    }
     Ok(vec![
         load,
         part("on Ethernet pairs", [on_pairs, arguments.to_vec()].concat()),
