@@ -5,6 +5,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod bucket;
 mod cause;
 mod flow;
 pub mod forward;
@@ -17,6 +18,7 @@ mod transport;
 mod verdict;
 mod walk;
 
+pub use bucket::Rate;
 pub use cause::{Cause, Verdict};
 pub use flow::{Flow, FlowKey};
 pub use frame::{Frame, FrameMut};
