@@ -7,6 +7,9 @@ mod program;
 #[path = "xdp/sessions.rs"]
 mod sessions;
 #[cfg(test)]
+#[path = "xdp/verifier.rs"]
+mod verifier;
+#[cfg(test)]
 #[path = "xdp/wire.rs"]
 mod wire;
 
