@@ -41,7 +41,7 @@ const GET_RANDOM: i32 = 7;
 const REDIRECT: i32 = 23;
 
 const XDP_DROP: i32 = 1;
-pub(super) const XDP_PASS: i32 = 2;
+const XDP_PASS: i32 = 2;
 
 /// Where a frame gets a random source, and which fields take its complement, so that no checksum changes: in ones'
 /// complement a number and its complement add up to nothing.
@@ -73,14 +73,18 @@ pub(super) fn send(interface: u32, vary: Option<Vary>) -> Vec<u8> {
     elf(&[begin, end.to_vec()].concat())
 }
 
-/// Answers every frame with the same action.
-pub(super) fn constant(action: i32) -> Vec<u8> {
-    elf(&[instruction(MOVE_IMMEDIATE, 0, 0, 0, action), instruction(EXIT, 0, 0, 0, 0)])
-}
-
 /// Drops every frame.
 pub(super) fn drop_all() -> Vec<u8> {
     constant(XDP_DROP)
+}
+
+/// Lets every frame pass.
+pub(super) fn pass_all() -> Vec<u8> {
+    constant(XDP_PASS)
+}
+
+fn constant(action: i32) -> Vec<u8> {
+    elf(&[instruction(MOVE_IMMEDIATE, 0, 0, 0, action), instruction(EXIT, 0, 0, 0, 0)])
 }
 
 fn randomise(vary: Vary) -> Vec<Instruction> {
@@ -162,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_loader_finds_the_function_and_nothing_else() {
-        for (file, length) in [(constant(XDP_PASS), 2), (send(7, None), 4), (drop_all(), 2)] {
+        for (file, length) in [(pass_all(), 2), (send(7, None), 4), (drop_all(), 2)] {
             assert_eq!(file.len() % 8, 0);
             let found = aya::EbpfLoader::new().load(&file).unwrap();
             let names: Vec<&str> = found.programs().map(|(name, _)| name).collect();

@@ -7,14 +7,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use aya::Ebpf;
 use portcullis_tests::gateway::Gateway;
 use portcullis_tests::wait;
 use serde::Serialize;
 
+use super::assembly;
 use super::bed::{Bed, GATEWAY, Pins, Threads, packets};
 use super::filters::{self, Filter};
 use super::frames::Junk;
-use super::generator::Shot;
+use super::generator::{self, Shot};
 use super::goal::{Goal, Promise};
 use crate::cpu::Cpus;
 use crate::interrupt;
@@ -58,6 +60,7 @@ struct Contender {
     threads: Threads,
     shots: Vec<Shot>,
     _daemon: Option<Gateway>,
+    _program: Option<Ebpf>,
 }
 
 impl Contender {
@@ -70,14 +73,16 @@ impl Contender {
             _ => None,
         };
         filters::peer(&bed, filter, dir)?;
-        let (macs, index) = (bed.macs()?, bed.wan_index()?);
+        let drop_all = || generator::attach(&bed.gateway, &bed.edge, &assembly::drop_all());
+        let program = (filter == Filter::Nothing).then(drop_all).transpose()?;
+        let macs = bed.macs()?;
         let shots = Junk::ALL.map(|junk| {
             let frame = junk.frame(macs, GATEWAY, CLOSED);
-            Shot::new(index, frame, Some(junk.vary()))
+            Shot::new(&bed, frame, Some(junk.vary()))
         });
         let shots = shots.into_iter().collect::<Result<_>>()?;
         let threads = bed.receiver()?;
-        let mut contender = Self { filter, bed, threads, shots, _daemon: daemon };
+        let mut contender = Self { filter, bed, threads, shots, _daemon: daemon, _program: program };
         contender.probe().with_context(|| format!("probe of {}", filter.title()))?;
         Ok(contender)
     }

@@ -17,6 +17,8 @@ pub(super) const OPEN: u16 = 443;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Filter {
     Ours,
+    /// A program of two instructions that drops everything: what is left is the pair's own cost.
+    Nothing,
     /// Stateless, before the network stack: what comes nearest to ours.
     Netdev,
     /// Stateless, at the first hook of IP.
@@ -26,11 +28,12 @@ pub(super) enum Filter {
 }
 
 impl Filter {
-    pub(super) const PEERS: [Self; 3] = [Self::Netdev, Self::Raw, Self::Input];
+    pub(super) const PEERS: [Self; 4] = [Self::Nothing, Self::Netdev, Self::Raw, Self::Input];
 
     pub(super) fn id(self) -> &'static str {
         match self {
             Self::Ours => "portcullis",
+            Self::Nothing => "xdp-drop-only",
             Self::Netdev => "nft-netdev",
             Self::Raw => "nft-raw",
             Self::Input => "nft-input-conntrack",
@@ -40,6 +43,7 @@ impl Filter {
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Ours => "Portcullis in XDP",
+            Self::Nothing => "an XDP program that only drops",
             Self::Netdev => "nftables netdev ingress",
             Self::Raw => "nftables raw prerouting",
             Self::Input => "nftables input with conntrack",
@@ -55,7 +59,7 @@ impl Filter {
             )
         };
         match self {
-            Self::Ours => None,
+            Self::Ours | Self::Nothing => None,
             Self::Netdev => Some(format!(
                 "table netdev filter {{\nchain c {{\ntype filter hook ingress device \"{edge}\" priority 0; \
                  policy drop; tcp dport {OPEN} accept; ether type arp accept\n}}\n}}\n"

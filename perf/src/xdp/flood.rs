@@ -75,10 +75,10 @@ impl Contender {
             _ => {}
         }
         site.find_receiver()?;
-        let (macs, index) = (site.bed.macs()?, site.bed.wan_index()?);
+        let macs = site.bed.macs()?;
         // Half of it SYNs for the open port, half datagrams for a closed one.
         let shots = [(Junk::Syn, OPEN), (Junk::Udp, CLOSED)]
-            .map(|(junk, port)| Shot::new(index, junk.frame(macs, GATEWAY, port), Some(junk.vary())));
+            .map(|(junk, port)| Shot::new(&site.bed, junk.frame(macs, GATEWAY, port), Some(junk.vary())));
         let shots = shots.into_iter().collect::<Result<_>>()?;
         Ok(Self { label, site, shots })
     }

@@ -1,15 +1,21 @@
 //! The generator: BPF_PROG_TEST_RUN with live frames (docs.kernel.org/bpf/bpf_prog_run.html), which hands frames to a
 //! driver as fast as one core can, without a network stack.
 //!
-//! Bounded by what the caller asks for, and bound to one interface of a namespace of ours.
+//! Bounded by what the caller asks for, and bound to one interface of a namespace of ours. Each program is attached
+//! to an idle interface as well: the kernel patches a jump to every program that is attached somewhere, and would
+//! otherwise patch it in and out again, with two RCU grace periods (tens of milliseconds), at each call.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use aya::programs::xdp::XdpMode;
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use nix::net::if_::if_nametoindex;
+use portcullis_tests::netns::Namespace;
 
 use super::assembly::{self, Vary};
+use super::bed::{self, Bed};
 use crate::interrupt;
 
 /// Frames that the kernel makes and hands over at once.
@@ -24,9 +30,17 @@ pub(super) struct Shot {
 }
 
 impl Shot {
-    /// To be fired from the namespace of `interface`.
-    pub(super) fn new(interface: u32, frame: Vec<u8>, vary: Option<Vary>) -> Result<Self> {
-        Ok(Self { program: load(&assembly::send(interface, vary))?, frame })
+    /// To be fired from the namespace outside.
+    pub(super) fn new(bed: &Bed, frame: Vec<u8>, vary: Option<Vary>) -> Result<Self> {
+        let mut program = load(&assembly::send(bed.wan_index()?, vary))?;
+        let (idle, peer) = (bed::name("i"), bed::name("j"));
+        bed.outside.ip(&["link", "add", "name", &idle, "type", "veth", "peer", "name", &peer])?;
+        bed.outside.enter(|| {
+            let index = if_nametoindex(idle.as_str())?;
+            let attached = xdp_mut(&mut program)?.attach_to_if_index(index, XdpMode::Skb);
+            attached.map(drop).context("attach a program of the generator")
+        })?;
+        Ok(Self { program, frame })
     }
 
     /// Sends the frame `count` times.
@@ -41,14 +55,24 @@ impl Shot {
 }
 
 /// Loads one of our assembled programs.
-pub(super) fn load(object: &[u8]) -> Result<Ebpf> {
+fn load(object: &[u8]) -> Result<Ebpf> {
     let mut ebpf = EbpfLoader::new().load(object).context("read a program of the generator")?;
     xdp_mut(&mut ebpf)?.load().context("load a program of the generator: this needs root")?;
     Ok(ebpf)
 }
 
+/// Loads one of our assembled programs and attaches it in the driver; it goes with its owner.
+pub(super) fn attach(namespace: &Namespace, interface: &str, object: &[u8]) -> Result<Ebpf> {
+    let mut program = load(object)?;
+    namespace.enter(|| {
+        let attached = xdp_mut(&mut program)?.attach_to_if_index(if_nametoindex(interface)?, XdpMode::Driver);
+        attached.map(drop).with_context(|| format!("attach a program to {interface}"))
+    })?;
+    Ok(program)
+}
+
 /// The only program of an assembled object.
-pub(super) fn xdp_mut(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
+fn xdp_mut(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
     let program = ebpf.program_mut(assembly::NAME).context("an assembled program is missing")?;
     Ok(program.try_into()?)
 }
