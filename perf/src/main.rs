@@ -58,6 +58,9 @@ enum Command {
         /// Rounds of every measure [default: 9, quick: 5]
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
         rounds: Option<u32>,
+        /// Measure only this
+        #[arg(long, value_enum)]
+        only: Option<xdp::Part>,
         /// Shorter and fewer slices: a few minutes
         #[arg(long)]
         quick: bool,
@@ -75,9 +78,9 @@ fn main() -> ExitCode {
         Command::Smoke { rounds, seconds, json, null, results } => {
             smoke(smoke::Plan { rounds, time: Duration::from_secs(seconds.into()), null }, json, results)
         }
-        Command::Xdp { rounds, quick, json, results } => {
+        Command::Xdp { rounds, only, quick, json, results } => {
             let rounds = rounds.unwrap_or(if quick { 5 } else { 9 });
-            xdp(xdp::Plan { rounds, quick }, json, results)
+            xdp(xdp::Plan { rounds, quick, only }, json, results)
         }
     };
     match result {

@@ -12,6 +12,7 @@ mod frames;
 mod generator;
 mod goal;
 mod peace;
+mod program;
 mod sessions;
 
 use std::fs;
@@ -35,6 +36,17 @@ use crate::machine::{self, Facts};
 pub(crate) struct Plan {
     pub(crate) rounds: u32,
     pub(crate) quick: bool,
+    pub(crate) only: Option<Part>,
+}
+
+/// A part of the measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    Program,
+    Drop,
+    Flood,
+    Peace,
+    Forward,
 }
 
 /// Everything that one run found.
@@ -69,7 +81,20 @@ pub(crate) fn run(plan: Plan, progress: &mut impl Write) -> Result<Report> {
     let pins = Pins::mount()?;
     let bursts = if plan.quick { 2 } else { 4 };
     let window = Duration::from_secs(if plan.quick { 1 } else { 2 });
+    let alone = program::run(&pins)?;
+    for time in &alone {
+        writeln!(progress, "the program alone: {}", time.line())?;
+    }
+    if plan.only == Some(Part::Program) {
+        anyhow::bail!("only the program");
+    }
     let (dropped, mut goals) = drop::run(plan.rounds, bursts, cpus, &pins, progress)?;
+    if plan.only == Some(Part::Drop) {
+        for line in drop::table(&dropped) {
+            writeln!(progress, "{line}")?;
+        }
+        anyhow::bail!("only drop");
+    }
     let (flooded, more) = flood::run(plan.rounds, window, cpus, &pins, progress)?;
     goals.extend(more);
     let (peaceful, more) = peace::run(plan.rounds, window, cpus, &pins, progress)?;

@@ -26,6 +26,7 @@ const fn instruction(operation: u8, destination: u8, source: u8, offset: i16, im
 const LOAD_WORD: u8 = 0x61;
 const STORE_HALF: u8 = 0x6b;
 const JUMP_GREATER: u8 = 0x2d;
+const JUMP_NOT_EQUAL_IMMEDIATE: u8 = 0x55;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 const MOVE: u8 = 0xbf;
@@ -39,6 +40,9 @@ const SHIFT_RIGHT_32_IMMEDIATE: u8 = 0x74;
 
 const GET_RANDOM: i32 = 7;
 const REDIRECT: i32 = 23;
+
+/// The verifier walks through every turn of a loop, and gives up at a million instructions.
+pub(super) const TURNS_MAX: u32 = 100_000;
 
 const XDP_DROP: i32 = 1;
 const XDP_PASS: i32 = 2;
@@ -59,8 +63,8 @@ pub(super) struct Vary {
     pub(super) length: u16,
 }
 
-/// Sends every frame out of the interface, from a random source if asked.
-pub(super) fn send(interface: u32, vary: Option<Vary>) -> Vec<u8> {
+/// Sends every frame out of the interface, after `turns` of a loop that does nothing, from a random source if asked.
+pub(super) fn send(interface: u32, turns: u32, vary: Option<Vary>) -> Vec<u8> {
     // An index beyond i32 does not exist: the kernel's own type for it is int.
     let interface = i32::try_from(interface).unwrap_or(i32::MAX);
     let end = [
@@ -70,12 +74,42 @@ pub(super) fn send(interface: u32, vary: Option<Vary>) -> Vec<u8> {
         instruction(EXIT, 0, 0, 0, 0),
     ];
     let begin = vary.map(randomise).unwrap_or_default();
-    elf(&[begin, end.to_vec()].concat())
+    elf(&[linger(turns), begin, end.to_vec()].concat())
 }
 
-/// Drops every frame.
+/// Does nothing for a number of turns.
+pub(super) fn wait(turns: u32) -> Vec<u8> {
+    let end = [instruction(MOVE_IMMEDIATE, 0, 0, 0, XDP_DROP), instruction(EXIT, 0, 0, 0, 0)];
+    elf(&[linger(turns), end.to_vec()].concat())
+}
+
+fn linger(turns: u32) -> Vec<Instruction> {
+    if turns == 0 {
+        return Vec::new();
+    }
+    let turns = i32::try_from(turns.min(TURNS_MAX)).unwrap_or(0);
+    vec![
+        instruction(MOVE_IMMEDIATE, 8, 0, 0, turns),
+        instruction(ADD_IMMEDIATE, 8, 0, 0, -1),
+        instruction(JUMP_NOT_EQUAL_IMMEDIATE, 8, 0, -2, 0),
+    ]
+}
+
+/// Drops every frame after a look at its first bytes, as any filter must: they come from another core's cache.
 pub(super) fn drop_all() -> Vec<u8> {
-    constant(XDP_DROP)
+    elf(&[
+        instruction(LOAD_WORD, 2, 1, 0, 0),
+        instruction(LOAD_WORD, 3, 1, 4, 0),
+        instruction(MOVE, 4, 2, 0, 0),
+        instruction(ADD_IMMEDIATE, 4, 0, 0, 54),
+        instruction(MOVE_IMMEDIATE, 0, 0, 0, 0),
+        instruction(JUMP_GREATER, 4, 3, 3, 0),
+        // The action depends on what was read, or the processor would not wait for it.
+        instruction(LOAD_WORD, 0, 2, 50, 0),
+        instruction(AND_32_IMMEDIATE, 0, 0, 0, 0),
+        instruction(OR_32_IMMEDIATE, 0, 0, 0, XDP_DROP),
+        instruction(EXIT, 0, 0, 0, 0),
+    ])
 }
 
 /// Lets every frame pass.
@@ -166,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_loader_finds_the_function_and_nothing_else() {
-        for (file, length) in [(pass_all(), 2), (send(7, None), 4), (drop_all(), 2)] {
+        for (file, length) in [(pass_all(), 2), (send(7, 9, None), 4), (drop_all(), 2)] {
             assert_eq!(file.len() % 8, 0);
             let found = aya::EbpfLoader::new().load(&file).unwrap();
             let names: Vec<&str> = found.programs().map(|(name, _)| name).collect();

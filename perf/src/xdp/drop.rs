@@ -16,7 +16,7 @@ use super::assembly;
 use super::bed::{Bed, GATEWAY, Pins, Threads, packets};
 use super::filters::{self, Filter};
 use super::frames::Junk;
-use super::generator::{self, Shot};
+use super::generator::{self, Pace, Shot};
 use super::goal::{Goal, Promise};
 use crate::cpu::Cpus;
 use crate::interrupt;
@@ -25,8 +25,10 @@ use crate::stats::{self, float};
 
 /// A port that no filter leaves open and nobody listens on.
 const CLOSED: u16 = 8_022;
-/// Frames of one kind in a row: about 30 ms.
-const BURST: u32 = 100_000;
+/// Frames of one kind in a row.
+const BURST: u32 = 50_000;
+/// Slower than any filter drops, so that none of them is overrun: an overrun ring costs more than any filter.
+const PERIOD: Duration = Duration::from_nanos(1_500);
 /// Fewer than the pair's ring holds, so that a receiver that wakes up late loses none.
 const PROBE: u32 = 200;
 /// For the last packets of a burst to be received, and for their time to be accounted.
@@ -38,6 +40,8 @@ pub(super) struct Sample {
     filter: &'static str,
     junk: &'static str,
     packets: u64,
+    /// Did not fit into the receiver's ring.
+    lost: u64,
     cpu_seconds: f64,
 }
 
@@ -64,7 +68,7 @@ struct Contender {
 }
 
 impl Contender {
-    fn start(filter: Filter, cpus: Cpus, pins: &Pins, dir: &Path) -> Result<Self> {
+    fn start(filter: Filter, cpus: Cpus, pace: Pace, pins: &Pins, dir: &Path) -> Result<Self> {
         let bed = Bed::new("drop", cpus)?;
         // Nobody connects to it: only the filter is measured here.
         let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
@@ -78,10 +82,11 @@ impl Contender {
         let macs = bed.macs()?;
         let shots = Junk::ALL.map(|junk| {
             let frame = junk.frame(macs, GATEWAY, CLOSED);
-            Shot::new(&bed, frame, Some(junk.vary()))
+            Shot::new(&bed, frame, pace, Some(junk.vary()))
         });
         let shots = shots.into_iter().collect::<Result<_>>()?;
         let threads = bed.receiver()?;
+        threads.hurry()?;
         let mut contender = Self { filter, bed, threads, shots, _daemon: daemon, _program: program };
         contender.probe().with_context(|| format!("probe of {}", filter.title()))?;
         Ok(contender)
@@ -119,6 +124,7 @@ impl Contender {
                     std::thread::sleep(DRAIN);
                     let ([_, more], late) = (packets(wan)?, threads.time()?);
                     sample.packets += more - sent;
+                    sample.lost += u64::from(BURST).saturating_sub(more - sent);
                     sample.cpu_seconds += late.saturating_sub(time).as_secs_f64();
                 }
             }
@@ -128,7 +134,7 @@ impl Contender {
 
     fn nothing(&self) -> Samples {
         let filter = self.filter.id();
-        Junk::ALL.map(|junk| Sample { filter, junk: junk.id(), packets: 0, cpu_seconds: 0.0 })
+        Junk::ALL.map(|junk| Sample { filter, junk: junk.id(), packets: 0, lost: 0, cpu_seconds: 0.0 })
     }
 }
 
@@ -151,9 +157,9 @@ pub(super) fn run(
     progress: &mut impl Write,
 ) -> Result<(Vec<Vec<Samples>>, Vec<Goal>)> {
     let dir = tempfile::tempdir().context("make a temporary directory")?;
-    let mut contenders = Vec::new();
+    let (pace, mut contenders) = (Pace::new(PERIOD)?, Vec::new());
     for filter in [Filter::Ours].into_iter().chain(Filter::PEERS) {
-        contenders.push(Contender::start(filter, cpus, pins, dir.path())?);
+        contenders.push(Contender::start(filter, cpus, pace, pins, dir.path())?);
     }
     let mut series = Vec::new();
     for round in 1..=rounds {
@@ -167,13 +173,20 @@ pub(super) fn run(
         }
         let costs: Vec<String> = all
             .iter()
-            .map(|samples| format!("{} {:.0}", samples.first().map_or("", |one| one.filter), mixed(samples)))
+            .map(describe)
             .collect();
         writeln!(progress, "round {round}/{rounds}: ns per dropped packet: {}", costs.join(", "))?;
         series.push(all);
     }
     let goals = goals(&series);
     Ok((series, goals))
+}
+
+fn describe(samples: &Samples) -> String {
+    let (lost, packets) = samples.iter().fold((0, 0), |sum, one| (sum.0 + one.lost, sum.1 + one.packets));
+    let lost = float(lost) * 100.0 / float(lost + packets);
+    let filter = samples.first().map_or("", |one| one.filter);
+    format!("{filter} {:.0} ({lost:.0} % did not fit)", mixed(samples))
 }
 
 fn goals(series: &[Vec<Samples>]) -> Vec<Goal> {

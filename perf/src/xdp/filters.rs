@@ -17,7 +17,7 @@ pub(super) const OPEN: u16 = 443;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Filter {
     Ours,
-    /// A program of two instructions that drops everything: what is left is the pair's own cost.
+    /// A program that looks at the headers and drops everything: what is left is the pair's own cost.
     Nothing,
     /// Stateless, before the network stack: what comes nearest to ours.
     Netdev,
@@ -43,7 +43,7 @@ impl Filter {
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Ours => "Portcullis in XDP",
-            Self::Nothing => "an XDP program that only drops",
+            Self::Nothing => "an XDP program that only looks and drops",
             Self::Netdev => "nftables netdev ingress",
             Self::Raw => "nftables raw prerouting",
             Self::Input => "nftables input with conntrack",

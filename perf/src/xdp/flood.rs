@@ -11,14 +11,15 @@ use serde::Serialize;
 use super::bed::{GATEWAY, Pins, packets};
 use super::filters::OPEN;
 use super::frames::Junk;
-use super::generator::{self, Shot};
+use super::generator::{self, Pace, Shot};
 use super::goal::{Goal, Promise};
 use super::sessions::Site;
 use crate::cpu::Cpus;
 use crate::load::echo::Mix;
 use crate::stats::float;
 
-pub(super) const RATE: u32 = 2_000_000;
+/// Of one frame: 2 million a second.
+const PERIOD: Duration = Duration::from_nanos(500);
 /// Fewer messages than in peace: generator, clients and the machine behind share one core.
 const MIX: Mix = Mix { connections: 50, gap: Duration::from_millis(25) };
 const SETTLE: Duration = Duration::from_millis(300);
@@ -62,10 +63,11 @@ struct Contender {
     label: &'static str,
     site: Site,
     shots: Vec<Shot>,
+    pace: Pace,
 }
 
 impl Contender {
-    fn start(label: &'static str, cpus: Cpus, pins: &Pins, dir: &Path) -> Result<Self> {
+    fn start(label: &'static str, cpus: Cpus, pace: Pace, pins: &Pins, dir: &Path) -> Result<Self> {
         let ours = label == LABELS[0];
         let mut site = Site::start("flood", cpus, ours.then_some(pins))?;
         site.bed.sysctl("net.ipv4.tcp_syncookies", "1")?;
@@ -78,13 +80,13 @@ impl Contender {
         let macs = site.bed.macs()?;
         // Half of it SYNs for the open port, half datagrams for a closed one.
         let shots = [(Junk::Syn, OPEN), (Junk::Udp, CLOSED)]
-            .map(|(junk, port)| Shot::new(&site.bed, junk.frame(macs, GATEWAY, port), Some(junk.vary())));
+            .map(|(junk, port)| Shot::new(&site.bed, junk.frame(macs, GATEWAY, port), pace, Some(junk.vary())));
         let shots = shots.into_iter().collect::<Result<_>>()?;
-        Ok(Self { label, site, shots })
+        Ok(Self { label, site, shots, pace })
     }
 
     fn slice(&mut self, window: Duration) -> Result<Sample> {
-        let (site, shots, label) = (&self.site, &mut self.shots, self.label);
+        let (site, shots, label, pace) = (&self.site, &mut self.shots, self.label, self.pace);
         let sample = site.bed.outside.enter(|| {
             let mut load = site.connect(MIX)?;
             let measure = |load: &mut _| {
@@ -100,7 +102,7 @@ impl Contender {
             std::thread::scope(|scope| {
                 let begin = Instant::now();
                 let generator = scope
-                    .spawn(|| generator::flood(shots, RATE, FLOOD_LIMIT, || stop.load(Ordering::Relaxed)));
+                    .spawn(|| generator::flood(shots, pace, FLOOD_LIMIT, || stop.load(Ordering::Relaxed)));
                 let measured = measure(&mut load);
                 stop.store(true, Ordering::Relaxed);
                 let sent = generator.join().map_err(|_| anyhow::anyhow!("the generator panicked"))??;
@@ -130,9 +132,9 @@ pub(super) fn run(
     progress: &mut impl Write,
 ) -> Result<(Vec<Vec<Sample>>, Vec<Goal>)> {
     let dir = tempfile::tempdir().context("make a temporary directory")?;
-    let mut contenders = Vec::new();
+    let (pace, mut contenders) = (Pace::new(PERIOD)?, Vec::new());
     for label in LABELS {
-        contenders.push(Contender::start(label, cpus, pins, dir.path())?);
+        contenders.push(Contender::start(label, cpus, pace, pins, dir.path())?);
     }
     let mut series = Vec::new();
     for round in 1..=rounds {

@@ -111,28 +111,30 @@ fn complement(sum: u32) -> [u8; 2] {
     [high, low]
 }
 
+/// What the generator's program does to a frame, with a given number.
+pub(super) fn varied(mut frame: Vec<u8>, vary: Vary, address: [u8; 2], port: [u8; 2]) -> Vec<u8> {
+    let complement = |bytes: [u8; 2]| bytes.map(|byte| !byte);
+    for (at, bytes) in [
+        (vary.address, address),
+        (vary.header_complement, complement(address)),
+        (vary.address_complement, complement(address)),
+        (vary.port, port),
+        (vary.port_complement, complement(port)),
+    ] {
+        let at = usize::from(at);
+        if let Some(place) = frame.get_mut(at..at + 2) {
+            place.copy_from_slice(&bytes);
+        }
+    }
+    frame
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const MACS: Macs = Macs { to: [2; 6], from: [4; 6] };
     const TO: [u8; 4] = [203, 0, 113, 1];
-
-    /// What the generator's program does to a frame.
-    fn varied(mut frame: Vec<u8>, vary: Vary, address: [u8; 2], port: [u8; 2]) -> Vec<u8> {
-        let complement = |bytes: [u8; 2]| bytes.map(|byte| !byte);
-        for (at, bytes) in [
-            (vary.address, address),
-            (vary.header_complement, complement(address)),
-            (vary.address_complement, complement(address)),
-            (vary.port, port),
-            (vary.port_complement, complement(port)),
-        ] {
-            let at = usize::from(at);
-            frame[at..at + 2].copy_from_slice(&bytes);
-        }
-        frame
-    }
 
     fn is_right(frame: &[u8]) -> bool {
         let (header, rest) = frame[14..].split_at(20);

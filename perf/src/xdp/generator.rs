@@ -18,10 +18,41 @@ use super::assembly::{self, Vary};
 use super::bed::{self, Bed};
 use crate::interrupt;
 
-/// Frames that the kernel makes and hands over at once.
-const BATCH: u32 = 64;
-/// A paced flood comes in pieces of this length: shorter ones cost more to start than to send.
-const PACE: Duration = Duration::from_millis(2);
+/// Frames that the kernel makes and hands over at once. Half of a pair's ring, so that the receiver empties one half
+/// while the other is filled: what does not fit in the ring is handed back to the generator's pool, whose lock both
+/// sides then fight for, and the receiver would be billed for that.
+const BATCH: u32 = 128;
+/// What a frame costs the generator itself, about.
+const OWN: Duration = Duration::from_nanos(250);
+/// A flood looks up so often whether it shall end.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How fast frames are sent: the generator lingers before each, because a core has no timer that fine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    turns: u32,
+    per_look: u32,
+}
+
+impl Pace {
+    /// A frame every `period`, as far as the generator can.
+    pub(super) fn new(period: Duration) -> Result<Self> {
+        const TURNS: u32 = 50_000;
+        let mut program = load(&assembly::wait(TURNS))?;
+        let mut fastest = Duration::MAX;
+        for _ in 0..5 {
+            let mut options = TestRunOptions::new();
+            options.data_in = Some(&[0; 60]);
+            options.repeat = 100;
+            fastest = fastest.min(xdp_mut(&mut program)?.test_run(options).context("time a loop")?.duration);
+        }
+        let wait = period.saturating_sub(OWN);
+        let turns = wait.as_nanos() * u128::from(TURNS) / fastest.as_nanos().max(1);
+        let turns = u32::try_from(turns)?.min(assembly::TURNS_MAX);
+        let per_look = u32::try_from(LOOK.as_nanos() / period.as_nanos().max(1))?;
+        Ok(Self { turns, per_look })
+    }
+}
 
 /// One frame and the program that sends it.
 pub(super) struct Shot {
@@ -31,8 +62,8 @@ pub(super) struct Shot {
 
 impl Shot {
     /// To be fired from the namespace outside.
-    pub(super) fn new(bed: &Bed, frame: Vec<u8>, vary: Option<Vary>) -> Result<Self> {
-        let mut program = load(&assembly::send(bed.wan_index()?, vary))?;
+    pub(super) fn new(bed: &Bed, frame: Vec<u8>, pace: Pace, vary: Option<Vary>) -> Result<Self> {
+        let mut program = load(&assembly::send(bed.wan_index()?, pace.turns, vary))?;
         let (idle, peer) = (bed::name("i"), bed::name("j"));
         bed.outside.ip(&["link", "add", "name", &idle, "type", "veth", "peer", "name", &peer])?;
         bed.outside.enter(|| {
@@ -77,30 +108,19 @@ fn xdp_mut(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
     Ok(program.try_into()?)
 }
 
-/// Fires the shots in turn at `rate` frames a second altogether until `stop` says so or the time is over, and
-/// returns how many frames went out.
+/// Fires the shots in turn until `stop` says so or the time is over, and returns how many frames went out.
 pub(super) fn flood(
     shots: &mut [Shot],
-    rate: u32,
+    pace: Pace,
     limit: Duration,
     mut stop: impl FnMut() -> bool,
 ) -> Result<u64> {
-    let each = rate / u32::try_from(PACE.as_millis()).map_or(1, |pace| 1_000 / pace.max(1));
-    let begin = Instant::now();
-    let (mut due, mut sent) = (begin, 0);
+    let (begin, mut sent) = (Instant::now(), 0);
     while !stop() && begin.elapsed() < limit {
         interrupt::check()?;
         for shot in shots.iter_mut() {
-            let now = Instant::now();
-            if due > now {
-                std::thread::sleep(due - now);
-            } else if now - due > 50 * PACE {
-                // The core does not make the rate: what was missed stays missed.
-                due = now;
-            }
-            shot.fire(each)?;
-            sent += u64::from(each);
-            due += PACE;
+            shot.fire(pace.per_look)?;
+            sent += u64::from(pace.per_look);
         }
     }
     Ok(sent)
