@@ -24,6 +24,7 @@ const fn instruction(operation: u8, destination: u8, source: u8, offset: i16, im
 }
 
 const LOAD_WORD: u8 = 0x61;
+const LOAD_BYTE: u8 = 0x71;
 const STORE_HALF: u8 = 0x6b;
 const JUMP_GREATER: u8 = 0x2d;
 const JUMP_NOT_EQUAL_IMMEDIATE: u8 = 0x55;
@@ -108,6 +109,22 @@ pub(super) fn drop_all() -> Vec<u8> {
         instruction(LOAD_WORD, 0, 2, 50, 0),
         instruction(AND_32_IMMEDIATE, 0, 0, 0, 0),
         instruction(OR_32_IMMEDIATE, 0, 0, 0, XDP_DROP),
+        instruction(EXIT, 0, 0, 0, 0),
+    ])
+}
+
+/// Drops the frames of IPv4 whose type of service is `mark`, and lets the rest pass.
+pub(super) fn drop_marked(mark: u8) -> Vec<u8> {
+    elf(&[
+        instruction(LOAD_WORD, 2, 1, 0, 0),
+        instruction(LOAD_WORD, 3, 1, 4, 0),
+        instruction(MOVE, 4, 2, 0, 0),
+        instruction(ADD_IMMEDIATE, 4, 0, 0, 34),
+        instruction(MOVE_IMMEDIATE, 0, 0, 0, XDP_PASS),
+        instruction(JUMP_GREATER, 4, 3, 3, 0),
+        instruction(LOAD_BYTE, 2, 2, 15, 0),
+        instruction(JUMP_NOT_EQUAL_IMMEDIATE, 2, 0, 1, i32::from(mark)),
+        instruction(MOVE_IMMEDIATE, 0, 0, 0, XDP_DROP),
         instruction(EXIT, 0, 0, 0, 0),
     ])
 }

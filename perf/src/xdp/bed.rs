@@ -51,16 +51,8 @@ impl Bed {
         thread_napi(&bed.outside, &bed.wan)?;
         bed.outside.ip(&["route", "add", "default", "dev", &bed.wan])?;
         bed.gateway.ip(&["route", "add", "default", "via", &dotted(OUTSIDE)])?;
-        // Both ends know each other, so that no flood is needed to find the neighbour.
-        let macs = bed.macs()?;
-        bed.neighbour(&bed.gateway, &bed.edge, OUTSIDE, macs.from)?;
-        bed.neighbour(&bed.outside, &bed.wan, GATEWAY, macs.to)?;
+        introduce((&bed.gateway, &bed.edge, GATEWAY), (&bed.outside, &bed.wan, OUTSIDE))?;
         Ok(bed)
-    }
-
-    fn neighbour(&self, namespace: &Namespace, interface: &str, ip: [u8; 4], mac: [u8; 6]) -> Result<()> {
-        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-        namespace.ip(&["neigh", "replace", &dotted(ip), "lladdr", &mac, "dev", interface, "nud", "permanent"])
     }
 
     pub(super) fn macs(&self) -> Result<Macs> {
@@ -100,6 +92,18 @@ pub(super) fn run(command: &mut Command) -> Result<()> {
 pub(super) fn name(prefix: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("{prefix}{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+type Neighbour<'a> = (&'a Namespace, &'a str, [u8; 4]);
+
+/// Lets both ends of a pair know each other for good, so that nothing has to be asked under a flood.
+pub(super) fn introduce(left: Neighbour<'_>, right: Neighbour<'_>) -> Result<()> {
+    for ((namespace, interface, _), (there, other, ip)) in [(left, right), (right, left)] {
+        let mac = mac(there, other)?.map(|byte| format!("{byte:02x}")).join(":");
+        let ip = dotted(ip);
+        namespace.ip(&["neigh", "replace", &ip, "lladdr", &mac, "dev", interface, "nud", "permanent"])?;
+    }
+    Ok(())
 }
 
 pub(super) fn dotted(ip: [u8; 4]) -> String {
@@ -166,7 +170,8 @@ impl Threads {
 
     /// Lets nothing else on their CPU delay them, so that what else runs on the machine makes no ring overflow.
     pub(super) fn hurry(&self) -> Result<()> {
-        let set = |thread: &i32| run(Command::new("chrt").args(["--fifo", "--pid", "1", &thread.to_string()]));
+        let set =
+            |thread: &i32| run(Command::new("chrt").args(["--fifo", "--pid", "1", &thread.to_string()]));
         self.0.iter().try_for_each(set)
     }
 

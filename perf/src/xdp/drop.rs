@@ -12,13 +12,13 @@ use portcullis_tests::gateway::Gateway;
 use portcullis_tests::wait;
 use serde::Serialize;
 
+use super::Bench;
 use super::assembly;
-use super::bed::{Bed, GATEWAY, Pins, Threads, packets};
+use super::bed::{Bed, GATEWAY, Threads, packets};
 use super::filters::{self, Filter};
 use super::frames::Junk;
 use super::generator::{self, Pace, Shot};
 use super::goal::{Goal, Promise};
-use crate::cpu::Cpus;
 use crate::interrupt;
 use crate::load::PATIENCE;
 use crate::stats::{self, float};
@@ -68,12 +68,13 @@ struct Contender {
 }
 
 impl Contender {
-    fn start(filter: Filter, cpus: Cpus, pace: Pace, pins: &Pins, dir: &Path) -> Result<Self> {
+    fn start(filter: Filter, bench: &Bench, pace: Pace, dir: &Path) -> Result<Self> {
+        let cpus = bench.cpus;
         let bed = Bed::new("drop", cpus)?;
         // Nobody connects to it: only the filter is measured here.
         let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
         let daemon = match filter {
-            Filter::Ours => Some(filters::daemon(&bed, nobody, Some(pins), cpus.contender)?),
+            Filter::Ours => Some(filters::daemon(&bed, nobody, Some(&bench.pins), cpus.contender)?),
             _ => None,
         };
         filters::peer(&bed, filter, dir)?;
@@ -149,17 +150,12 @@ fn delivered() -> Result<u64> {
 }
 
 /// The raw series and what they came to.
-pub(super) fn run(
-    rounds: u32,
-    bursts: u32,
-    cpus: Cpus,
-    pins: &Pins,
-    progress: &mut impl Write,
-) -> Result<(Vec<Vec<Samples>>, Vec<Goal>)> {
+pub(super) fn run(bench: &Bench, progress: &mut impl Write) -> Result<(Vec<Vec<Samples>>, Vec<Goal>)> {
+    let (rounds, bursts) = (bench.plan.rounds, if bench.plan.quick { 1 } else { 4 });
     let dir = tempfile::tempdir().context("make a temporary directory")?;
     let (pace, mut contenders) = (Pace::new(PERIOD)?, Vec::new());
     for filter in [Filter::Ours].into_iter().chain(Filter::PEERS) {
-        contenders.push(Contender::start(filter, cpus, pace, pins, dir.path())?);
+        contenders.push(Contender::start(filter, bench, pace, dir.path())?);
     }
     let mut series = Vec::new();
     for round in 1..=rounds {
@@ -171,10 +167,7 @@ pub(super) fn run(
             };
             contender.slice(bursts, samples)?;
         }
-        let costs: Vec<String> = all
-            .iter()
-            .map(describe)
-            .collect();
+        let costs: Vec<String> = all.iter().map(describe).collect();
         writeln!(progress, "round {round}/{rounds}: ns per dropped packet: {}", costs.join(", "))?;
         series.push(all);
     }
@@ -215,7 +208,8 @@ fn goals(series: &[Vec<Samples>]) -> Vec<Goal> {
 
 /// Medians over the rounds in nanoseconds, for people.
 pub(super) fn table(series: &[Vec<Samples>]) -> Vec<String> {
-    let mut lines = Vec::new();
+    let mut lines =
+        vec![format!("\n{:<22} {:>7} {:>7} {:>9}", "ns per dropped packet", "SYN", "UDP", "malformed")];
     for index in 0..series.first().map_or(0, Vec::len) {
         let of = |place: usize| {
             let costs = series.iter().filter_map(|round| Some(cost(round.get(index)?.get(place)?)));

@@ -94,6 +94,11 @@ pub(super) fn daemon(bed: &Bed, backend: SocketAddr, filtered: Option<&Pins>, cp
             pins.display()
         ))?;
     }
+    start(bed, setup, cpu)
+}
+
+/// Starts a daemon in the gateway's namespace, on its CPU.
+pub(super) fn start(bed: &Bed, setup: Setup, cpu: usize) -> Result<Gateway> {
     let config = setup.write()?;
     let dir = setup.dir().to_owned();
     let mut command = bed.gateway.command(&program()?);

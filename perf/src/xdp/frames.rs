@@ -1,5 +1,7 @@
 //! Frames for the generator: junk of three kinds, with checksums that are right.
 
+use std::net::SocketAddrV4;
+
 use super::assembly::Vary;
 
 pub(super) const SOURCE: [u8; 4] = [198, 18, 0, 0];
@@ -67,6 +69,31 @@ impl Junk {
         }
         ipv4(macs, protocol, to, length, &payload)
     }
+}
+
+/// The mark of packets that the generator sends into a flow: a type of service that nobody else uses here.
+pub(super) const MARK: u8 = 0x04;
+
+/// A segment without payload that belongs to a connection.
+pub(super) fn segment(macs: Macs, from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
+    let ([s0, s1], [d0, d1]) = (from.port().to_be_bytes(), to.port().to_be_bytes());
+    let mut payload = [s0, s1, d0, d1, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xfa, 0xf0, 0, 0, 0, 0].to_vec();
+    let (source, destination) = (from.ip().octets(), to.ip().octets());
+    let sum = complement(sum(&payload) + sum(&source) + sum(&destination) + 6 + 20);
+    if let Some(place) = payload.get_mut(16..18) {
+        place.copy_from_slice(&sum);
+    }
+    // The shortest frame of Ethernet.
+    payload.extend([0; 6]);
+    let mut frame = ipv4(macs, 6, destination, 20, &payload);
+    if let Some(header) = frame.get_mut(14..34) {
+        header.get_mut(1..2).map(|place| place.fill(MARK));
+        header.get_mut(10..12).map(|place| place.fill(0));
+        header.get_mut(12..16).map(|place| place.copy_from_slice(&source));
+        let sum = complement(self::sum(header));
+        header.get_mut(10..12).map(|place| place.copy_from_slice(&sum));
+    }
+    frame
 }
 
 /// Destination and source of Ethernet.
@@ -142,6 +169,12 @@ mod tests {
         let payload = &rest[..length];
         let pseudo = sum(&header[12..20]) + u32::from(header[9]) + u32::try_from(length).unwrap();
         complement(sum(header)) == [0, 0] && complement(sum(payload) + pseudo) == [0, 0]
+    }
+
+    #[test]
+    fn a_segment_of_a_flow_is_right() {
+        let frame = segment(MACS, "203.0.113.10:50000".parse().unwrap(), "203.0.113.1:443".parse().unwrap());
+        assert!(is_right(&frame) && frame.len() == 60);
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Goal {
             }
             (None, why) => format!("not measured: {}", why.as_deref().unwrap_or("no reason")),
         };
-        format!("{:<62} {promise:>7} {found:<25} {verdict}", self.title)
+        format!("{:<66} {promise:>7} {found:<25} {verdict}", self.title)
     }
 }
 

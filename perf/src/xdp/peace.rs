@@ -8,12 +8,10 @@ use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use serde::Serialize;
 
-use super::assembly;
-use super::bed::Pins;
 use super::generator;
 use super::goal::{Goal, Promise};
 use super::sessions::Site;
-use crate::cpu::Cpus;
+use super::{Bench, assembly};
 use crate::load::echo::MIX;
 use crate::stats::float;
 
@@ -37,8 +35,8 @@ struct Contender {
 }
 
 impl Contender {
-    fn start(label: &'static str, cpus: Cpus, pins: &Pins) -> Result<Self> {
-        let mut site = Site::start("peace", cpus, (label == "portcullis").then_some(pins))?;
+    fn start(label: &'static str, bench: &Bench) -> Result<Self> {
+        let mut site = Site::start("peace", bench.cpus, (label == "portcullis").then_some(&bench.pins))?;
         let pass = || generator::attach(&site.bed.gateway, &site.bed.edge, &assembly::pass_all());
         let program = (label == "pass-only").then(pass).transpose()?;
         site.find_receiver()?;
@@ -62,16 +60,11 @@ impl Contender {
 }
 
 /// The raw series and what they came to.
-pub(super) fn run(
-    rounds: u32,
-    window: Duration,
-    cpus: Cpus,
-    pins: &Pins,
-    progress: &mut impl Write,
-) -> Result<(Vec<Vec<Sample>>, Vec<Goal>)> {
+pub(super) fn run(bench: &Bench, progress: &mut impl Write) -> Result<(Vec<Vec<Sample>>, Vec<Goal>)> {
+    let (rounds, window) = (bench.plan.rounds, bench.window());
     let mut contenders = Vec::new();
     for label in LABELS {
-        contenders.push(Contender::start(label, cpus, pins)?);
+        contenders.push(Contender::start(label, bench)?);
     }
     let mut series = Vec::new();
     for round in 1..=rounds {

@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 use aya::maps::HashMap;
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use portcullis_ebpf_common::tables::{self, Action, Interface, Role, RuleKey, RuleValue};
 use portcullis_ebpf_common::Protocol;
+use portcullis_ebpf_common::tables::{self, Action, Interface, Role, RuleKey, RuleValue};
 use portcullis_tests::process;
 use serde::Serialize;
 
@@ -44,7 +44,8 @@ pub(super) fn run(pins: &Pins) -> Result<Vec<Time>> {
     fs::create_dir_all(&directory).context("make a directory for pins")?;
     let mut ebpf = EbpfLoader::new().default_map_pin_directory(&directory).load(&bytes)?;
     fill(&mut ebpf)?;
-    let program: &mut Xdp = ebpf.program_mut(tables::PROGRAM).context("the object has no program")?.try_into()?;
+    let program: &mut Xdp =
+        ebpf.program_mut(tables::PROGRAM).context("the object has no program")?.try_into()?;
     program.load()?;
     let macs = Macs { to: [2; 6], from: [4; 6] };
     let closed = OPEN + 1;
