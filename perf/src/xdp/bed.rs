@@ -111,9 +111,10 @@ pub(super) fn dotted(ip: [u8; 4]) -> String {
 }
 
 /// Lets an interface receive in threads of its own. A pair has NAPI, and takes redirected frames, when it has GRO or
-/// a program.
+/// a program. With TSO, what a socket of the peer sends would be received by the sender, in its time, as long as no
+/// program is attached: without it all packets take the same way, whatever is attached.
 pub(super) fn thread_napi(namespace: &Namespace, interface: &str) -> Result<()> {
-    run(namespace.command("ethtool").args(["-K", interface, "gro", "on"]))?;
+    run(namespace.command("ethtool").args(["-K", interface, "gro", "on", "tso", "off"]))?;
     let script = format!("echo 1 > /sys/class/net/{interface}/threaded");
     run(namespace.command("sh").args(["-c", &script]))
 }

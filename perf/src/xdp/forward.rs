@@ -187,6 +187,8 @@ impl Contender {
         self.sink = Some(generator::attach(&self.farm, &self.lan, &assembly::drop_marked(frames::MARK))?);
         self.find_threads(bench)?;
         self.threads.iter().try_for_each(Threads::hurry)?;
+        // It shares its CPU with the generator, which would let its ring overflow.
+        Threads::of(&self.lan, bench.cpus.load)?.hurry()?;
         let sample = self.segments(1)?;
         let (sent, label) = (u64::from(BURST) * u64::try_from(FLOWS)?, self.label);
         ensure!(sample.packets > sent / 2, "{label} forwarded {} of {sent} segments", sample.packets);
