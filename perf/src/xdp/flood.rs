@@ -15,6 +15,7 @@ use super::frames::Junk;
 use super::generator::{self, Pace, Shot};
 use super::goal::{Goal, Promise};
 use super::sessions::Site;
+use crate::interrupt;
 use crate::load::echo::Mix;
 use crate::stats::float;
 
@@ -30,7 +31,7 @@ const CLOSED: u16 = 8_022;
 const LABELS: [&str; 3] = ["portcullis", "nft-input-limit", "nft-raw-limit"];
 
 /// One quiet and one flooded window of one contender.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct Sample {
     contender: &'static str,
     quiet_per_second: f64,
@@ -38,6 +39,8 @@ pub(super) struct Sample {
     /// Of the flood, per second: what the generator made, and what fitted into the receiver's ring.
     offered_per_second: f64,
     arrived_per_second: f64,
+    /// Why there were no sessions at all.
+    error: Option<String>,
 }
 
 /// A SYN budget and SYN cookies as administrators write them, with connection tracking.
@@ -115,12 +118,22 @@ impl Contender {
                     flooded_per_second: flooded,
                     offered_per_second: offered,
                     arrived_per_second: arrived,
+                    error: None,
                 })
             })
         });
-        let sample = sample.with_context(|| format!("a flood at {label}"))?;
-        self.site.settle()?;
-        Ok(sample)
+        interrupt::check()?;
+        // Whoever loses its sessions has kept none of them; that is a result.
+        let none = |error| Sample {
+            contender: label,
+            quiet_per_second: 0.0,
+            flooded_per_second: 0.0,
+            offered_per_second: 0.0,
+            arrived_per_second: 0.0,
+            error: Some(format!("{error:#}")),
+        };
+        let settled = sample.and_then(|sample| self.site.settle().map(|()| sample));
+        Ok(settled.unwrap_or_else(none))
     }
 }
 
@@ -144,6 +157,9 @@ pub(super) fn run(bench: &Bench, progress: &mut impl Write) -> Result<(Vec<Vec<S
         }
         let line: Vec<String> = LABELS.iter().map(|label| describe(&samples, label)).collect();
         writeln!(progress, "round {round}/{rounds}: messages per second: {}", line.join("; "))?;
+        for error in samples.iter().filter_map(|sample| sample.error.as_ref()) {
+            writeln!(progress, "  no sessions: {error}")?;
+        }
         series.push(samples);
     }
     let goals = goals(&series);
@@ -170,7 +186,7 @@ fn goals(series: &[Vec<Sample>]) -> Vec<Goal> {
     let [ours, input, raw] = LABELS;
     let flooded = |samples: &[Sample], label| mean(samples, label, |sample| sample.flooded_per_second);
     let kept = |samples: &[Sample], label| {
-        flooded(samples, label) / mean(samples, label, |sample| sample.quiet_per_second)
+        flooded(samples, label) / mean(samples, label, |sample| sample.quiet_per_second).max(1.0)
     };
     // Less than one message a second is none, and nothing can be divided by that.
     let over = |samples: &[Sample], label| flooded(samples, ours) / flooded(samples, label).max(1.0);

@@ -37,7 +37,7 @@ impl Junk {
             // The first bytes of the payload.
             Self::Udp => (42, 44),
         };
-        Vary { address: 28, header_complement: 18, address_complement, port: 34, port_complement, length: 60 }
+        Vary { address: 28, header_complement: 18, address_complement, port: 34, port_complement }
     }
 
     /// A frame for a port of `to`.

@@ -24,14 +24,16 @@ use crate::interrupt;
 const BATCH: u32 = 128;
 /// What a frame costs the generator itself, about.
 const OWN: Duration = Duration::from_nanos(250);
-/// A flood looks up so often whether it shall end.
-const LOOK: Duration = Duration::from_millis(10);
+/// A flood comes in pieces of that length, and looks up between them whether it shall end.
+const PIECE: Duration = Duration::from_millis(2);
+/// A flood that is late by more does not catch up.
+const LATE: Duration = Duration::from_millis(20);
 
 /// How fast frames are sent: the generator lingers before each, because a core has no timer that fine.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     turns: u32,
-    per_look: u32,
+    per_piece: u32,
 }
 
 impl Pace {
@@ -49,8 +51,8 @@ impl Pace {
         let wait = period.saturating_sub(OWN);
         let turns = wait.as_nanos() * u128::from(TURNS) / fastest.as_nanos().max(1);
         let turns = u32::try_from(turns)?.min(assembly::TURNS_MAX);
-        let per_look = u32::try_from(LOOK.as_nanos() / period.as_nanos().max(1))?;
-        Ok(Self { turns, per_look })
+        let per_piece = u32::try_from(PIECE.as_nanos() / period.as_nanos().max(1))?;
+        Ok(Self { turns, per_piece })
     }
 }
 
@@ -63,7 +65,7 @@ pub(super) struct Shot {
 impl Shot {
     /// To be fired from the namespace outside.
     pub(super) fn new(bed: &Bed, frame: Vec<u8>, pace: Pace, vary: Option<Vary>) -> Result<Self> {
-        let mut program = load(&assembly::send(bed.wan_index()?, pace.turns, vary))?;
+        let mut program = load(&assembly::send(bed.wan_index()?, pace.turns, &frame, vary))?;
         let (idle, peer) = (bed::name("i"), bed::name("j"));
         bed.outside.ip(&["link", "add", "name", &idle, "type", "veth", "peer", "name", &peer])?;
         bed.outside.enter(|| {
@@ -115,12 +117,19 @@ pub(super) fn flood(
     limit: Duration,
     mut stop: impl FnMut() -> bool,
 ) -> Result<u64> {
-    let (begin, mut sent) = (Instant::now(), 0);
+    let begin = Instant::now();
+    let (mut due, mut sent) = (begin, 0);
     while !stop() && begin.elapsed() < limit {
         interrupt::check()?;
         for shot in shots.iter_mut() {
-            shot.fire(pace.per_look)?;
-            sent += u64::from(pace.per_look);
+            // Frames that do not fit into a ring cost the generator less: it is ahead then. It does not sleep, because
+            // the clients on its CPU would then speak in its pauses only, and meet an empty ring.
+            while Instant::now() < due {
+                std::hint::spin_loop();
+            }
+            due = due.max(Instant::now().checked_sub(LATE).unwrap_or(begin)) + PIECE;
+            shot.fire(pace.per_piece)?;
+            sent += u64::from(pace.per_piece);
         }
     }
     Ok(sent)
