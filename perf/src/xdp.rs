@@ -172,8 +172,10 @@ impl Report {
         json!({"goals": goals})
     }
 
+    /// Keeps everything as `xdp-DATE.json`; a part of it as `xdp-PART-DATE.json`.
     pub(crate) fn save(&self, dir: &Path) -> Result<PathBuf> {
-        let path = dir.join(format!("{}-{}.json", self.kind, self.date));
+        let part = self.only.as_ref().map(|part| format!("{part}-")).unwrap_or_default();
+        let path = dir.join(format!("{}-{part}{}.json", self.kind, self.date));
         let text = serde_json::to_string_pretty(self).context("write the results as JSON")?;
         fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
         fs::write(&path, text + "\n").with_context(|| format!("write {}", path.display()))?;

@@ -86,12 +86,17 @@ pub(super) fn segment(macs: Macs, from: SocketAddrV4, to: SocketAddrV4) -> Vec<u
     // The shortest frame of Ethernet.
     payload.extend([0; 6]);
     let mut frame = ipv4(macs, 6, destination, 20, &payload);
-    if let Some(header) = frame.get_mut(14..34) {
-        header.get_mut(1..2).map(|place| place.fill(MARK));
-        header.get_mut(10..12).map(|place| place.fill(0));
-        header.get_mut(12..16).map(|place| place.copy_from_slice(&source));
-        let sum = complement(self::sum(header));
-        header.get_mut(10..12).map(|place| place.copy_from_slice(&sum));
+    let mut write = |at: usize, bytes: &[u8]| {
+        if let Some(place) = frame.get_mut(at..at + bytes.len()) {
+            place.copy_from_slice(bytes);
+        }
+    };
+    write(15, &[MARK]);
+    write(24, &[0; 2]);
+    write(26, &source);
+    let sum = complement(self::sum(frame.get(14..34).unwrap_or_default()));
+    if let Some(place) = frame.get_mut(24..26) {
+        place.copy_from_slice(&sum);
     }
     frame
 }
