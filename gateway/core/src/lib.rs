@@ -13,6 +13,7 @@ pub mod answer;
 pub mod command;
 pub mod deny;
 pub mod limits;
+pub mod penalty;
 pub mod policy;
 pub mod profile;
 pub mod quota;
