@@ -19,6 +19,7 @@ use arc_swap::ArcSwap;
 use portcullis_core::session::Table;
 use tokio::sync::{mpsc, watch};
 
+use crate::bans::Bans;
 use crate::config::{self, Config, Severity};
 use crate::ctl;
 use crate::ctl::services::Services;
@@ -86,7 +87,8 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
     let parts = Assembled::new(&config, &metrics)?;
     let mut sockets = Sockets::bind(&config, &parts.listeners)?;
 
-    let kernel = Kernel::start(&config).context("packets cannot be filtered")?;
+    let kernel = Arc::new(Kernel::start(&config).context("packets cannot be filtered")?);
+    let bans = Arc::new(Bans::open(&config, Arc::clone(&kernel)));
     let sessions = Arc::new(std::sync::Mutex::new(Table::new(assemble::session_seed())));
     let context = Arc::new(relay::Context { sessions: Arc::clone(&sessions), cut: false.into() });
     let (asks, inbox) = mpsc::channel(portcullis_core::limits::CONTROL_QUEUE);
@@ -95,6 +97,7 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
     let (workers, relays) = start_relays(config.server.workers, &context)?;
     let front = Arc::new(Front {
         gate: Arc::default(),
+        bans: Arc::clone(&bans),
         asks,
         relay: Arc::clone(&context),
         workers,
@@ -108,7 +111,8 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
         pool: Arc::clone(&parts.pool),
         authority: parts.authority.clone(),
         metrics,
-        kernel: Arc::new(kernel),
+        kernel,
+        bans: Arc::clone(&bans),
         log: log.clone(),
         reload,
         last_reload: std::sync::Mutex::default(),
@@ -146,6 +150,9 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
     };
     services.state.set_draining();
     stop::drain(&drain, &context, front, fronts, relays, &mut signals, most).await;
+    if let Err(error) = bans.save().await {
+        tracing::error!(%error, "bans are not kept for the next start");
+    }
     ctl::server::remove(&services.config.load().control.socket);
     Ok(())
 }

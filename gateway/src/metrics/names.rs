@@ -137,6 +137,14 @@ pub const OPEN_DESCRIPTORS: Family =
 pub const MAX_DESCRIPTORS: Family =
     gauge("portcullis_max_descriptors", &[], "File descriptors that the daemon may have open.");
 
+pub const OFFENCES: Family = counter(
+    "portcullis_offences_total",
+    &["kind"],
+    "What clients did that leads to a ban when it is repeated, whether bans are configured or not.",
+);
+pub const BANS: Family = gauge("portcullis_bans", &["origin"], "Bans in force, by who made them.");
+pub const BANS_MADE: Family =
+    counter("portcullis_bans_total", &["kind"], "Bans that were made, by what they are for.");
 pub const XDP_PACKETS: Family = counter(
     "portcullis_xdp_packets_total",
     &["interface", "verdict", "reason"],
@@ -144,7 +152,9 @@ pub const XDP_PACKETS: Family = counter(
 );
 
 /// All of them, by name.
-pub const ALL: [Family; 29] = [
+pub const ALL: [Family; 32] = [
+    BANS,
+    BANS_MADE,
     BUILD_INFO,
     CERTIFICATE_NOT_AFTER,
     RELOAD_SUCCESS,
@@ -155,6 +165,7 @@ pub const ALL: [Family; 29] = [
     LIMIT_MAX,
     LOG_LINES_LOST,
     MAX_DESCRIPTORS,
+    OFFENCES,
     OPEN_DESCRIPTORS,
     REFUSALS,
     RELAY_WORKERS,

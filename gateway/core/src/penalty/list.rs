@@ -129,6 +129,13 @@ impl BanList {
         Ok(evicted)
     }
 
+    /// Notes whether the kernel side drops its packets.
+    pub fn set_in_kernel(&mut self, prefix: IpNet, in_kernel: bool) {
+        if let Some(ban) = self.bans.get_mut(&prefix) {
+            ban.in_kernel = in_kernel;
+        }
+    }
+
     pub fn remove(&mut self, prefix: IpNet) -> Option<Ban> {
         let ban = self.bans.remove(&prefix)?;
         self.by_end.remove(&(ban.end, prefix));

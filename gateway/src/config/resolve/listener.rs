@@ -78,7 +78,7 @@ impl Resolver<'_> {
         let target = row.target.and_then(|typed| self.target(&typed));
         let everyone = [IpAddr::from([0; 4]), IpAddr::from([0; 16])].map(|zero| IpNet::new_assert(zero, 0));
         let allow_from = row.allow_from.is_some();
-        let sources = self.prefixes(row.allow_from);
+        let sources = self.prefixes("allow_from", row.allow_from);
         let rules = self.rules(kind, row.allow, target.as_ref());
         let permit_loopback = row.permit_loopback.is_some_and(|typed| typed.value);
         let config = ListenerConfig {
