@@ -1,10 +1,10 @@
 //! Who has misbehaved so often that it is banned: counts offences by source, and says when it is enough.
 //!
-//! Values and the time come in, a [`Sentence`] comes out. Each kind of offence fills a leaky bucket of its source: it
-//! holds `count`, and runs empty in `within`. So a burst of `count` is enough, whoever is banned had at least `count`
-//! within `within`, and whoever had twice as many is banned for sure. The table is bounded, and when it is full the
-//! source that would be forgotten first is forgotten now: a full table may let somebody off, it never bans anybody.
-//! What is banned is kept in [`list`], who never is in [`exempt`].
+//! Values and the time come in, a [`Sentence`] comes out. Offences of one kind are counted from the first one on, and
+//! forgotten together `within` later. So whoever is banned had `count` of them within that time, and whoever had twice
+//! as many is banned for sure, wherever the first one falls. The table is bounded, and when it is full the source with the
+//! fewest offences is forgotten: a full table may let somebody off, it never bans anybody. What is banned is kept in
+//! [`list`], who never is in [`exempt`].
 
 pub mod exempt;
 pub mod list;
@@ -109,14 +109,6 @@ pub struct Threshold {
     pub within: Duration,
 }
 
-impl Threshold {
-    /// The time in which a bucket loses one offence, rounded up: `count` of them make up all of `within`.
-    fn share(self) -> Option<Duration> {
-        let rounded = self.within.saturating_add(Duration::from_nanos(u64::from(self.count.checked_sub(1)?)));
-        rounded.checked_div(self.count)
-    }
-}
-
 /// What an operator may set. `Default` is for a site with some thousand people behind one address, who mistype
 /// their passwords and click on old ICA files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,51 +181,68 @@ pub struct Sentence {
     pub repeats: u32,
 }
 
-/// Offences of one kind.
+/// Offences of one kind, counted from the first for as long as the threshold says.
 #[derive(Clone, Copy, Debug, Default)]
-struct Bucket {
-    /// When it will have run empty.
-    empty: Option<Instant>,
+struct Tally {
+    /// When they will be forgotten.
+    end: Option<Instant>,
     offences: u32,
 }
 
-impl Bucket {
-    fn add(&mut self, share: Duration, now: Instant) -> Duration {
-        let level = self.empty.filter(|empty| *empty > now);
-        self.offences = if level.is_some() { self.offences.saturating_add(1) } else { 1 };
-        let empty = later(level.unwrap_or(now), share);
-        self.empty = Some(empty);
-        empty.saturating_duration_since(now)
+impl Tally {
+    /// Counts one more; whether it is enough.
+    fn add(&mut self, threshold: Threshold, now: Instant) -> bool {
+        if self.end.is_none_or(|end| end <= now) {
+            *self = Self { end: Some(later(now, threshold.within)), offences: 0 };
+        }
+        self.offences = self.offences.saturating_add(1);
+        self.offences >= threshold.count
     }
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Suspect {
     /// By [`Offence::ALL`].
-    buckets: [Bucket; 4],
+    tallies: [Tally; 4],
     /// Bans that are remembered, and until when.
     bans: u32,
     remembered: Option<Instant>,
     /// The end of its ban: what it does while it is banned is connections that were open before.
     banned: Option<Instant>,
-    /// Its key in the order of forgetting.
+    /// Its keys in the two orders.
     forgotten: Instant,
+    guilt: u32,
 }
 
 impl Suspect {
     fn new(now: Instant) -> Self {
-        Self { buckets: [Bucket::default(); 4], bans: 0, remembered: None, banned: None, forgotten: now }
+        Self {
+            tallies: [Tally::default(); 4],
+            bans: 0,
+            remembered: None,
+            banned: None,
+            forgotten: now,
+            guilt: 0,
+        }
     }
 
-    fn bucket(&mut self, offence: Offence) -> Option<&mut Bucket> {
+    fn tally(&mut self, offence: Offence) -> Option<&mut Tally> {
         let index = Offence::ALL.iter().position(|known| *known == offence)?;
-        self.buckets.get_mut(index)
+        self.tallies.get_mut(index)
+    }
+
+    /// Who was banned is guiltier than whoever was not.
+    fn guilt(&self) -> u32 {
+        const BANNED: u32 = u32::MAX / 2;
+        let offences = self.tallies.iter().fold(0, |sum: u32, tally| sum.saturating_add(tally.offences));
+        let before = if self.bans > 0 { BANNED.saturating_add(self.bans) } else { 0 };
+        before.saturating_add(offences)
     }
 
     /// When nothing of it is left.
     fn last(&self, now: Instant) -> Instant {
-        let buckets = self.buckets.iter().filter_map(|bucket| bucket.empty);
-        buckets.chain(self.remembered).chain(self.banned).fold(now, Instant::max)
+        let tallies = self.tallies.iter().filter_map(|tally| tally.end);
+        tallies.chain(self.remembered).chain(self.banned).fold(now, Instant::max)
     }
 }
 
@@ -243,14 +252,22 @@ pub struct Penalties {
     rules: Rules,
     most: usize,
     suspects: HashMap<IpNet, Suspect>,
-    /// In the order in which they will be forgotten: the least guilty first.
-    order: BTreeSet<(Instant, IpNet)>,
+    /// In the order in which they will be forgotten.
+    by_time: BTreeSet<(Instant, IpNet)>,
+    /// In the order in which they make room; of equals the oldest first.
+    by_guilt: BTreeSet<(u32, Instant, IpNet)>,
 }
 
 impl Penalties {
     #[must_use]
     pub fn new(rules: Rules, most: usize) -> Self {
-        Self { rules, most: most.max(1), suspects: HashMap::new(), order: BTreeSet::new() }
+        Self {
+            rules,
+            most: most.max(1),
+            suspects: HashMap::new(),
+            by_time: BTreeSet::new(),
+            by_guilt: BTreeSet::new(),
+        }
     }
 
     /// Judges by other rules from now on; what was counted stays.
@@ -277,8 +294,7 @@ impl Penalties {
         now: Instant,
     ) -> Option<Sentence> {
         let threshold = self.rules.threshold(offence);
-        let share = threshold.share()?;
-        if exempt.covers(source).is_some() {
+        if threshold.count == 0 || exempt.covers(source).is_some() {
             return None;
         }
         let prefix = self.rules.subject(source, exempt);
@@ -290,10 +306,10 @@ impl Penalties {
             if suspect.remembered.is_none_or(|until| until <= now) {
                 suspect.bans = 0;
             }
-            let bucket = suspect.bucket(offence)?;
-            let full = bucket.add(share, now) >= threshold.within;
-            let offences = bucket.offences;
-            full.then(|| {
+            let tally = suspect.tally(offence)?;
+            let enough = tally.add(threshold, now);
+            let offences = tally.offences;
+            enough.then(|| {
                 let repeats = suspect.bans;
                 let time = self.rules.time(repeats);
                 self.convict(&mut suspect, repeats.saturating_add(1), later(now, time));
@@ -309,8 +325,8 @@ impl Penalties {
         let prefix = self.rules.subject(source, exempt);
         let Some(mut suspect) = self.take(prefix) else { return };
         for offence in Offence::ALL.into_iter().filter(|offence| offence.can_be_forgiven()) {
-            if let Some(bucket) = suspect.bucket(offence) {
-                *bucket = Bucket::default();
+            if let Some(tally) = suspect.tally(offence) {
+                *tally = Tally::default();
             }
         }
         if suspect.last(now) > now {
@@ -336,7 +352,7 @@ impl Penalties {
 
     /// A source is a repeat offender for as long after its ban as the longest ban takes.
     fn convict(&self, suspect: &mut Suspect, bans: u32, end: Instant) {
-        suspect.buckets = [Bucket::default(); 4];
+        suspect.tallies = [Tally::default(); 4];
         suspect.bans = bans;
         suspect.banned = Some(end);
         suspect.remembered = Some(later(end, self.rules.ban_time_most));
@@ -344,17 +360,19 @@ impl Penalties {
 
     fn take(&mut self, prefix: IpNet) -> Option<Suspect> {
         let suspect = self.suspects.remove(&prefix)?;
-        self.order.remove(&(suspect.forgotten, prefix));
+        self.by_time.remove(&(suspect.forgotten, prefix));
+        self.by_guilt.remove(&(suspect.guilt, suspect.forgotten, prefix));
         Some(suspect)
     }
 
     fn keep(&mut self, prefix: IpNet, mut suspect: Suspect, now: Instant) {
         while self.suspects.len() >= self.most {
-            let Some((_, least)) = self.order.pop_first() else { break };
-            self.suspects.remove(&least);
+            let Some((_, _, least)) = self.by_guilt.first().copied() else { break };
+            self.take(least);
         }
-        suspect.forgotten = suspect.last(now);
-        self.order.insert((suspect.forgotten, prefix));
+        (suspect.forgotten, suspect.guilt) = (suspect.last(now), suspect.guilt());
+        self.by_time.insert((suspect.forgotten, prefix));
+        self.by_guilt.insert((suspect.guilt, suspect.forgotten, prefix));
         self.suspects.insert(prefix, suspect);
     }
 
@@ -362,7 +380,7 @@ impl Penalties {
     fn forget_old(&mut self, now: Instant) {
         const AT_ONCE: usize = 4;
         for _ in 0..AT_ONCE {
-            match self.order.first() {
+            match self.by_time.first() {
                 Some((forgotten, prefix)) if *forgotten <= now => {
                     let prefix = *prefix;
                     self.take(prefix);

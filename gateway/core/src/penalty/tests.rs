@@ -75,6 +75,16 @@ fn the_count_is_reached_and_one_before_it_is_not_enough() {
 }
 
 #[test]
+fn offences_need_not_come_at_once() {
+    let mut world = World::new();
+    assert_eq!(world.offend("192.0.2.1", Offence::BadTicket), None);
+    world.pass(15);
+    assert_eq!(world.offend("192.0.2.1", Offence::BadTicket), None);
+    world.pass(14);
+    assert!(world.offend("192.0.2.1", Offence::BadTicket).is_some());
+}
+
+#[test]
 fn kinds_and_sources_are_counted_apart() {
     let mut world = World::new();
     for _ in 0..2 {
@@ -217,6 +227,12 @@ fn a_full_table_forgets_the_least_guilty_and_bans_nobody_for_it() {
         assert!(world.penalties.len() <= 10);
     }
     assert!(world.offend("192.0.2.1", Offence::BadTicket).is_some());
+    // Nor does whoever was banned make room for those who were not.
+    for number in 0..200 {
+        world.offend(&format!("198.51.100.{number}"), Offence::BadTicket);
+    }
+    world.pass(60);
+    assert_eq!(world.sentence("192.0.2.1", Offence::BadTicket).repeats, 1);
     // A source that was forgotten begins anew.
     assert_eq!(world.offend("198.51.100.0", Offence::BadTicket), None);
     assert_eq!(world.offend("198.51.100.0", Offence::BadTicket), None);
@@ -235,7 +251,7 @@ fn what_is_over_leaves_the_table() {
         world.pass(31);
     }
     assert_eq!(world.penalties.len(), 1);
-    assert_eq!(world.penalties.order.len(), 1);
+    assert_eq!((world.penalties.by_time.len(), world.penalties.by_guilt.len()), (1, 1));
 }
 
 #[test]
@@ -270,7 +286,7 @@ proptest! {
     /// Beside a naive window that keeps every time: nobody is banned for fewer than `count` within `within`, and
     /// who has twice as many since its last ban is banned.
     #[test]
-    fn a_bucket_bans_after_the_count_and_before_its_double(
+    fn a_tally_bans_after_the_count_and_before_its_double(
         story in story(),
         count in 1_u32..12,
         within in 1_u64..30,
@@ -312,9 +328,12 @@ proptest! {
             }
             let penalties = &world.penalties;
             prop_assert!(penalties.len() <= most);
-            prop_assert_eq!(penalties.len(), penalties.order.len());
-            for (forgotten, prefix) in &penalties.order {
-                prop_assert_eq!(penalties.suspects[prefix].forgotten, *forgotten);
+            prop_assert_eq!(penalties.len(), penalties.by_time.len());
+            prop_assert_eq!(penalties.len(), penalties.by_guilt.len());
+            for (guilt, forgotten, prefix) in &penalties.by_guilt {
+                let suspect = &penalties.suspects[prefix];
+                prop_assert_eq!((suspect.guilt, suspect.forgotten), (*guilt, *forgotten));
+                prop_assert!(penalties.by_time.contains(&(*forgotten, *prefix)));
             }
         }
     }
