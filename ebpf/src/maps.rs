@@ -2,21 +2,24 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
-use aya_ebpf::maps::{HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use portcullis_ebpf_common::Cause;
 use portcullis_ebpf_common::tables::{
     self, Action, BANS_MAX, Ban, COUNTERS_MAX, INTERFACES_MAX, Interface, RULES_MAX, RuleKey, RuleValue,
+    SETTINGS_MAX, Setting,
 };
 
 #[map]
 static RULES: HashMap<RuleKey, RuleValue> = HashMap::with_max_entries(RULES_MAX, 0);
 #[map]
+static SETTINGS: Array<u64> = Array::with_max_entries(SETTINGS_MAX, 0);
+#[map]
 static INTERFACES: HashMap<[u8; 4], Interface> = HashMap::with_max_entries(INTERFACES_MAX, 0);
 /// Pinned by name, so that bans outlive the daemon.
 #[map]
-static BANS_V4: LpmTrie<[u8; 4], Ban> = LpmTrie::pinned(BANS_MAX, 0);
+static BANS_V4: LpmTrie<u32, Ban> = LpmTrie::pinned(BANS_MAX, 0);
 #[map]
-static BANS_V6: LpmTrie<[u8; 16], Ban> = LpmTrie::pinned(BANS_MAX, 0);
+static BANS_V6: LpmTrie<[u32; 4], Ban> = LpmTrie::pinned(BANS_MAX, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_MAX, 0);
 
@@ -27,6 +30,12 @@ pub(crate) fn interface(index: [u8; 4]) -> Option<Interface> {
     unsafe { INTERFACES.get(index) }.copied()
 }
 
+/// What user space has set; 0 until it does.
+#[inline(always)]
+pub(crate) fn setting(setting: Setting) -> u64 {
+    SETTINGS.get(setting.index()).copied().unwrap_or(0)
+}
+
 #[inline(always)]
 pub(crate) fn rule(role: u8, protocol: u8, port: u16) -> Option<Action> {
     // SAFETY: rules are written before the program is attached; another set of rules comes with another program and
@@ -35,12 +44,12 @@ pub(crate) fn rule(role: u8, protocol: u8, port: u16) -> Option<Action> {
 }
 
 #[inline(always)]
-pub(crate) fn ban_v4(source: [u8; 4]) -> Option<Ban> {
+pub(crate) fn ban_v4(source: u32) -> Option<Ban> {
     BANS_V4.get(Key::new(32, source)).copied()
 }
 
 #[inline(always)]
-pub(crate) fn ban_v6(source: [u8; 16]) -> Option<Ban> {
+pub(crate) fn ban_v6(source: [u32; 4]) -> Option<Ban> {
     BANS_V6.get(Key::new(128, source)).copied()
 }
 

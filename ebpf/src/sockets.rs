@@ -5,12 +5,11 @@
 use core::mem::size_of;
 
 use aya_ebpf::bindings::{
-    bpf_sock, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
-    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as TupleV4,
+    bpf_sock, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as TupleV4,
     bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as TupleV6,
 };
 use aya_ebpf::helpers::generated::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp};
-use portcullis_ebpf_common::Addresses;
+use portcullis_ebpf_common::{Addresses, Family, Ports};
 
 use crate::context::Context;
 
@@ -21,16 +20,18 @@ const LISTEN: u32 = 10;
 
 /// A connection in any state, one that is being opened or closed included; a listening socket is none.
 #[inline(always)]
-pub(crate) fn is_tcp_connection(
-    context: &Context<'_>,
-    addresses: &Addresses,
-    source: u16,
-    destination: u16,
-) -> bool {
-    let (mut tuple, length) = tuple(addresses, source, destination);
+pub(crate) fn is_tcp_connection(context: &Context<'_>, addresses: &Addresses, ports: Ports) -> bool {
+    let (mut tuple, length) = tuple(addresses, ports);
     // SAFETY: the context is the kernel's own, and `length` is the size of the member of the tuple that was filled.
-    let socket =
-        unsafe { bpf_skc_lookup_tcp(context.raw().cast(), &raw mut tuple, length, CURRENT_NETNS, 0) };
+    let socket = unsafe {
+        bpf_skc_lookup_tcp(
+            context.raw().cast(),
+            (&raw mut tuple).cast::<bpf_sock_tuple>(),
+            length,
+            CURRENT_NETNS,
+            0,
+        )
+    };
     if socket.is_null() {
         return false;
     }
@@ -45,13 +46,20 @@ pub(crate) fn is_tcp_connection(
 pub(crate) fn is_udp_client(
     context: &Context<'_>,
     addresses: &Addresses,
-    source: u16,
-    destination: u16,
+    ports: Ports,
     client_port: bool,
 ) -> bool {
-    let (mut tuple, length) = tuple(addresses, source, destination);
+    let (mut tuple, length) = tuple(addresses, ports);
     // SAFETY: as for TCP above.
-    let socket = unsafe { bpf_sk_lookup_udp(context.raw().cast(), &raw mut tuple, length, CURRENT_NETNS, 0) };
+    let socket = unsafe {
+        bpf_sk_lookup_udp(
+            context.raw().cast(),
+            (&raw mut tuple).cast::<bpf_sock_tuple>(),
+            length,
+            CURRENT_NETNS,
+            0,
+        )
+    };
     if socket.is_null() {
         return false;
     }
@@ -68,32 +76,14 @@ fn release(socket: *mut bpf_sock) {
     unsafe { bpf_sk_release(socket.cast()) };
 }
 
-/// The packet's addresses and ports in the kernel's words, and how many bytes of them count.
+/// The packet's addresses and ports as a `bpf_sock_tuple`, and how many bytes of it count.
 #[inline(always)]
-fn tuple(addresses: &Addresses, source: u16, destination: u16) -> (bpf_sock_tuple, u32) {
-    let (sport, dport) = (source.to_be(), destination.to_be());
-    match addresses {
-        Addresses::V4 { source, destination } => {
-            let ipv4 = TupleV4 {
-                saddr: u32::from_ne_bytes(*source),
-                daddr: u32::from_ne_bytes(*destination),
-                sport,
-                dport,
-            };
-            let anonymous = bpf_sock_tuple__bindgen_ty_1 { ipv4 };
-            (bpf_sock_tuple { __bindgen_anon_1: anonymous }, size_of::<TupleV4>() as u32)
-        }
-        Addresses::V6 { source, destination } => {
-            let ipv6 = TupleV6 { saddr: words(source), daddr: words(destination), sport, dport };
-            let anonymous = bpf_sock_tuple__bindgen_ty_1 { ipv6 };
-            (bpf_sock_tuple { __bindgen_anon_1: anonymous }, size_of::<TupleV6>() as u32)
-        }
+fn tuple(addresses: &Addresses, ports: Ports) -> ([u32; 9], u32) {
+    let ([s0, s1], [d0, d1]) = (ports.source.to_be_bytes(), ports.destination.to_be_bytes());
+    let ports = u32::from_ne_bytes([s0, s1, d0, d1]);
+    let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (addresses.source, addresses.destination);
+    match addresses.family {
+        Family::V4 => ([a0, b0, ports, 0, 0, 0, 0, 0, 0], size_of::<TupleV4>() as u32),
+        Family::V6 => ([a0, a1, a2, a3, b0, b1, b2, b3, ports], size_of::<TupleV6>() as u32),
     }
-}
-
-/// The bytes of an address as the kernel keeps them: words in network order.
-#[inline(always)]
-fn words(address: &[u8; 16]) -> [u32; 4] {
-    let [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3] = *address;
-    [[a0, a1, a2, a3], [b0, b1, b2, b3], [c0, c1, c2, c3], [d0, d1, d2, d3]].map(u32::from_ne_bytes)
 }

@@ -50,14 +50,20 @@ macro_rules! causes {
 }
 
 causes! {
+    /// it belongs to an admitted flow
+    Flow Pass "flow",
     /// a rule accepts the port
     RuleAccepts Pass "rule",
     /// it belongs to a connection or a client socket of this machine
     OwnSocket Pass "own_socket",
     /// ARP
     Arp Pass "arp",
-    /// echo, errors, and multicast listener discovery of ICMP
+    /// echo and multicast listener discovery of ICMP
     Icmp Pass "icmp",
+    /// an ICMP error about a flow or a socket of this machine
+    IcmpError Pass "icmp_error",
+    /// a later fragment of a datagram whose first fragment passed
+    Fragment Pass "fragment",
     /// neighbour discovery from this link
     Neighbour Pass "neighbour",
     /// control of the link itself: LLDP, LACP, 802.1X
@@ -66,6 +72,8 @@ causes! {
     NoRole Pass "no_role",
     /// no rule accepts it and no socket of ours asked for it
     NoRule Drop "no_rule",
+    /// the port is open, and no connection has this segment
+    NoFlow Drop "no_flow",
     /// a rule drops the port
     RuleDrops Drop "rule",
     /// its source is banned
@@ -90,8 +98,8 @@ causes! {
     Bogon Drop "bogon",
     /// source and destination are the same (land)
     Land Drop "land",
-    /// part of a datagram: its ports cannot be judged
-    Fragment Drop "fragment",
+    /// a later fragment of a datagram whose first fragment was not seen or did not pass
+    FragmentUnknown Drop "fragment",
     /// a first fragment without a whole transport header, RFC 1858
     FragmentTiny Drop "fragment_tiny",
     /// a fragment that would overwrite the TCP header, RFC 1858
@@ -106,6 +114,12 @@ causes! {
     PortZero Drop "port_zero",
     /// ICMP shorter than its header
     IcmpHeader Drop "icmp_header",
+    /// an ICMP error that quotes no packet with ports, or too little of it
+    IcmpQuote Drop "icmp_quote",
+    /// an ICMP error about a packet of no flow and no socket of this machine
+    IcmpUnrelated Drop "icmp_unrelated",
+    /// ICMP in fragments that is no echo
+    IcmpFragment Drop "icmp_fragment",
     /// a type of ICMP that nobody needs: redirects, timestamps, router discovery of IPv4
     IcmpType Drop "icmp_type",
     /// neighbour discovery that came over a router, RFC 4861

@@ -6,13 +6,17 @@
 #![forbid(unsafe_code)]
 
 mod cause;
+mod flow;
 mod frame;
+mod packet;
 pub mod tables;
 mod transport;
 mod verdict;
 mod walk;
 
 pub use cause::{Cause, Verdict};
+pub use flow::{Flow, FlowKey};
 pub use frame::Frame;
-pub use verdict::{Lookup, judge, verdict};
-pub use walk::{Addresses, Packet, Payload, Protocol, Seen, walk};
+pub use packet::{Addresses, Family, Kind, Layout, Packet, Payload, Ports, Protocol, Quoted, TcpFlags};
+pub use verdict::{Decision, Effect, Hit, Lookup, judge, verdict};
+pub use walk::{Seen, walk};

@@ -9,6 +9,9 @@ pub const INTERFACES: &str = "INTERFACES";
 pub const BANS_V4: &str = "BANS_V4";
 pub const BANS_V6: &str = "BANS_V6";
 pub const COUNTERS: &str = "COUNTERS";
+pub const SETTINGS: &str = "SETTINGS";
+pub const FLOWS: &str = "FLOWS";
+pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Name of the program.
 pub const PROGRAM: &str = "portcullis";
 
@@ -18,12 +21,37 @@ pub const RULES_MAX: u32 = 16_384;
 pub const INTERFACES_MAX: u32 = 16;
 /// Banned prefixes, for each family.
 pub const BANS_MAX: u32 = 65_536;
+/// Flows that are admitted at the same time, two for each session; the configuration sets another number.
+pub const FLOWS_MAX: u32 = 65_536;
+/// Datagrams in fragments whose later fragments may come.
+pub const FRAGMENTS_MAX: u32 = 4_096;
+/// For how long they may, in nanoseconds; the network stack itself waits as long.
+pub const FRAGMENTS_TIME: u64 = 30_000_000_000;
 /// Counters of one interface; more than there are causes.
 pub const CAUSES_MAX: u32 = 64;
 /// The interfaces, and one more for those without a role.
 pub const COUNTERS_MAX: u32 = (INTERFACES_MAX + 1) * CAUSES_MAX;
 /// Counted for interfaces without a role.
 pub const NO_SLOT: u8 = 16;
+
+/// What user space tells the program, by place in [`SETTINGS`]. All are 0 in the beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// How many bans there are; none need not be looked for.
+    Bans,
+}
+
+/// Places in [`SETTINGS`], some of them free.
+pub const SETTINGS_MAX: u32 = 32;
+
+impl Setting {
+    #[must_use]
+    #[inline(always)]
+    #[allow(clippy::as_conversions, reason = "an enum without fields has no other way to its number")]
+    pub const fn index(self) -> u32 {
+        self as u32
+    }
+}
 
 /// Where an interface leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,67 +1,195 @@
-//! The verdict: bans, then port rules, then sockets of our own, else drop.
+//! The verdict: live flows, then bans, then port rules, then sockets of our own, else drop.
+//!
+//! Live flows come first: they are most packets, one look finds them, and neither a flood nor the ban of an address
+//! that many share may cut them.
 
-use crate::cause::Cause;
+use crate::cause::{Cause, Verdict};
+use crate::flow::FlowKey;
 use crate::frame::Frame;
+use crate::packet::{Addresses, Kind, Packet, Quoted};
 use crate::tables::Action;
-use crate::walk::{Addresses, Packet, Payload, Protocol, Seen, walk};
+use crate::walk::{Seen, walk};
 
-/// What the verdict asks. In the kernel these are maps and the socket lookup.
+/// What becomes of a packet, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    pub cause: Cause,
+    pub effect: Effect,
+    /// Where [`Effect::Steer`] leads, otherwise 0.
+    pub processor: u32,
+}
+
+/// What is done with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Pass,
+    Drop,
+    /// It passes, on another processor.
+    Steer,
+}
+
+impl From<Cause> for Decision {
+    #[inline(always)]
+    fn from(cause: Cause) -> Self {
+        let effect = match cause.verdict() {
+            Verdict::Pass => Effect::Pass,
+            Verdict::Drop => Effect::Drop,
+        };
+        Self { cause, effect, processor: 0 }
+    }
+}
+
+/// A flow that was found; its packet has been counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// The other processor that has to handle the packet.
+    pub steer: Option<u32>,
+}
+
+/// What the verdict asks. In the kernel these are maps and the socket lookup. The answers that are given here are
+/// those of a machine without flows, connections and pressure.
 pub trait Lookup {
     /// Whether the packet came in where administrators come from: no ban holds there.
     fn is_management(&self) -> bool;
 
+    /// The flow that a packet belongs to; counts the packet there.
+    fn flow(&self, key: &FlowKey, packet: &Packet) -> Option<Hit> {
+        let _ = (key, packet);
+        None
+    }
+
     /// Whether the packet's source is banned now.
     fn is_banned(&self, addresses: &Addresses) -> bool;
 
-    /// What the rules of the interface's role say about a destination port.
-    fn rule(&self, protocol: Protocol, port: u16) -> Option<Action>;
+    /// What the rules of the interface's role say about a protocol and destination port (0 where there is none).
+    fn rule(&self, addresses: &Addresses, protocol: u8, port: u16) -> Option<Action>;
+
+    /// Whether a first segment for an open port may come in now: [`Cause::RuleAccepts`], or why not.
+    fn open(&self, packet: &Packet) -> Cause {
+        let _ = packet;
+        Cause::RuleAccepts
+    }
+
+    /// Whether a segment for an open port belongs to a connection, one that is being opened or closed included, or
+    /// completes one with a SYN cookie of this machine.
+    fn continues(&self, packet: &Packet) -> bool {
+        let _ = packet;
+        false
+    }
 
     /// Whether a connection or a client's socket of this machine owns the packet. A listening socket does not: it
     /// is the rules that open ports.
     fn is_ours(&self, packet: &Packet) -> bool;
+
+    /// Whether a packet that was quoted by an error is one of a live flow or of a socket of this machine.
+    fn is_live(&self, quoted: &Quoted) -> bool {
+        let _ = quoted;
+        false
+    }
+
+    /// Remembers the datagram of a first fragment that passed.
+    fn remember(&self, fragments: &FlowKey) {
+        let _ = fragments;
+    }
+
+    /// Whether the first fragment of the datagram passed, not long ago.
+    fn remembers(&self, fragments: &FlowKey) -> bool {
+        let _ = fragments;
+        false
+    }
 }
 
 /// What becomes of a frame, and why.
 #[inline(always)]
-pub fn verdict<F: Frame + ?Sized, L: Lookup>(frame: &F, tables: &L) -> Cause {
-    match walk(frame) {
-        Ok(Seen::Ip(packet)) => judge(&packet, tables),
-        Ok(Seen::Arp) => Cause::Arp,
-        Ok(Seen::LinkControl) => Cause::LinkControl,
-        Err(cause) => cause,
+pub fn verdict<F: Frame + ?Sized, L: Lookup>(frame: &F, tables: &L) -> Decision {
+    match walk(frame).and_then(Seen::packet) {
+        Ok(packet) => judge(&packet, tables),
+        Err(cause) => cause.into(),
     }
 }
 
 /// What becomes of a well-formed packet, and why.
 #[inline(always)]
-pub fn judge<L: Lookup>(packet: &Packet, tables: &L) -> Cause {
+pub fn judge<L: Lookup>(packet: &Packet, tables: &L) -> Decision {
+    if let Some(key) = FlowKey::of(packet)
+        && let Some(hit) = tables.flow(&key, packet)
+    {
+        remember_first(packet, tables);
+        return match hit.steer {
+            Some(processor) => Decision { cause: Cause::Flow, effect: Effect::Steer, processor },
+            None => Cause::Flow.into(),
+        };
+    }
+    let cause = judge_stranger(packet, tables);
+    if cause.verdict() == Verdict::Pass {
+        remember_first(packet, tables);
+    }
+    cause.into()
+}
+
+#[inline(always)]
+fn remember_first<L: Lookup>(packet: &Packet, tables: &L) {
+    if packet.is_first {
+        tables.remember(&FlowKey::of_fragments(packet));
+    }
+}
+
+/// What belongs to no flow of the table.
+#[inline(always)]
+fn judge_stranger<L: Lookup>(packet: &Packet, tables: &L) -> Cause {
     if !tables.is_management() && tables.is_banned(&packet.addresses) {
         return Cause::Banned;
     }
-    let (protocol, port) = match packet.payload {
-        Payload::Ports { protocol, destination, .. } => (protocol, destination),
-        Payload::Icmp => return Cause::Icmp,
-        Payload::Neighbour => return Cause::Neighbour,
-        Payload::Fragment => return Cause::Fragment,
-        Payload::Other => return Cause::OtherProtocol,
-    };
-    match tables.rule(protocol, port) {
-        Some(Action::Accept) => Cause::RuleAccepts,
+    match packet.kind {
+        Kind::Icmp => return Cause::Icmp,
+        Kind::Neighbour => return Cause::Neighbour,
+        Kind::IcmpError if tables.is_live(&packet.quoted) => return Cause::IcmpError,
+        Kind::IcmpError => return Cause::IcmpUnrelated,
+        Kind::Fragment if tables.remembers(&FlowKey::of_fragments(packet)) => return Cause::Fragment,
+        Kind::Fragment => return Cause::FragmentUnknown,
+        Kind::Tcp | Kind::Udp | Kind::Other => {}
+    }
+    match tables.rule(&packet.addresses, packet.protocol, packet.ports.destination) {
+        Some(Action::Accept) => accepted(packet, tables),
         Some(Action::Drop) => Cause::RuleDrops,
+        None if !packet.has_ports() => Cause::OtherProtocol,
         None if tables.is_ours(packet) => Cause::OwnSocket,
         None => Cause::NoRule,
     }
 }
 
+/// A packet for an open port: a connection begins, goes on, or is none.
+#[inline(always)]
+fn accepted<L: Lookup>(packet: &Packet, tables: &L) -> Cause {
+    if packet.kind != Kind::Tcp {
+        Cause::RuleAccepts
+    } else if packet.flags.opens() {
+        tables.open(packet)
+    } else if tables.continues(packet) {
+        Cause::RuleAccepts
+    } else {
+        Cause::NoFlow
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use core::cell::Cell;
 
+    use super::*;
+    use crate::packet::{Layout, Payload, Ports, Protocol, TcpFlags};
+
+    /// Tables that give one answer each, whatever they are asked.
+    #[derive(Clone, Default)]
     struct Tables {
         management: bool,
+        flow: Option<Hit>,
         banned: bool,
         rule: Option<Action>,
         ours: bool,
+        continues: bool,
+        live: bool,
+        remembered: Cell<Option<FlowKey>>,
     }
 
     impl Lookup for Tables {
@@ -69,25 +197,56 @@ mod tests {
             self.management
         }
 
+        fn flow(&self, _: &FlowKey, _: &Packet) -> Option<Hit> {
+            self.flow
+        }
+
         fn is_banned(&self, _: &Addresses) -> bool {
             self.banned
         }
 
-        fn rule(&self, protocol: Protocol, port: u16) -> Option<Action> {
-            self.rule.filter(|_| (protocol, port) == (Protocol::Tcp, 443))
+        fn rule(&self, _: &Addresses, protocol: u8, port: u16) -> Option<Action> {
+            self.rule.filter(|_| matches!((protocol, port), (6 | 17, 443) | (112, 0)))
+        }
+
+        fn open(&self, _: &Packet) -> Cause {
+            Cause::RuleAccepts
+        }
+
+        fn continues(&self, _: &Packet) -> bool {
+            self.continues
         }
 
         fn is_ours(&self, _: &Packet) -> bool {
             self.ours
         }
+
+        fn is_live(&self, _: &Quoted) -> bool {
+            self.live
+        }
+
+        fn remember(&self, fragments: &FlowKey) {
+            self.remembered.set(Some(*fragments));
+        }
+
+        fn remembers(&self, fragments: &FlowKey) -> bool {
+            self.remembered.get() == Some(*fragments)
+        }
     }
+
+    const ADDRESSES: Addresses = Addresses::v4([192, 0, 2, 1], [192, 0, 2, 2]);
+    const PORTS: Ports = Ports { source: 50_000, destination: 443 };
+    const SYN: Payload = Payload::Tcp { ports: PORTS, flags: TcpFlags(TcpFlags::SYN), data: 0 };
+    const ACK: Payload = Payload::Tcp { ports: PORTS, flags: TcpFlags(TcpFlags::ACK), data: 9 };
+    const DATAGRAM: Payload = Payload::Udp { ports: PORTS, data: 9 };
 
     fn packet(payload: Payload) -> Packet {
-        let addresses = Addresses::V4 { source: [192, 0, 2, 1], destination: [192, 0, 2, 2] };
-        Packet { addresses, payload }
+        Packet::new(ADDRESSES, payload, None, Layout::default())
     }
 
-    const HTTPS: Payload = Payload::Ports { protocol: Protocol::Tcp, source: 50_000, destination: 443 };
+    fn cause(payload: Payload, tables: &Tables) -> Cause {
+        judge(&packet(payload), tables).cause
+    }
 
     #[test]
     fn a_ban_comes_before_a_rule_and_a_rule_before_a_socket() {
@@ -101,30 +260,74 @@ mod tests {
                     (false, None, true) => Cause::OwnSocket,
                     (false, None, false) => Cause::NoRule,
                 };
-                assert_eq!(
-                    judge(&packet(HTTPS), &Tables { management: false, banned, rule, ours }),
-                    expected
-                );
+                assert_eq!(cause(SYN, &Tables { banned, rule, ours, ..Tables::default() }), expected);
             }
         }
     }
 
     #[test]
+    fn a_live_flow_comes_before_everything() {
+        let hit = Some(Hit { steer: None });
+        let tables = Tables { flow: hit, banned: true, rule: Some(Action::Drop), ..Tables::default() };
+        assert_eq!(judge(&packet(ACK), &tables), Cause::Flow.into());
+        let tables = Tables { flow: Some(Hit { steer: Some(1) }), ..Tables::default() };
+        let steered = Decision { cause: Cause::Flow, effect: Effect::Steer, processor: 1 };
+        assert_eq!(judge(&packet(ACK), &tables), steered);
+    }
+
+    #[test]
     fn nobody_is_banned_from_management() {
-        let tables = Tables { management: true, banned: true, rule: Some(Action::Accept), ours: false };
-        assert_eq!(judge(&packet(HTTPS), &tables), Cause::RuleAccepts);
+        let tables =
+            Tables { management: true, banned: true, rule: Some(Action::Accept), ..Tables::default() };
+        assert_eq!(cause(SYN, &tables), Cause::RuleAccepts);
+    }
+
+    #[test]
+    fn at_an_open_port_a_segment_belongs_to_a_connection_or_is_dropped() {
+        let open = Tables { rule: Some(Action::Accept), ..Tables::default() };
+        assert_eq!(cause(ACK, &open), Cause::NoFlow);
+        assert_eq!(cause(DATAGRAM, &open), Cause::RuleAccepts);
+        assert_eq!(cause(ACK, &Tables { continues: true, ..open }), Cause::RuleAccepts);
+    }
+
+    #[test]
+    fn an_error_passes_for_a_live_flow_only() {
+        let quoted = Quoted { addresses: ADDRESSES.reversed(), protocol: Protocol::Tcp, ports: PORTS };
+        let error = Payload::IcmpError { quoted };
+        assert_eq!(cause(error, &Tables::default()), Cause::IcmpUnrelated);
+        assert_eq!(cause(error, &Tables { live: true, ..Tables::default() }), Cause::IcmpError);
+    }
+
+    #[test]
+    fn later_fragments_share_the_fate_of_the_first() {
+        let later = packet(Payload::Fragment { protocol: 17, identification: 7 });
+        let first_of = |payload, id| Packet::new(ADDRESSES, payload, Some(id), Layout::default());
+        let first = first_of(DATAGRAM, 7);
+        let closed = Tables::default();
+        assert_eq!(judge(&first, &closed).cause, Cause::NoRule);
+        assert_eq!(judge(&later, &closed).cause, Cause::FragmentUnknown);
+        let open = Tables { rule: Some(Action::Accept), ..Tables::default() };
+        assert_eq!(judge(&later, &open).cause, Cause::FragmentUnknown);
+        assert_eq!(judge(&first, &open).cause, Cause::RuleAccepts);
+        assert_eq!(judge(&later, &open).cause, Cause::Fragment);
+        let other = packet(Payload::Fragment { protocol: 17, identification: 8 });
+        assert_eq!(judge(&other, &open).cause, Cause::FragmentUnknown);
+        let echo = first_of(Payload::Icmp, 9);
+        assert_eq!(judge(&echo, &open).cause, Cause::Icmp);
+        let later = packet(Payload::Fragment { protocol: 1, identification: 9 });
+        assert_eq!(judge(&later, &open).cause, Cause::Fragment);
     }
 
     #[test]
     fn what_has_no_ports_is_judged_by_what_it_is() {
-        let open = Tables { management: false, banned: false, rule: Some(Action::Accept), ours: true };
-        for (payload, cause) in [
+        let open = Tables { rule: Some(Action::Accept), ours: true, ..Tables::default() };
+        for (payload, expected) in [
             (Payload::Icmp, Cause::Icmp),
             (Payload::Neighbour, Cause::Neighbour),
-            (Payload::Fragment, Cause::Fragment),
-            (Payload::Other, Cause::OtherProtocol),
+            (Payload::Other { protocol: 47 }, Cause::OtherProtocol),
+            (Payload::Other { protocol: 112 }, Cause::RuleAccepts),
         ] {
-            assert_eq!(judge(&packet(payload), &open), cause);
+            assert_eq!(cause(payload, &open), expected);
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::cause::Cause;
 use crate::frame::Frame;
+use crate::packet::{Addresses, Layout, Packet, Payload, Protocol};
 use crate::transport;
 
 /// Extension headers of one packet; the stack's own packets have one or two.
@@ -21,59 +22,17 @@ pub enum Seen {
     Ip(Packet),
 }
 
-/// An IP packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packet {
-    pub addresses: Addresses,
-    pub payload: Payload,
-}
-
-/// Source and destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Addresses {
-    V4 { source: [u8; 4], destination: [u8; 4] },
-    V6 { source: [u8; 16], destination: [u8; 16] },
-}
-
-/// What a packet carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Payload {
-    Ports {
-        protocol: Protocol,
-        source: u16,
-        destination: u16,
-    },
-    /// A type that passes.
-    Icmp,
-    Neighbour,
-    Fragment,
-    Other,
-}
-
-/// A transport with ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Protocol {
-    Tcp,
-    Udp,
-}
-
-impl Protocol {
-    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+impl Seen {
+    /// The packet, or why a frame without one passes.
+    ///
+    /// # Errors
+    /// The cause of what passes unseen.
+    #[inline(always)]
+    pub const fn packet(self) -> Result<Packet, Cause> {
         match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        }
-    }
-
-    /// The number in the IP header.
-    #[must_use]
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
+            Self::Ip(packet) => Ok(packet),
+            Self::Arp => Err(Cause::Arp),
+            Self::LinkControl => Err(Cause::LinkControl),
         }
     }
 }
@@ -128,7 +87,8 @@ fn arp<F: Frame + ?Sized>(frame: &F, at: u32) -> Result<Seen, Cause> {
 #[inline(always)]
 fn ipv4<F: Frame + ?Sized>(frame: &F, at: u32) -> Result<Packet, Cause> {
     let header = frame.read::<20>(at).ok_or(Cause::Truncated)?;
-    let [first, _, l0, l1, _, _, f0, f1, hop_limit, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = header;
+    let [first, _, l0, l1, i0, i1, f0, f1, hop_limit, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] =
+        header;
     let header_length = u32::from(first & 0x0f) * 4;
     if first >> 4 != 4 || header_length < 20 {
         return Err(Cause::IpHeader);
@@ -148,12 +108,11 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, at: u32) -> Result<Packet, Cause> {
     }
     let fragment = u16::from_be_bytes([f0, f1]);
     let part = Part { protocol, at: at + header_length, end, hop_limit };
-    let addresses = Addresses::V4 { source, destination };
-    if fragment & 0x3fff != 0 {
-        let payload = fragmented(part, fragment & 0x1fff, fragment & 0x2000 != 0)?;
-        return Ok(Packet { addresses, payload });
-    }
-    Ok(Packet { addresses, payload: transport::read(frame, part, false)? })
+    let addresses = Addresses::v4(source, destination);
+    let identification = u32::from(u16::from_be_bytes([i0, i1]));
+    let (offset, more) = (fragment & 0x1fff, fragment & 0x2000 != 0);
+    let fragment = (offset != 0 || more).then_some((offset, more, identification));
+    rest(frame, addresses, part, fragment, at)
 }
 
 #[inline(always)]
@@ -177,17 +136,40 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, at: u32) -> Result<Packet, Cause> {
     if source == destination {
         return Err(Cause::Land);
     }
-    let addresses = Addresses::V6 { source, destination };
+    let addresses = Addresses::v6(source, destination);
     let part = Part { protocol: next, at: at + 40, end, hop_limit };
     let (part, fragment) = extensions(frame, part)?;
-    if let Some((offset, more)) = fragment {
-        return Ok(Packet { addresses, payload: fragmented(part, offset, more)? });
-    }
     // Only neighbour discovery asks without an address, RFC 4862 §5.4.
     if unspecified && part.protocol != transport::ICMPV6 {
         return Err(Cause::Bogon);
     }
-    Ok(Packet { addresses, payload: transport::read(frame, part, true)? })
+    rest(frame, addresses, part, fragment, at)
+}
+
+/// What follows IP: of a first fragment as much as is there, of a later one nothing.
+#[inline(always)]
+fn rest<F: Frame + ?Sized>(
+    frame: &F,
+    addresses: Addresses,
+    part: Part,
+    fragment: Fragment,
+    ip: u32,
+) -> Result<Packet, Cause> {
+    let layout = Layout { ip, transport: part.at, end: part.end };
+    let mut first_of = None;
+    let payload = match fragment {
+        Some((offset, more, identification)) => {
+            check_fragment(part, offset, more)?;
+            if offset == 0 {
+                first_of = Some(identification);
+                transport::read_first(frame, part, &addresses)?
+            } else {
+                Payload::Fragment { protocol: part.protocol, identification }
+            }
+        }
+        None => transport::read(frame, part, &addresses)?,
+    };
+    Ok(Packet::new(addresses, payload, first_of, layout))
 }
 
 /// Loopback and IPv4 in IPv6 dress.
@@ -197,9 +179,10 @@ fn is_bogon(address: &[u8; 16]) -> bool {
     *address == LOOPBACK || address.first_chunk() == Some(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff])
 }
 
-type Fragment = Option<(u16, bool)>;
+/// Offset in units of eight bytes, whether more follow, and the identification.
+type Fragment = Option<(u16, bool, u32)>;
 
-/// Skips extension headers, RFC 8200 §4; of a fragment, offset and "more" are returned.
+/// Skips extension headers, RFC 8200 §4, up to that of a fragment.
 #[inline(always)]
 fn extensions<F: Frame + ?Sized>(frame: &F, mut part: Part) -> Result<(Part, Fragment), Cause> {
     for index in 0..EXTENSIONS_MAX {
@@ -215,17 +198,18 @@ fn extensions<F: Frame + ?Sized>(frame: &F, mut part: Part) -> Result<(Part, Fra
                 part.protocol = next;
             }
             44 => {
-                let [next, _, o0, o1] = frame.read::<4>(part.at).ok_or(Cause::Extension)?;
+                let [next, _, o0, o1, i0, i1, i2, i3] = frame.read::<8>(part.at).ok_or(Cause::Extension)?;
                 let offset = u16::from_be_bytes([o0, o1]);
                 part.at += 8;
                 part.protocol = next;
                 let (offset, more) = (offset >> 3, offset & 1 != 0);
                 // One fragment that is all of it, RFC 6946, is no fragment.
                 if offset != 0 || more {
+                    let identification = u32::from_be_bytes([i0, i1, i2, i3]);
                     return if part.at > part.end {
                         Err(Cause::Extension)
                     } else {
-                        Ok((part, Some((offset, more))))
+                        Ok((part, Some((offset, more, identification))))
                     };
                 }
             }
@@ -240,7 +224,7 @@ fn extensions<F: Frame + ?Sized>(frame: &F, mut part: Part) -> Result<(Part, Fra
 
 /// `offset` in units of eight bytes.
 #[inline(always)]
-fn fragmented(part: Part, offset: u16, more: bool) -> Result<Payload, Cause> {
+fn check_fragment(part: Part, offset: u16, more: bool) -> Result<(), Cause> {
     let length = part.end - part.at;
     if u32::from(offset) * 8 + length > 65_535 || (more && !length.is_multiple_of(8)) {
         return Err(Cause::IpLength);
@@ -254,7 +238,7 @@ fn fragmented(part: Part, offset: u16, more: bool) -> Result<Payload, Cause> {
     if tcp && u32::from(offset) * 8 < 20 && offset != 0 {
         return Err(Cause::FragmentOverlap);
     }
-    Ok(Payload::Fragment)
+    Ok(())
 }
 
 #[cfg(test)]

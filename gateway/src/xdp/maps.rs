@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use ipnet::IpNet;
 use nix::time::{ClockId, clock_gettime};
 use portcullis_ebpf_common::Cause;
-use portcullis_ebpf_common::tables::{self, Action, Ban, Interface, NO_SLOT, RuleKey, RuleValue};
+use portcullis_ebpf_common::tables::{self, Action, Ban, Interface, NO_SLOT, RuleKey, RuleValue, Setting};
 
 use super::XdpError;
 
@@ -27,6 +27,7 @@ pub(super) struct Maps {
     bans_v4: LpmTrie<MapData, [u8; 4], [u8; 8]>,
     bans_v6: LpmTrie<MapData, [u8; 16], [u8; 8]>,
     counters: PerCpuArray<MapData, u64>,
+    settings: Array<MapData, u64>,
 }
 
 impl fmt::Debug for Maps {
@@ -51,11 +52,19 @@ impl Maps {
         for (key, action) in rules {
             table.insert(key.to_bytes(), RuleValue::new(*action).to_bytes(), 0)?;
         }
-        Ok(Self {
+        let mut maps = Self {
             bans_v4: LpmTrie::try_from(take(ebpf, tables::BANS_V4)?)?,
             bans_v6: LpmTrie::try_from(take(ebpf, tables::BANS_V6)?)?,
             counters: PerCpuArray::try_from(take(ebpf, tables::COUNTERS)?)?,
-        })
+            settings: Array::try_from(take(ebpf, tables::SETTINGS)?)?,
+        };
+        // Bans of an earlier daemon hold still.
+        maps.bans()?;
+        Ok(maps)
+    }
+
+    fn set(&mut self, setting: Setting, value: u64) -> Result<(), MapError> {
+        self.settings.set(setting.index(), value, 0)
     }
 
     /// Packets of one interface for one cause, all processors together.
@@ -72,6 +81,8 @@ impl Maps {
     pub(super) fn ban(&mut self, prefix: IpNet, time: Duration) -> Result<(), MapError> {
         let end = now().saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
         let end = Ban::until(end).to_bytes();
+        // Until the next look at all of them it is enough that there is one.
+        self.set(Setting::Bans, 1)?;
         match prefix.trunc() {
             IpNet::V4(v4) => self.bans_v4.insert(&key_v4(v4), end, 0),
             IpNet::V6(v6) => self.bans_v6.insert(&key_v6(v6), end, 0),
@@ -115,6 +126,7 @@ impl Maps {
                 _ => drop(self.unban(prefix)?),
             }
         }
+        self.set(Setting::Bans, u64::try_from(bans.len()).unwrap_or(u64::MAX))?;
         bans.sort_by_key(|ban| ban.prefix);
         Ok(bans)
     }

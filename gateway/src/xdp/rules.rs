@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use portcullis_ebpf_common::tables::{Action, RULES_MAX, Role, RuleKey};
-use portcullis_ebpf_common::{Addresses, Cause, Lookup, Packet, Payload, Protocol, judge};
+use portcullis_ebpf_common::{
+    Addresses, Cause, Layout, Lookup, Packet, Payload, Ports, Protocol, TcpFlags, judge,
+};
 
 use super::presets::Passage;
 use crate::config::{Config, XdpConfig, XdpRule, interface_of};
@@ -104,12 +106,17 @@ impl Table {
     #[must_use]
     pub fn test(&self, probe: &Probe) -> (Cause, Option<&Row>) {
         let addresses = match probe.source {
-            IpAddr::V4(source) => Addresses::V4 { source: source.octets(), destination: [0; 4] },
-            IpAddr::V6(source) => Addresses::V6 { source: source.octets(), destination: [0; 16] },
+            IpAddr::V4(source) => Addresses::v4(source.octets(), [0; 4]),
+            IpAddr::V6(source) => Addresses::v6(source.octets(), [0; 16]),
         };
         let Probe { role, protocol, port, banned, .. } = *probe;
-        let payload = Payload::Ports { protocol, source: u16::MAX, destination: port };
-        let cause = judge(&Packet { addresses, payload }, &Asked { table: self, role, banned });
+        let ports = Ports { source: u16::MAX, destination: port };
+        let payload = match protocol {
+            Protocol::Tcp => Payload::Tcp { ports, flags: TcpFlags(TcpFlags::SYN), data: 0 },
+            Protocol::Udp => Payload::Udp { ports, data: 0 },
+        };
+        let packet = Packet::new(addresses, payload, None, Layout::default());
+        let cause = judge(&packet, &Asked { table: self, role, banned }).cause;
         let by_rule = matches!(cause, Cause::RuleAccepts | Cause::RuleDrops);
         (cause, self.deciding(role, protocol, port).filter(|_| by_rule))
     }
@@ -140,7 +147,8 @@ impl Lookup for Asked<'_> {
         self.banned
     }
 
-    fn rule(&self, protocol: Protocol, port: u16) -> Option<Action> {
+    fn rule(&self, _: &Addresses, protocol: u8, port: u16) -> Option<Action> {
+        let protocol = Protocol::ALL.into_iter().find(|known| known.number() == protocol)?;
         self.table.deciding(self.role, protocol, port).map(|row| row.action)
     }
 

@@ -1,14 +1,18 @@
 //! BPF_PROG_TEST_RUN: the loaded program gives each frame the verdict that the same function gives on the host.
 
-use std::net::UdpSocket;
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{HashMap, LpmTrie, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use portcullis_ebpf_common::tables::{self, Action, Ban, Interface, Role, RuleKey, RuleValue};
-use portcullis_ebpf_common::{Addresses, Cause, Lookup, Packet, Protocol, Verdict, verdict};
+use portcullis_ebpf_common::tables::{self, Action, Ban, Interface, Role, RuleKey, RuleValue, Setting};
+use portcullis_ebpf_common::{
+    Addresses, Cause, Flow, FlowKey, Lookup, Packet, Ports, Protocol, TcpFlags, Verdict, verdict,
+};
 
 use crate::object;
 use crate::wire::BpfFs;
@@ -48,6 +52,8 @@ impl Program {
         let mut prefix = [0; 16];
         prefix[..4].copy_from_slice(&[0x20, 1, 0xd, 0xb9]);
         table.insert(&Key::new(32, prefix), Ban::until(u64::MAX).to_bytes(), 0).unwrap();
+        let mut table: Array<_, u64> = ebpf.map_mut(tables::SETTINGS).unwrap().try_into().unwrap();
+        table.set(Setting::Bans.index(), 1, 0).unwrap();
         let program: &mut Xdp = ebpf.program_mut(tables::PROGRAM).unwrap().try_into().unwrap();
         program.load().unwrap();
         Self { ebpf, _pins: pins }
@@ -83,7 +89,10 @@ const RULES: [(Protocol, u16, Action); 3] = [
 ];
 
 /// The same tables on the host; the frames of the comparison belong to no socket.
-struct Host;
+#[derive(Default)]
+struct Host {
+    fragments: RefCell<HashSet<FlowKey>>,
+}
 
 impl Lookup for Host {
     fn is_management(&self) -> bool {
@@ -91,18 +100,26 @@ impl Lookup for Host {
     }
 
     fn is_banned(&self, addresses: &Addresses) -> bool {
-        match addresses {
-            Addresses::V4 { source, .. } => source.starts_with(&[203, 0, 113]),
-            Addresses::V6 { source, .. } => source.starts_with(&[0x20, 1, 0xd, 0xb9]),
+        match addresses.source_ip() {
+            IpAddr::V4(source) => source.octets().starts_with(&[203, 0, 113]),
+            IpAddr::V6(source) => source.octets().starts_with(&[0x20, 1, 0xd, 0xb9]),
         }
     }
 
-    fn rule(&self, protocol: Protocol, port: u16) -> Option<Action> {
-        RULES.iter().find(|rule| (rule.0, rule.1) == (protocol, port)).map(|rule| rule.2)
+    fn rule(&self, _: &Addresses, protocol: u8, port: u16) -> Option<Action> {
+        RULES.iter().find(|rule| (rule.0.number(), rule.1) == (protocol, port)).map(|rule| rule.2)
     }
 
     fn is_ours(&self, _: &Packet) -> bool {
         false
+    }
+
+    fn remember(&self, fragments: &FlowKey) {
+        self.fragments.borrow_mut().insert(*fragments);
+    }
+
+    fn remembers(&self, fragments: &FlowKey) -> bool {
+        self.fragments.borrow().contains(fragments)
     }
 }
 
@@ -166,7 +183,17 @@ fn frames() -> Vec<(Vec<u8>, Cause)> {
         (v4(A, 6, 0, 0, &tcp(443, 2)[..19]), TcpHeader),
         (v4(A, 6, 0, 0x2000, &tcp(443, 2)[..8]), FragmentTiny),
         (v4(A, 6, 0, 1, &[0; 24]), FragmentOverlap),
-        (v4(A, 17, 0, 0x2000, &[0; 16]), Fragment),
+        // A later fragment without a first one, a first one, and a later one of the same datagram.
+        (v4(A, 17, 0, 2, &[0; 16]), FragmentUnknown),
+        (v4(A, 17, 0, 0x2000, &udp(9, 443)[..8]), RuleAccepts),
+        (v4(A, 17, 0, 1, &[0; 16]), Fragment),
+        (v4(A, 1, 0, 0x2000, &[3, 4, 0, 0, 0, 0, 0, 0]), IcmpFragment),
+        (v4(A, 6, 0, 0, &tcp(443, 0x10)), NoFlow),
+        (
+            v4(A, 1, 0, 0, &[&[3, 4, 0, 0, 0, 0, 0, 0][..], &v4(A, 6, 0, 0, &tcp(9, 16))[14..]].concat()),
+            IcmpUnrelated,
+        ),
+        (v4(A, 1, 0, 0, &[3, 4, 0, 0, 0, 0, 0, 0]), IcmpQuote),
         (v4(A, 17, 0, 0, &[0; 9]), UdpLength),
         (v4(A, 17, 0, 0, &udp(9, 0)), PortZero),
         (v4(A, 47, 0, 0, &[0; 9]), OtherProtocol),
@@ -179,7 +206,8 @@ fn frames() -> Vec<(Vec<u8>, Cause)> {
         (v6("2001:db8::2", 6, 64, &tcp(443, 2)), Land),
         (icmpv6(135, 255), Neighbour),
         (icmpv6(135, 254), NeighbourFar),
-        (icmpv6(2, 64), Icmp),
+        (icmpv6(2, 64), IcmpQuote),
+        (icmpv6(128, 64), Icmp),
         (v6("2001:db8::1", 43, 64, &[6, 0, 0, 0, 0, 0, 0, 0]), RoutingHeader),
         (v6("2001:db8::1", 60, 64, &[60, 9, 0, 0, 0, 0, 0, 0]), Extension),
         (ethernet(0x0800, &[0x44; 20]), IpHeader),
@@ -197,8 +225,9 @@ fn frames() -> Vec<(Vec<u8>, Cause)> {
 fn the_kernel_gives_every_frame_the_verdict_that_the_host_gives() {
     let Some(object) = object() else { return };
     let mut program = Program::load(&object);
+    let host = Host::default();
     for (frame, cause) in frames() {
-        assert_eq!(verdict(frame.as_slice(), &Host), cause, "on the host: {frame:?}");
+        assert_eq!(verdict(frame.as_slice(), &host).cause, cause, "on the host: {frame:?}");
         let expected = match cause.verdict() {
             Verdict::Pass => XDP_PASS,
             Verdict::Drop => XDP_DROP,
@@ -211,8 +240,8 @@ fn the_kernel_gives_every_frame_the_verdict_that_the_host_gives() {
 fn every_way_to_be_dropped_has_been_tried() {
     let tried: Vec<Cause> = frames().into_iter().map(|(_, cause)| cause).collect();
     for cause in Cause::ALL {
-        // These two need a socket, and an interface without a role.
-        let elsewhere = matches!(cause, Cause::OwnSocket | Cause::NoRole);
+        // These need a flow, a socket, or an interface without a role.
+        let elsewhere = matches!(cause, Cause::Flow | Cause::IcmpError | Cause::OwnSocket | Cause::NoRole);
         assert!(elsewhere || tried.contains(cause), "{cause:?}");
     }
 }
@@ -227,7 +256,7 @@ fn noise(state: &mut u64) -> u8 {
 fn kernel_and_host_agree_on_thousands_of_damaged_frames() {
     let Some(object) = object() else { return };
     let mut program = Program::load(&object);
-    let (frames, mut state) = (frames(), 1);
+    let (frames, host, mut state) = (frames(), Host::default(), 1);
     for round in 0..3_000_usize {
         let mut frame = frames[round % frames.len()].0.clone();
         for _ in 0..=noise(&mut state) % 3 {
@@ -235,7 +264,7 @@ fn kernel_and_host_agree_on_thousands_of_damaged_frames() {
             frame[at] = noise(&mut state);
         }
         frame.truncate(frame.len() - usize::from(noise(&mut state) % 8).min(frame.len() - 14));
-        let expected = verdict(frame.as_slice(), &Host);
+        let expected = verdict(frame.as_slice(), &host).cause;
         let (_, cause) = program.run(&frame);
         assert_eq!(cause, expected, "round {round}: {frame:?}");
     }
@@ -254,4 +283,32 @@ fn a_client_socket_gets_its_answers_and_a_server_socket_needs_a_rule() {
     let server = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let port = server.local_addr().unwrap().port();
     assert_eq!(program.run(&v4(A, 6, 0, 0, &tcp(port, 2))).1, Cause::NoRule);
+}
+
+#[test]
+fn packets_of_an_admitted_flow_pass_and_are_counted_and_errors_about_it_pass() {
+    let Some(object) = object() else { return };
+    let mut program = Program::load(&object);
+    let addresses = Addresses::v4([203, 0, 113, 9], [192, 0, 2, 2]);
+    let ports = Ports { source: 50_000, destination: 8_022 };
+    let frame = v4([203, 0, 113, 9], 6, 0, 0, &[&tcp(8_022, TcpFlags::ACK)[..], b"twelve bytes"].concat());
+    let ours = [
+        &[0x45, 0, 0, 40, 0, 1, 0, 0, 64, 6, 0, 0, 192, 0, 2, 2, 203, 0, 113, 9][..],
+        &[0x1f, 0x56, 0xc3, 0x50],
+        &[0; 4],
+    ];
+    let error = v4([10, 9, 9, 9], 1, 0, 0, &[&[3, 4, 0, 0, 0, 0, 5, 0][..], &ours.concat()].concat());
+    assert_eq!(program.run(&frame).1, Cause::Banned);
+    assert_eq!(program.run(&error).1, Cause::IcmpUnrelated);
+    let key = FlowKey::new(&addresses, Protocol::Tcp, ports).to_words();
+    let mut flows: HashMap<_, [u64; 5], [u64; 4]> =
+        program.ebpf.map_mut(tables::FLOWS).unwrap().try_into().unwrap();
+    flows.insert(key, Flow::new(None, 1).to_words(), 0).unwrap();
+    assert_eq!(program.run(&frame), (XDP_PASS, Cause::Flow));
+    assert_eq!(program.run(&frame), (XDP_PASS, Cause::Flow));
+    assert_eq!(program.run(&error), (XDP_PASS, Cause::IcmpError));
+    let flows: HashMap<_, [u64; 5], [u64; 4]> = program.ebpf.map(tables::FLOWS).unwrap().try_into().unwrap();
+    let flow = Flow::from_words(flows.get(&key, 0).unwrap());
+    assert_eq!((flow.packets, flow.bytes), (2, 24));
+    assert!(flow.seen > 1);
 }

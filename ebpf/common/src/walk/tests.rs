@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::tables::Action;
-use crate::{Lookup, verdict};
+use crate::{Kind, Lookup, Ports, Quoted, TcpFlags, verdict};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -59,35 +59,51 @@ fn seen(frame: &[u8]) -> Result<Seen, Cause> {
     walk(frame)
 }
 
+/// What was found, from the packet's fields.
 fn payload_of(frame: &[u8]) -> Result<Payload, Cause> {
-    match seen(frame)? {
-        Seen::Ip(packet) => Ok(packet.payload),
-        other => panic!("no IP: {other:?}"),
-    }
+    let Seen::Ip(packet) = seen(frame)? else { panic!("no IP") };
+    let Packet { kind, protocol, ports, flags, data, identification, quoted, .. } = packet;
+    Ok(match kind {
+        Kind::Tcp => Payload::Tcp { ports, flags, data },
+        Kind::Udp => Payload::Udp { ports, data },
+        Kind::IcmpError => Payload::IcmpError { quoted },
+        Kind::Icmp => Payload::Icmp,
+        Kind::Neighbour => Payload::Neighbour,
+        Kind::Fragment => Payload::Fragment { protocol, identification },
+        Kind::Other => Payload::Other { protocol },
+    })
 }
 
-const HTTPS: Payload = Payload::Ports { protocol: Protocol::Tcp, source: 50_000, destination: 443 };
-const DNS: Payload = Payload::Ports { protocol: Protocol::Udp, source: 50_000, destination: 53 };
+const HTTPS: Ports = Ports { source: 50_000, destination: 443 };
+
+/// A segment without data.
+fn segment(flags: u8) -> Payload {
+    Payload::Tcp { ports: HTTPS, flags: TcpFlags(flags), data: 0 }
+}
+
+fn dns(data: u32) -> Payload {
+    Payload::Udp { ports: Ports { source: 50_000, destination: 53 }, data }
+}
 
 #[test]
 fn ports_are_found_behind_options_tags_and_extension_headers() {
     let plain = v4(TCP, &[], 0, &tcp(2));
-    assert_eq!(payload_of(&ethernet(0x0800, &plain)), Ok(HTTPS));
-    assert_eq!(payload_of(&ethernet(0x0800, &v4(TCP, &[1; 40], 0, &tcp(2)))), Ok(HTTPS));
+    assert_eq!(payload_of(&ethernet(0x0800, &plain)), Ok(segment(2)));
+    assert_eq!(payload_of(&ethernet(0x0800, &v4(TCP, &[1; 40], 0, &tcp(2)))), Ok(segment(2)));
     let tagged = [&[0, 7, 0x81, 0, 0, 8, 8, 0][..], &plain].concat();
-    assert_eq!(payload_of(&ethernet(0x88a8, &tagged)), Ok(HTTPS));
-    assert_eq!(payload_of(&ethernet(0x86dd, &v6(UDP, &udp(b"x")))), Ok(DNS));
+    assert_eq!(payload_of(&ethernet(0x88a8, &tagged)), Ok(segment(2)));
+    assert_eq!(payload_of(&ethernet(0x86dd, &v6(UDP, &udp(b"x")))), Ok(dns(1)));
     let options = [&[60, 0, 0, 0, 0, 0, 0, 0][..], &[UDP, 1], &[0; 14], &udp(b"x")].concat();
-    assert_eq!(payload_of(&ethernet(0x86dd, &v6(0, &options))), Ok(DNS));
+    assert_eq!(payload_of(&ethernet(0x86dd, &v6(0, &options))), Ok(dns(1)));
     // RFC 6946: a fragment that is all of the packet.
     let atomic = [&[TCP, 0, 0, 0, 0, 0, 0, 1][..], &tcp(0x10)].concat();
-    assert_eq!(payload_of(&ethernet(0x86dd, &v6(44, &atomic))), Ok(HTTPS));
+    assert_eq!(payload_of(&ethernet(0x86dd, &v6(44, &atomic))), Ok(segment(0x10)));
 }
 
 #[test]
 fn padding_behind_the_packet_is_no_fault() {
     let frame = [&ethernet(0x0800, &v4(UDP, &[], 0, &udp(b"")))[..], &[0; 18]].concat();
-    assert_eq!(payload_of(&frame), Ok(DNS));
+    assert_eq!(payload_of(&frame), Ok(dns(0)));
 }
 
 #[test]
@@ -147,7 +163,11 @@ fn only_flags_that_tcp_sends_are_possible() {
     const ACK: u8 = 0x10;
     // ECN's two bits go with any of them, RFC 3168.
     for flags in [SYN, SYN | ACK, ACK, ACK | FIN, RST, RST | ACK, ACK | 8, SYN | 0xc0] {
-        assert_eq!(payload_of(&ethernet(0x0800, &v4(TCP, &[], 0, &tcp(flags)))), Ok(HTTPS), "{flags:#x}");
+        assert_eq!(
+            payload_of(&ethernet(0x0800, &v4(TCP, &[], 0, &tcp(flags)))),
+            Ok(segment(flags)),
+            "{flags:#x}"
+        );
     }
     for flags in [0, FIN, 0x29, SYN | FIN, SYN | RST, FIN | RST, SYN | FIN | ACK, 0x3f, 8, 0x20] {
         let found = payload_of(&ethernet(0x0800, &v4(TCP, &[], 0, &tcp(flags))));
@@ -161,16 +181,50 @@ fn fragments_are_told_apart() {
     let fragment = |protocol, fragment, payload: &[u8]| {
         payload_of(&ethernet(0x0800, &v4(protocol, &[], fragment, payload)))
     };
-    assert_eq!(fragment(UDP, MORE, &[0; 16]), Ok(Payload::Fragment));
-    assert_eq!(fragment(UDP, 2, &[0; 5]), Ok(Payload::Fragment));
+    let later = |protocol| Payload::Fragment { protocol, identification: 1 };
+    assert_eq!(fragment(UDP, MORE, &udp(&[0; 8])), Ok(dns(8)));
+    assert_eq!(fragment(UDP, 2, &[0; 5]), Ok(later(UDP)));
+    assert_eq!(fragment(1, MORE, &[8, 0, 0, 0, 0, 0, 0, 1]), Ok(Payload::Icmp));
+    assert_eq!(fragment(1, MORE, &[3, 4, 0, 0, 0, 0, 0, 1]), Err(Cause::IcmpFragment));
     assert_eq!(fragment(TCP, MORE, &[0; 8]), Err(Cause::FragmentTiny));
     assert_eq!(fragment(TCP, 1 | MORE, &[0; 24]), Err(Cause::FragmentOverlap));
-    assert_eq!(fragment(TCP, 3, &[0; 24]), Ok(Payload::Fragment));
+    assert_eq!(fragment(TCP, 3, &[0; 24]), Ok(later(TCP)));
     assert_eq!(fragment(UDP, MORE, &[0; 17]), Err(Cause::IpLength));
     // The "ping of death" ends behind the last byte that a packet can have.
     assert_eq!(fragment(1, 0x1fff, &[0; 40]), Err(Cause::IpLength));
     let first = [&[UDP, 0, 0, 1, 0, 0, 0, 1][..], &udp(&[0; 8])].concat();
-    assert_eq!(payload_of(&ethernet(0x86dd, &v6(44, &first))), Ok(Payload::Fragment));
+    assert_eq!(payload_of(&ethernet(0x86dd, &v6(44, &first))), Ok(dns(8)));
+    let next = [&[UDP, 0, 0, 8, 0, 0, 0, 1][..], &[0; 8]].concat();
+    assert_eq!(payload_of(&ethernet(0x86dd, &v6(44, &next))), Ok(later(UDP)));
+    // The datagram of a first fragment is longer than the packet.
+    let long = [&[0xc3, 0x50, 0, 53, 1, 0, 0, 0][..], &[0; 8]].concat();
+    let Ok(Seen::Ip(packet)) = seen(&ethernet(0x0800, &v4(UDP, &[], MORE, &long))) else { panic!() };
+    assert_eq!((packet.data, packet.is_first, packet.identification), (248, true, 1));
+}
+
+#[test]
+fn an_error_quotes_the_packet_that_it_is_about() {
+    let error = |kind, quoted: &[u8]| {
+        let message = [&[kind, 0, 0, 0, 0, 0, 0, 0][..], quoted].concat();
+        payload_of(&ethernet(0x0800, &v4(1, &[], 0, &message)))
+    };
+    let ours = v4(TCP, &[1; 4], 0, &tcp(0x10));
+    let addresses = Addresses::v4([192, 0, 2, 1], [198, 51, 100, 2]);
+    let quoted = Quoted { addresses, protocol: Protocol::Tcp, ports: HTTPS };
+    for kind in [3, 11, 12] {
+        assert_eq!(error(kind, &ours[..32]), Ok(Payload::IcmpError { quoted }));
+    }
+    assert_eq!(error(3, &ours[..31]), Err(Cause::IcmpQuote));
+    assert_eq!(error(3, &ours[..10]), Err(Cause::IcmpQuote));
+    assert_eq!(error(3, &[&[0x65][..], &ours[1..]].concat()), Err(Cause::IcmpQuote));
+    assert_eq!(error(3, &v4(TCP, &[], 1, &tcp(0x10))), Err(Cause::IcmpQuote));
+    assert_eq!(error(3, &v4(47, &[], 0, &[0; 8])), Err(Cause::IcmpQuote));
+    assert_eq!(error(11, &v4(1, &[], 0, &[8, 0, 0, 0, 0, 0, 0, 0])), Ok(Payload::Icmp));
+    let too_big = [&[2, 0, 0, 0, 0, 0, 5, 0][..], &v6(UDP, &udp(b"x"))].concat();
+    let found = payload_of(&ethernet(0x86dd, &v6(58, &too_big)));
+    let Ok(Payload::IcmpError { quoted }) = found else { panic!("{found:?}") };
+    assert_eq!((quoted.protocol, quoted.ports.destination), (Protocol::Udp, 53));
+    assert_eq!(payload_of(&ethernet(0x86dd, &v6(58, &too_big[..40]))), Err(Cause::IcmpQuote));
 }
 
 #[test]
@@ -196,7 +250,7 @@ fn addresses_that_are_on_no_wire_are_found() {
 #[test]
 fn icmp_is_judged_by_type_and_neighbours_by_their_distance() {
     let icmp = |kind: u8| payload_of(&ethernet(0x0800, &v4(1, &[], 0, &[kind, 0, 0, 0, 0, 0, 0, 0])));
-    for kind in [0, 3, 8, 11, 12] {
+    for kind in [0, 8] {
         assert_eq!(icmp(kind), Ok(Payload::Icmp));
     }
     for kind in [5, 9, 13, 17] {
@@ -206,7 +260,7 @@ fn icmp_is_judged_by_type_and_neighbours_by_their_distance() {
     let icmpv6 = |from, kind: u8, hops| {
         payload_of(&ethernet(0x86dd, &v6_from(from, 58, hops, &[kind, 0, 0, 0, 0, 0, 0, 0])))
     };
-    assert_eq!(icmpv6(source, 2, 64), Ok(Payload::Icmp));
+    assert_eq!(icmpv6(source, 2, 64), Err(Cause::IcmpQuote));
     assert_eq!(icmpv6(source, 128, 64), Ok(Payload::Icmp));
     assert_eq!(icmpv6(source, 137, 255), Err(Cause::IcmpType));
     assert_eq!(icmpv6(source, 135, 255), Ok(Payload::Neighbour));
@@ -214,7 +268,10 @@ fn icmp_is_judged_by_type_and_neighbours_by_their_distance() {
     // Duplicate address detection asks without an address, RFC 4862.
     assert_eq!(icmpv6([0; 16], 135, 255), Ok(Payload::Neighbour));
     // Each ICMP belongs to its own IP.
-    assert_eq!(payload_of(&ethernet(0x86dd, &v6(1, &[8, 0, 0, 0, 0, 0, 0, 0]))), Ok(Payload::Other));
+    assert_eq!(
+        payload_of(&ethernet(0x86dd, &v6(1, &[8, 0, 0, 0, 0, 0, 0, 0]))),
+        Ok(Payload::Other { protocol: 1 })
+    );
 }
 
 #[test]
@@ -236,8 +293,12 @@ impl Lookup for Open {
         false
     }
 
-    fn rule(&self, _: Protocol, _: u16) -> Option<Action> {
-        Some(Action::Accept)
+    fn rule(&self, _: &Addresses, protocol: u8, _: u16) -> Option<Action> {
+        matches!(protocol, TCP | UDP).then_some(Action::Accept)
+    }
+
+    fn continues(&self, _: &Packet) -> bool {
+        true
     }
 
     fn is_ours(&self, _: &Packet) -> bool {
@@ -287,17 +348,17 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #[test]
     fn any_bytes_have_a_verdict_and_what_passes_is_whole(frame in frames()) {
-        let cause = verdict(&Strict(&frame), &Open);
+        let cause = verdict(&Strict(&frame), &Open).cause;
         if cause == Cause::RuleAccepts {
             let shorter = verdict(&Strict(&frame[..frame.len().min(33)]), &Open);
-            prop_assert_ne!(shorter, Cause::RuleAccepts);
+            prop_assert_ne!(shorter.cause, Cause::RuleAccepts);
         }
     }
 
     #[test]
     fn cutting_a_frame_never_opens_it(frame in frames(), cut in any::<prop::sample::Index>()) {
-        let whole = verdict(frame.as_slice(), &Open);
-        let part = verdict(&frame[..cut.index(frame.len() + 1)], &Open);
+        let whole = verdict(frame.as_slice(), &Open).cause;
+        let part = verdict(&frame[..cut.index(frame.len() + 1)], &Open).cause;
         if part == Cause::RuleAccepts {
             prop_assert_eq!(whole, Cause::RuleAccepts);
         }
