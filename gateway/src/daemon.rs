@@ -112,7 +112,7 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
         authority: parts.authority.clone(),
         metrics,
         kernel,
-        bans: Arc::clone(&bans),
+        bans,
         log: log.clone(),
         reload,
         last_reload: std::sync::Mutex::default(),
@@ -150,11 +150,16 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
     };
     services.state.set_draining();
     stop::drain(&drain, &context, front, fronts, relays, &mut signals, most).await;
-    if let Err(error) = bans.save().await {
+    clean_up(&services).await;
+    Ok(())
+}
+
+/// What is left to do when nobody is served any more.
+async fn clean_up(services: &Services) {
+    if let Err(error) = services.bans.save().await {
         tracing::error!(%error, "bans are not kept for the next start");
     }
     ctl::server::remove(&services.config.load().control.socket);
-    Ok(())
 }
 
 fn start_relays(
