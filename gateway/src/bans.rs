@@ -231,21 +231,19 @@ impl Bans {
     pub fn remove(&self, prefix: IpNet) -> Option<Ban> {
         let mut state = lock(&self.state);
         let ban = state.list.remove(prefix)?;
-        state.penalties.pardon(prefix);
+        state.penalties.pardon(|suspect| prefix.contains(&suspect));
         self.lift(&ban);
         self.count(&state);
         tracing::info!(%prefix, "a ban was lifted by an operator");
         Some(ban)
     }
 
-    /// Lifts all bans, or those that the gateway gave by itself. Returns how many there were.
+    /// Lifts all bans, or those that the gateway gave by itself, and forgets all offences. Returns how many there were.
     pub fn clear(&self, automatic_only: bool) -> usize {
         let mut state = lock(&self.state);
         let lifted = state.list.remove_where(|ban| !automatic_only || ban.origin.is_automatic());
-        for ban in &lifted {
-            state.penalties.pardon(ban.prefix);
-            self.lift(ban);
-        }
+        lifted.iter().for_each(|ban| self.lift(ban));
+        state.penalties.pardon(|_| true);
         self.count(&state);
         tracing::info!(lifted = lifted.len(), automatic_only, "bans were lifted by an operator");
         lifted.len()
@@ -382,9 +380,9 @@ impl Bans {
         let lifted = list.remove_where(|ban| {
             exempt.contains(ban.prefix).is_some() || exempt.promised_within(ban.prefix).is_some()
         });
+        penalties.pardon(|suspect| exempt.overlaps(suspect));
         for ban in lifted {
             tracing::warn!(prefix = %ban.prefix, "a ban was lifted: some of it is never banned");
-            penalties.pardon(ban.prefix);
             self.lift(&ban);
         }
     }

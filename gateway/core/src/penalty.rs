@@ -334,11 +334,10 @@ impl Penalties {
         }
     }
 
-    /// Forgets everything about `prefix` and what lies in it: an operator has lifted its ban.
-    pub fn pardon(&mut self, prefix: IpNet) {
-        let within: Vec<IpNet> =
-            self.suspects.keys().filter(|suspect| prefix.contains(*suspect)).copied().collect();
-        for prefix in within {
+    /// Forgets everything about the prefixes that `wanted` picks: an operator has lifted their bans.
+    pub fn pardon(&mut self, wanted: impl Fn(IpNet) -> bool) {
+        let pardoned: Vec<IpNet> = self.suspects.keys().copied().filter(|prefix| wanted(*prefix)).collect();
+        for prefix in pardoned {
             self.take(prefix);
         }
     }
