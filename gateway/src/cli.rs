@@ -5,6 +5,7 @@ mod bans;
 mod config;
 mod connect;
 mod describe;
+mod forward;
 mod ica;
 mod output;
 mod ports;
@@ -103,6 +104,7 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Metrics => metrics(context),
         Command::Bans(command) => bans::run(context, command),
         Command::Xdp(command) => xdp::run(context, command),
+        Command::Forward(command) => forward::run(context, command),
         Command::Ports(command) => ports::run(context, command),
         Command::Logs(Logs::Level { level }) => log_level(context, level),
         Command::Completions { shell } => describe::completions(context, shell),

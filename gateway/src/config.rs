@@ -13,6 +13,7 @@ mod duration;
 mod error;
 mod file;
 mod finding;
+mod forward;
 mod interfaces;
 mod json;
 mod reader;
@@ -44,6 +45,7 @@ pub use compare::{ReloadPlan, compare};
 pub use duration::{format as format_duration, parse as parse_duration};
 pub use error::{ConfigError, Problem};
 pub use finding::{Finding, Severity};
+pub use forward::{Check, CheckTls, CheckTrust, DataPath, ForwardConfig, HealthConfig, ServerConfig};
 pub(crate) use interfaces::{interface_of, networks_of, own_addresses};
 
 /// Where the configuration is read from unless a path is given.
@@ -206,6 +208,8 @@ pub struct ListenerConfig {
     pub users: Option<String>,
     /// Of an `ssl-relay`.
     pub target: Option<HostPort>,
+    /// Of a `forward` listener, and only there.
+    pub forward: Option<ForwardConfig>,
     /// Source prefixes of clients.
     pub allow_from: Vec<IpNet>,
     /// What may be reached; it holds the gateway's own addresses.

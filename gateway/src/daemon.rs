@@ -89,6 +89,7 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
 
     let kernel = Arc::new(Kernel::start(&config).context("packets cannot be filtered")?);
     let bans = Arc::new(Bans::open(&config, Arc::clone(&kernel)));
+    parts.balancers.ensure_paths()?;
     let sessions = Arc::new(std::sync::Mutex::new(Table::new(assemble::session_seed())));
     let context = Arc::new(relay::Context { sessions: Arc::clone(&sessions), cut: false.into() });
     let (asks, inbox) = mpsc::channel(portcullis_core::limits::CONTROL_QUEUE);
@@ -113,6 +114,7 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
         metrics,
         kernel,
         bans,
+        balancers: Arc::clone(&parts.balancers),
         log: log.clone(),
         reload,
         last_reload: std::sync::Mutex::default(),

@@ -11,6 +11,7 @@ pub mod ctl;
 pub mod daemon;
 pub mod dns;
 pub mod exit;
+pub mod forward;
 pub mod front;
 pub mod lab;
 pub mod log;

@@ -18,6 +18,7 @@ mod gateway {
     mod fault_names;
     mod fault_sta;
     mod fixture;
+    mod forward;
     mod hostile;
     mod http;
     mod limits;

@@ -7,6 +7,9 @@ mod bans;
 #[path = "xdp/program.rs"]
 mod program;
 #[cfg(test)]
+#[path = "xdp/sessions.rs"]
+mod sessions;
+#[cfg(test)]
 #[path = "xdp/wire.rs"]
 mod wire;
 

@@ -1,8 +1,10 @@
 //! `cargo xtask setup`: finds what is missing on this machine and installs it where that is allowed.
 //!
-//! It installs Debian packages, without letting their services start, and the Python clients of the tests into
-//! `target/python`. It installs no Rust toolchain: rustup does that by `rust-toolchain.toml`.
+//! It installs Debian packages, without letting their services start and without removing any, the Python clients of the
+//! tests into `target/python`, and the kernel side's linker into `target/tools`. The product's own Rust toolchain is
+//! installed by rustup, by `rust-toolchain.toml`.
 
+mod kernel;
 mod packages;
 mod python;
 
@@ -34,9 +36,18 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let uses = if arguments.uses.is_empty() { Use::ALL.to_vec() } else { arguments.uses.clone() };
     if !arguments.check {
+        // What is built here runs in process groups of its own, which Ctrl-C does not reach by itself.
+        shell::unwind_on_interrupt()?;
+        let kernel_side = uses.iter().any(|wanted| matches!(wanted, Use::Test | Use::Ebpf));
         uses.into_iter().try_for_each(ensure)?;
-        shell::print("setup: everything is there");
-        return Ok(true);
+        let (there, why) = kernel::state();
+        if there || !kernel_side {
+            shell::print("setup: everything is there");
+            return Ok(true);
+        }
+        shell::print(&format!("setup: everything is there but the kernel side: {why}"));
+        // The gateway can do without it, unless it was asked for by name.
+        return Ok(!arguments.uses.contains(&Use::Ebpf));
     }
     let mut complete = true;
     for package in PACKAGES.iter().filter(|package| uses.iter().any(|wanted| package.is_for(*wanted))) {
@@ -54,6 +65,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
             python::LIST
         ));
     }
+    if uses.iter().any(|wanted| matches!(wanted, Use::Test | Use::Ebpf)) {
+        let (there, how) = kernel::state();
+        complete &= there;
+        shell::print(&format!("{} {how}", if there { "there  " } else { "MISSING" }));
+    }
     if !complete {
         shell::print("`cargo xtask setup` installs what is missing");
     }
@@ -64,9 +80,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
 pub(crate) fn ensure(wanted: Use) -> Result<()> {
     let missing: Vec<&Package> =
         PACKAGES.iter().filter(|package| package.is_for(wanted) && !package.is_there()).collect();
-    install(&missing)?;
-    if wanted == Use::Test {
-        python::ensure();
+    match wanted {
+        // With another toolchain than Debian's the packages are not missed.
+        Use::Ebpf if kernel::is_complete() => {}
+        Use::Ebpf => {
+            install(&missing)?;
+            kernel::ensure();
+        }
+        Use::Test => {
+            install(&missing)?;
+            python::ensure();
+            ensure(Use::Ebpf)?;
+        }
+        Use::Demo | Use::Perf => install(&missing)?,
     }
     Ok(())
 }
@@ -84,7 +110,11 @@ fn install(missing: &[&Package]) -> Result<()> {
         return without(missing, &format!("this needs root on Debian or Ubuntu; run: {remedy}"));
     };
     shell::say(&format!("installing {} …", names.join(" ")));
-    let installed = apt(&root, &names);
+    let installed = apt(&root, &names).or_else(|error| {
+        // A release that does not have one of the others must not keep us from what is needed.
+        let needed: Vec<&str> = missing.iter().filter(|p| p.required).map(|p| p.name).collect();
+        if needed.is_empty() || needed.len() == names.len() { Err(error) } else { apt(&root, &needed) }
+    });
     let still: Vec<&Package> = missing.iter().copied().filter(|package| !package.is_there()).collect();
     match installed {
         Ok(()) if still.is_empty() => Ok(()),
@@ -142,7 +172,8 @@ fn apt(root: &Root, names: &[&str]) -> Result<()> {
     if !apt(&["update"])? {
         shell::say("`apt-get update` failed; going on with the package lists that are there");
     }
-    let install = ["install", "-y", "--no-install-recommends"];
+    // Some of the packages conflict with others, as rustc-web with rustc: what somebody has installed stays.
+    let install = ["install", "-y", "--no-install-recommends", "--no-remove"];
     if !apt(&[&install[..], names].concat())? {
         bail!("`apt-get install` failed");
     }

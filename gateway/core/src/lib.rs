@@ -10,6 +10,7 @@
 )]
 
 pub mod answer;
+pub mod balance;
 pub mod command;
 pub mod deny;
 pub mod limits;

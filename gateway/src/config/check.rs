@@ -1,6 +1,8 @@
 //! What the file alone cannot tell: certificates, users and other files as they are now, and settings that are
 //! legal but probably not meant.
 
+mod forward;
+
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
@@ -57,6 +59,9 @@ pub fn check(config: &Config) -> Vec<Finding> {
     }
     for listener in &config.listeners {
         check_listener(listener, &mut findings);
+        if let Some(forward) = &listener.forward {
+            forward::check(config, listener, forward, &mut findings);
+        }
     }
     limits(&config.limits, &mut findings);
     bans(config, &mut findings);
@@ -166,7 +171,7 @@ fn check_listener(listener: &ListenerConfig, findings: &mut Vec<Finding>) {
             "set `users`, or narrow `allow_from` or the prefixes in [[listener.allow]]",
         );
     }
-    if listener.policy.permits_loopback() && listener.kind != Kind::SslRelay {
+    if listener.policy.permits_loopback() && !matches!(listener.kind, Kind::SslRelay | Kind::Forward) {
         add(
             Severity::Warning,
             "sessions may lead to services on this machine's loopback addresses",

@@ -152,10 +152,33 @@ tables! {
         permit_loopback: bool,
         permit_own_addresses: bool,
         allow: Vec<Located<Allow>>,
+        server: Vec<Located<ForwardServer>>,
+        health: Health,
+        data_path: String,
+        idle_timeout: String,
+        source: Vec<Located<String>>,
+        source_ports: String,
     }
     Allow "listener.allow" {
         to: Vec<Located<String>>,
         ports: Vec<Located<Ports>>,
+    }
+    ForwardServer "listener.server" {
+        name: String,
+        address: String,
+        weight: i64,
+    }
+    Health "listener.health" {
+        kind: String,
+        interval: String,
+        timeout: String,
+        rise: i64,
+        fall: i64,
+        path: String,
+        expect: String,
+        server_name: String,
+        ca: String,
+        pin_sha256: String,
     }
     Bans "bans" {
         bad_tickets: Threshold,
@@ -293,7 +316,13 @@ mod tests {
 
     #[test]
     fn the_example_has_every_key_that_is_read_and_no_other() {
-        let below = [("listener", "allow"), ("xdp", "interface"), ("xdp", "rule")];
+        let below = [
+            ("listener", "allow"),
+            ("listener", "server"),
+            ("listener", "health"),
+            ("xdp", "interface"),
+            ("xdp", "rule"),
+        ];
         let known: BTreeSet<(String, String)> = TABLES
             .iter()
             .flat_map(|(table, keys)| keys.iter().map(|key| ((*table).to_owned(), (*key).to_owned())))

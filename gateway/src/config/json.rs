@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::duration::format;
 use super::{
-    BansConfig, Config, ListenerConfig, LogFormat, SecurityKey, StaConfig, StaServerConfig, StaTls,
-    XdpConfig, XdpInterface, XdpRule,
+    BansConfig, Check, CheckTrust, Config, ForwardConfig, HealthConfig, ListenerConfig, LogFormat,
+    SecurityKey, ServerConfig, StaConfig, StaServerConfig, StaTls, XdpConfig, XdpInterface, XdpRule,
 };
 use crate::xdp::presets::Preset;
 
@@ -68,7 +68,7 @@ fn sta(sta: &StaConfig) -> Value {
     let (ca, pin) = match &sta.tls {
         StaTls::PublicRoots => (None, None),
         StaTls::Ca(path) => (Some(path), None),
-        StaTls::Pin(pin) => (None, Some(pin.iter().map(|byte| format!("{byte:02x}")).collect::<String>())),
+        StaTls::Pin(pin) => (None, Some(digits(pin))),
     };
     json!({
         "name": sta.name,
@@ -112,6 +112,7 @@ fn listener(listener: &ListenerConfig) -> Value {
         "stas": listener.stas,
         "users": listener.users,
         "target": listener.target.as_ref().map(ToString::to_string),
+        "forward": listener.forward.as_ref().map(forward),
         "allow_from": prefixes(&listener.allow_from),
         "permit_loopback": policy.permits_loopback(),
         "permit_own_addresses": policy.permits_own_addresses(),
@@ -134,6 +135,47 @@ fn bans(bans: &BansConfig) -> Value {
         "ipv6_prefix": bans.rules.ipv6_prefix,
         "allow": prefixes(&bans.allow),
     })
+}
+
+fn forward(forward: &ForwardConfig) -> Value {
+    let server = |server: &ServerConfig| json!({ "name": server.name, "address": server.address, "weight": server.weight });
+    json!({
+        "server": forward.servers.iter().map(server).collect::<Value>(),
+        "health": forward.health.as_ref().map(health),
+        "data_path": forward.data_path.as_str(),
+        "idle_timeout": format(forward.idle_timeout),
+        "source": forward.source,
+        "source_ports": ports(&forward.source_ports),
+    })
+}
+
+fn health(health: &HealthConfig) -> Value {
+    let (path, expect, host) = match &health.check {
+        Check::Http { path, expect, host, .. } => (Some(path), Some(ports(expect)), host.as_ref()),
+        Check::Tcp | Check::Tls(_) => (None, None, None),
+    };
+    let tls = health.check.tls();
+    let (ca, pin) = match tls.map(|tls| &tls.trust) {
+        Some(CheckTrust::Ca(path)) => (Some(path), None),
+        Some(CheckTrust::Pin(pin)) => (None, Some(digits(pin))),
+        Some(CheckTrust::Any) | None => (None, None),
+    };
+    json!({
+        "kind": health.check.as_str(),
+        "interval": format(health.interval),
+        "timeout": format(health.timeout),
+        "rise": health.thresholds.rise,
+        "fall": health.thresholds.fall,
+        "path": path,
+        "expect": expect,
+        "server_name": tls.and_then(|tls| tls.server_name.as_ref()).or(host),
+        "ca": ca,
+        "pin_sha256": pin,
+    })
+}
+
+fn digits(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn xdp(xdp: &XdpConfig) -> Value {

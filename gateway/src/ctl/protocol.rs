@@ -47,9 +47,11 @@ impl fmt::Debug for TicketText {
 }
 
 mod bans;
+mod forward;
 mod kernel;
 
 pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
+pub use forward::{ForwardServer, ForwardStatus, ServerRef};
 pub use kernel::{XdpCount, XdpInterfaceStatus, XdpStatus};
 
 mod wiped {
@@ -108,6 +110,12 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         automatic: bool,
     },
+    /// A list of [`ForwardStatus`], by the name of the listener.
+    ForwardStatus {},
+    /// [`ServerRef`]s that take no new flows from now on, until the daemon ends.
+    ForwardDrain(ServerRef),
+    /// [`ServerRef`]s that take new flows again.
+    ForwardUndrain(ServerRef),
     /// [`LogLevel`]; with `level` sets it first, until the next reload or restart.
     LogLevel {
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -24,6 +24,7 @@ use super::protocol::{
 };
 use crate::bans::Bans;
 use crate::config::{Config, ListenerConfig, ReloadPlan};
+use crate::forward::Balancers;
 use crate::front::gate::Gate;
 use crate::log;
 use crate::metrics::{self, Snapshot};
@@ -34,6 +35,7 @@ use crate::sync::lock;
 use crate::xdp::Kernel;
 
 mod bans;
+mod forward;
 mod kernel;
 
 /// How long a reload may take before who asked is told that it goes on without them.
@@ -53,6 +55,7 @@ pub struct Services {
     pub metrics: metrics::Handle,
     pub kernel: Arc<Kernel>,
     pub bans: Arc<Bans>,
+    pub balancers: Arc<Balancers>,
     pub log: log::Control,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub last_reload: Mutex<Option<ReloadStatus>>,
@@ -84,6 +87,9 @@ impl Services {
             Command::BanAdd(order) => reply(self.ban(order)),
             Command::BanRemove { prefix } => reply(self.unban(&prefix)),
             Command::BansClear { automatic } => reply(Ok(self.clear_bans(automatic))),
+            Command::ForwardStatus {} => reply(Ok(self.forward_status())),
+            Command::ForwardDrain(which) => reply(self.drain_server(&which, true)),
+            Command::ForwardUndrain(which) => reply(self.drain_server(&which, false)),
             Command::LogLevel { level } => reply(self.log_level(level.as_deref())),
         }
     }
@@ -335,6 +341,7 @@ impl Services {
             ebpf: self.kernel.to_string(),
             xdp_packets: self.kernel.counts().unwrap_or_default(),
             bans: bans.to_vec(),
+            forwards: self.forward_status(),
             log_lines_lost: self.log.lines_lost(),
             relay_workers: self.workers,
         }

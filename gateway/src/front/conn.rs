@@ -36,19 +36,16 @@ pub(super) async fn serve(
     source: SocketAddr,
     pass: ConnectionPass,
 ) {
+    let Ok(local) = socket.local_addr() else { return };
     let Some(client) = shake_hands(front, listener, service, socket, source).await else { return };
     let now = Instant::now();
-    let conn = Conn {
-        front,
-        listener,
-        service,
-        source,
-        client,
-        tunnel: Tunnel::new(Arc::clone(&service.profile), source, now),
-        began: now,
-        session: None,
-        dialed: None,
+    let profile = Arc::clone(&service.profile);
+    let tunnel = match &service.balancer {
+        Some(balancer) => Tunnel::forward(profile, source, &balancer.service().choose(source, local), now),
+        None => Tunnel::new(profile, source, now),
     };
+    let conn =
+        Conn { front, listener, service, source, client, tunnel, began: now, session: None, dialed: None };
     conn.run(index, pass).await;
 }
 
@@ -200,12 +197,26 @@ impl Conn<'_> {
             Command::Dial { permit } => {
                 let began = Instant::now();
                 let deadline = self.tunnel.poll_timeout().unwrap_or(began);
-                let result = dial::dial(&permit, deadline.into()).await;
+                let result = dial::dial(&permit, &self.service.source, deadline.into()).await;
                 self.listener.metrics.stage(Stage::Dial, began.elapsed());
-                self.tunnel.handle_dialed(result.map(|socket| self.dialed = Some(socket)));
+                let result = result.map(|(socket, server)| {
+                    self.note_server(server, permit.addresses().first());
+                    self.dialed = Some(socket);
+                });
+                self.tunnel.handle_dialed(result);
             }
             Command::Reply { .. } | Command::Relay(_) | Command::HandToWeb { .. } | Command::Close { .. } => {
             }
+        }
+    }
+
+    /// Sessions of a `forward` listener are named after the server that answered, not the one chosen first.
+    fn note_server(&mut self, server: SocketAddr, chosen: Option<&SocketAddr>) {
+        if let (Some(balancer), Some(session)) = (&self.service.balancer, &mut self.session)
+            && chosen != Some(&server)
+        {
+            session.retarget(server.to_string());
+            balancer.note_redialed();
         }
     }
 

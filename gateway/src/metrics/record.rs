@@ -304,6 +304,20 @@ pub fn bans_exist() {
     counter!(names::BANS_MADE.name, "kind" => "hand").increment(0);
 }
 
+/// A check of a server of a `forward` listener failed; the names are words of the configuration.
+pub fn forward_check_failed(listener: &str, server: &str, reason: &'static str) {
+    let (listener, server) = (listener.to_owned(), server.to_owned());
+    counter!(
+        names::FORWARD_CHECKS_FAILED.name, "listener" => listener, "server" => server, "reason" => reason
+    )
+    .increment(1);
+}
+
+/// Counts flows of a `forward` listener that went to another server than the one chosen for them.
+pub fn forward_redialed(listener: &str) -> Counter {
+    counter!(names::FORWARD_REDIALED.name, "listener" => listener.to_owned())
+}
+
 /// The gateway's own authority issued a ticket.
 pub fn ticket_issued() {
     counter!(names::TICKETS_ISSUED.name).increment(1);

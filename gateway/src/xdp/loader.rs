@@ -389,7 +389,7 @@ fn remove(path: &Path) -> Result<(), XdpError> {
     fs::remove_file(path).map_err(|reason| XdpError::Pin { path: path.to_owned(), reason })
 }
 
-fn client_ports() -> (u16, u16) {
+pub(crate) fn client_ports() -> (u16, u16) {
     let read = || {
         let text = fs::read_to_string(CLIENT_PORTS).ok()?;
         let mut ports = text.split_whitespace().map(str::parse::<u16>);

@@ -9,6 +9,8 @@ mod check;
 #[cfg(test)]
 mod files;
 #[cfg(test)]
+mod forward;
+#[cfg(test)]
 mod kernel;
 #[cfg(test)]
 mod meaning;

@@ -106,7 +106,13 @@ pub(crate) const PACKAGES: &[Package] = &[
     ),
     optional("rustc-web", Proof::File("/usr/bin/rustc"), EBPF, "a compiler for the kernel side"),
     optional("libstd-rust-web-dev-bpf", Proof::RustLibrary("bpfel-unknown-none"), EBPF, "its core library"),
-    optional("llvm-22-dev", Proof::File("/usr/lib/llvm-22/include"), EBPF, "bpf-linker is built with it"),
+    optional("rust-web-clippy", Proof::File("/usr/bin/clippy-driver"), EBPF, "its lints"),
+    optional(
+        "llvm-22-dev",
+        Proof::File("/usr/lib/llvm-22/include/llvm-c"),
+        EBPF,
+        "bpf-linker is built with it",
+    ),
 ];
 
 #[cfg(test)]

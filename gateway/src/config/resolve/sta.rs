@@ -100,7 +100,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn pin(&mut self, typed: &Located<String>) -> [u8; 32] {
+    pub(super) fn pin(&mut self, typed: &Located<String>) -> [u8; 32] {
         // `openssl x509 -fingerprint -sha256` writes colons between the bytes.
         let digits: Vec<u8> = typed
             .value

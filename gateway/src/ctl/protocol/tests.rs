@@ -34,6 +34,9 @@ fn every_command_survives_its_line() {
         Command::BanAdd(BanOrder { prefix: "192.0.2.0/24".into(), seconds: 60, note: None }),
         Command::BanRemove { prefix: "192.0.2.0/24".into() },
         Command::BansClear { automatic: true },
+        Command::ForwardStatus {},
+        Command::ForwardDrain(ServerRef { server: "a".into(), listener: None }),
+        Command::ForwardUndrain(ServerRef { server: "a".into(), listener: Some("l".into()) }),
         Command::LogLevel { level: None },
     ] {
         assert_eq!(round_trip(&command), command);
