@@ -26,7 +26,14 @@ impl Sources {
             Host::Name(_) => None,
         });
         let servers = config.dns.servers.iter().map(|server| server.ip());
-        let needed = stas.chain(servers).map(|address| (single(address), Reason::Needed));
+        let forwards = config.listeners.iter().filter_map(|listener| listener.forward.as_ref());
+        let behind = forwards.flat_map(|forward| &forward.servers).map(|server| server.address.ip());
+        let targets = config.listeners.iter().filter_map(|listener| match listener.target.as_ref()?.host() {
+            Host::Ip(address) => Some(*address),
+            Host::Name(_) => None,
+        });
+        let needed =
+            stas.chain(servers).chain(behind).chain(targets).map(|address| (single(address), Reason::Needed));
         let interfaces = config.xdp.iter().flat_map(|xdp| &xdp.interfaces);
         let management = interfaces.filter(|interface| interface.role == Role::Mgmt);
         Self {

@@ -14,7 +14,7 @@ pub enum Reason {
     LinkLocal,
     Own,
     Management,
-    /// A ticket authority or name server: their answers come in from there.
+    /// A ticket authority, a name server, the server of a listener: their answers come in from there.
     Needed,
     /// `allow` of the configuration.
     Allowed,
@@ -27,7 +27,7 @@ impl fmt::Display for Reason {
             Self::LinkLocal => "a link-local address",
             Self::Own => "an address of this machine",
             Self::Management => "in the management network",
-            Self::Needed => "a ticket authority or name server of this gateway",
+            Self::Needed => "a server that this gateway depends on",
             Self::Allowed => "in `bans.allow`",
         })
     }
