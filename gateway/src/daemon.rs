@@ -12,7 +12,7 @@ mod tasks;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use crate::bans::Bans;
 use crate::config::{self, Config, Severity};
 use crate::ctl;
-use crate::ctl::services::Services;
+use crate::ctl::services::{ReloadRequest, Services};
 use crate::exit::Exit;
 use crate::front::{self, Front};
 use crate::log;
@@ -137,23 +137,32 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
 
     let mut reloader = Reloader::new(config, parts, Arc::clone(&services), log);
     let mut signals = stop::Signals::new()?;
-    let most = loop {
+    let most = obey(&mut reloader, &mut signals, &mut reload_requests).await;
+    services.state.set_draining();
+    stop::drain(&drain, &context, front, fronts, relays, &mut signals, most).await;
+    clean_up(&services).await;
+    Ok(())
+}
+
+/// Does what signals and the control socket ask for, until the daemon is to stop; returns how long it may drain.
+async fn obey(
+    reloader: &mut Reloader,
+    signals: &mut stop::Signals,
+    requests: &mut mpsc::Receiver<ReloadRequest>,
+) -> Duration {
+    loop {
         tokio::select! {
             order = signals.next() => match order {
-                Order::Stop => break reloader.drain_timeout(),
+                Order::Stop => return reloader.drain_timeout(),
                 Order::Reload => reloader.on_signal(),
             },
-            Some(reply) = reload_requests.recv() => {
+            Some(reply) = requests.recv() => {
                 // Who asked may have gone; the reload has happened all the same.
                 reply.send(reloader.reload()).ok();
             }
             () = reloader.certificates_due() => reloader.check_certificates(),
         }
-    };
-    services.state.set_draining();
-    stop::drain(&drain, &context, front, fronts, relays, &mut signals, most).await;
-    clean_up(&services).await;
-    Ok(())
+    }
 }
 
 /// What is left to do when nobody is served any more.
