@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use portcullis_ebpf_common::tables::Action;
 use portcullis_ebpf_common::{
-    Addresses, Cause, Decision, Effect, FlowKey, Frame, Hit, Kind, Lookup, Packet, Quoted, Seen, Verdict,
-    judge, verdict, walk as walk_frame,
+    Addresses, Cause, Decision, Effect, FlowKey, Frame, Hit, Kind, Lookup, Packet, Seen, Verdict, judge,
+    verdict, walk as walk_frame,
 };
 
 /// Bytes of an input before its frame: answers of the tables, where the frame is cut, the port that has a rule.
@@ -96,8 +96,7 @@ fn lies_in_its_frame(packet: &Packet, frame: &[u8]) {
         assert_eq!((packet.ports.source, packet.ports.destination), ports);
         assert!(ports.0 != 0 && ports.1 != 0, "port 0");
         assert!(packet.is_first || transport + usize::try_from(packet.data).unwrap_or(usize::MAX) <= end);
-        let (addresses, protocol, parts) =
-            FlowKey::of(packet).and_then(|key| key.parts()).expect("a flow's key");
+        let (addresses, protocol, parts) = packet.key.parts().expect("a flow's key");
         assert_eq!((addresses, protocol.number(), parts), (packet.addresses, packet.protocol, packet.ports));
     }
 }
@@ -232,7 +231,7 @@ impl Lookup for Tables {
         self.management
     }
 
-    fn flow(&self, _: &FlowKey, _: &Packet) -> Option<Hit> {
+    fn flow(&self, _: &Packet) -> Option<Hit> {
         self.flow.then_some(Hit { steer: None })
     }
 
@@ -253,7 +252,7 @@ impl Lookup for Tables {
         self.ours
     }
 
-    fn is_live(&self, _: &Quoted) -> bool {
+    fn is_live(&self, _: &Packet) -> bool {
         self.live
     }
 
