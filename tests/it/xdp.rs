@@ -1,6 +1,9 @@
 //! The kernel side in a real kernel: the program on frames of our making, and the filter on real interfaces.
 
 #[cfg(test)]
+#[path = "xdp/bans.rs"]
+mod bans;
+#[cfg(test)]
 #[path = "xdp/program.rs"]
 mod program;
 #[cfg(test)]

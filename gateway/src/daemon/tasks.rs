@@ -48,6 +48,8 @@ pub(super) fn spawn(
     tokio::spawn(upkeep(Arc::clone(services)));
     tokio::spawn(follow_forwards(Arc::clone(services)));
     tokio::spawn(sweep_forwards(Arc::clone(services)));
+    let bans = Arc::clone(&services.bans);
+    tokio::spawn(async move { bans.run().await });
     if let Some(socket) = sockets.control.take() {
         let services = Arc::clone(services);
         tokio::spawn(ctl::server::serve(socket, ctl::server::Bounds::default(), move |command| {
@@ -74,15 +76,12 @@ pub(super) fn spawn(
     }
 }
 
-/// Samples of histograms move to their buckets, and bans that have ended go.
+/// Samples of histograms move to their buckets.
 async fn upkeep(services: Arc<Services>) {
     let mut interval = tokio::time::interval(UPKEEP_EVERY);
     loop {
         interval.tick().await;
         services.metrics.run_upkeep();
-        if let Err(error) = services.kernel.bans() {
-            tracing::debug!(%error, "the bans cannot be looked through");
-        }
     }
 }
 
