@@ -9,6 +9,7 @@
 
 mod confirm;
 pub mod egress;
+pub mod forward;
 mod generations;
 pub mod loader;
 mod maps;
@@ -18,6 +19,7 @@ pub mod presets;
 pub mod protocols;
 pub mod rules;
 
+pub use forward::{FlowEnd, ForwardedFlow};
 pub use loader::{Kernel, XdpError};
 pub use maps::BanRow;
 

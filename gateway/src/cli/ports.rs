@@ -13,7 +13,7 @@ use super::args::{self, Ports};
 use super::output::{Failure, Outcome};
 use super::table::{Paint, Table as Shown};
 use crate::config::{self, Config, XdpConfig};
-use crate::ctl::protocol::{Command, XdpBan, XdpRules};
+use crate::ctl::protocol::{Command, XdpRules};
 use crate::exit::Exit;
 use crate::xdp::policy::{RuleRow, rule_rows};
 use crate::xdp::rules::{Probe, Table};
@@ -139,13 +139,11 @@ fn test(context: &Context, config: &Config, xdp: &XdpConfig, typed: &args::Probe
             (cause, row.and_then(|row| rows.get(row)).map(RuleRow::from))
         }
         Way::In(role) => {
-            let bans: Option<Vec<XdpBan>> = context.call(&Command::XdpBans {}).ok();
+            let bans = super::bans::all(context, Some(source.to_string())).ok();
             if bans.is_none() {
                 context.output.note("the daemon tells no bans; only the rules were tried");
             }
-            let holds =
-                |ban: &XdpBan| ban.prefix.parse::<IpNet>().is_ok_and(|prefix| prefix.contains(&source));
-            let banned = bans.iter().flatten().any(holds);
+            let banned = bans.is_some_and(|bans| !bans.is_empty());
             let (protocol, port, bogons) = (typed.protocol, typed.port, xdp.bogons);
             let table = Table::new(config, xdp);
             let (cause, row) = table.test(&Probe { role: *role, source, protocol, port, banned, bogons });

@@ -48,6 +48,10 @@ impl Reloader {
         }
     }
 
+    pub(super) fn services(&self) -> Arc<Services> {
+        Arc::clone(&self.services)
+    }
+
     pub(super) fn drain_timeout(&self) -> Duration {
         self.current.server.drain_timeout
     }
@@ -155,6 +159,7 @@ impl Reloader {
             listener.service.store(Arc::new(service));
         }
         self.services.metrics.set_certificates(assemble::certificate_expiry(&new.certificates));
+        self.services.bans.reconfigure(new);
         Ok(())
     }
 

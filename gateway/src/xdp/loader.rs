@@ -7,20 +7,22 @@
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
 use portcullis_ebpf_common::Cause;
-use portcullis_ebpf_common::tables::{Interface, PROGRAM, Role};
+use portcullis_ebpf_common::tables::{Interface, PROGRAM, Role, Setting};
 
 use super::confirm::{self, Running};
+use super::forward::{ForwardedFlow, Forwarder, Swept};
 use super::maps::{BanRow, Maps};
 use super::policy::{Policy, rule_rows};
 use super::{BUILD, OBJECT, outgoing};
 use crate::config::{Config, XdpInterface};
+use crate::forward::{self, Service};
 use crate::sync::lock;
 
 mod attach;
@@ -68,6 +70,7 @@ pub struct Kernel {
 struct Active {
     interfaces: Vec<Filtered>,
     maps: Mutex<Maps>,
+    forwarder: Mutex<Forwarder>,
     /// Its programs are those that the pinned links hold.
     programs: Mutex<Ebpf>,
     policy: Mutex<State>,
@@ -96,7 +99,11 @@ impl Kernel {
                 .map_err(|_| XdpError::NoInterface(interface.name.clone()))?;
             indexed.push((index, Interface::new(slot, interface.role, ports)));
         }
-        let maps = Maps::fill(&mut ebpf, &indexed, &policy)?;
+        let mut maps = Maps::fill(&mut ebpf, &indexed, &policy)?;
+        let forwarder = Forwarder::new(&mut ebpf)?;
+        if forwarder.has_flows() {
+            maps.set(Setting::Forward, 1)?;
+        }
         let program = ebpf.program_mut(PROGRAM).ok_or(XdpError::Object(PROGRAM))?;
         let program: &mut Xdp = program.try_into()?;
         program.load()?;
@@ -128,8 +135,9 @@ impl Kernel {
             confirmed,
             state_dir: config.server.state_dir.clone(),
         };
-        let (maps, programs, policy) = (Mutex::new(maps), Mutex::new(ebpf), Mutex::new(state));
-        Ok(Self { active: Some(Active { interfaces, maps, programs, policy }) })
+        let (maps, forwarder) = (Mutex::new(maps), Mutex::new(forwarder));
+        let (programs, policy) = (Mutex::new(ebpf), Mutex::new(state));
+        Ok(Self { active: Some(Active { interfaces, maps, forwarder, programs, policy }) })
     }
 
     #[must_use]
@@ -177,6 +185,37 @@ impl Kernel {
         counts.push(("-".to_owned(), Cause::NoRole, maps.count_without_role()?));
         counts.retain(|(_, cause, packets)| *packets > 0 || *cause == Cause::NoRule);
         Ok(counts)
+    }
+
+    /// Takes `forward` listeners over as they are now, and says where each runs.
+    ///
+    /// # Errors
+    /// When the program cannot be told.
+    pub fn forward(&self, services: &[Arc<Service>]) -> Result<Vec<(String, forward::Path)>, XdpError> {
+        let Some(active) = &self.active else { return Ok(Vec::new()) };
+        let generic = active.interfaces.iter().any(|interface| interface.mode == Mode::Generic);
+        let refused = generic.then_some("an interface is filtered behind its driver (generic mode)");
+        let paths = lock(&active.forwarder).write(services, refused);
+        if paths.iter().any(|(_, path)| *path == forward::Path::Kernel) {
+            lock(&active.maps).set(Setting::Forward, 1)?;
+        }
+        Ok(paths)
+    }
+
+    /// The flows that the program forwards now.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn forwarded_flows(&self) -> Result<Vec<ForwardedFlow>, XdpError> {
+        self.active.as_ref().map_or(Ok(Vec::new()), |active| Ok(lock(&active.forwarder).flows()?))
+    }
+
+    /// Removes the forwarded flows that are over and returns them; the others are counted by server.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn sweep_forwards(&self) -> Result<Swept, XdpError> {
+        self.active.as_ref().map_or(Ok(Swept::default()), |active| Ok(lock(&active.forwarder).sweep()?))
     }
 
     /// The bans in force. `None` without a kernel side.

@@ -10,8 +10,9 @@ use portcullis_ebpf_common::{
     verdict, walk as walk_frame,
 };
 
-/// Bytes of an input before its frame: answers of the tables, where the frame is cut, the port that has a rule.
-const HEAD: usize = 4;
+/// Bytes of an input before its frame: two with answers of the tables, where the frame is cut, the port that has a
+/// rule.
+const HEAD: usize = 5;
 /// A walk reads each header at most twice: Ethernet, two tags, IP in three parts, eight extensions, transport, and
 /// the packet that an ICMP error quotes.
 const READS_MAX: u32 = 24;
@@ -20,8 +21,9 @@ const MACS: usize = 12;
 /// For any bytes: a head, then a frame.
 pub fn walk(bytes: &[u8]) {
     let Some((head, frame)) = bytes.split_at_checked(HEAD) else { return };
-    let &[answers, cut, port_high, port_low] = head else { return };
+    let &[answers, more, cut, port_high, port_low] = head else { return };
     let port = u16::from_be_bytes([port_high, port_low]);
+    let answers = u16::from_be_bytes([more, answers]);
     let seen = walk_watched(frame);
     if let Ok(Seen::Ip(packet)) = &seen {
         lies_in_its_frame(packet, frame);
@@ -99,6 +101,11 @@ fn lies_in_its_frame(packet: &Packet, frame: &[u8]) {
         let (addresses, protocol, parts) = packet.key.parts().expect("a flow's key");
         assert_eq!((addresses, protocol.number(), parts), (packet.addresses, packet.protocol, packet.ports));
     }
+    match packet.kind {
+        Kind::Fragment => assert_eq!(packet.key, FlowKey::of_fragments(packet)),
+        Kind::IcmpError => assert_eq!(packet.key, FlowKey::answered_by(&packet.quoted)),
+        Kind::Tcp | Kind::Udp | Kind::Icmp | Kind::Neighbour | Kind::Other => {}
+    }
 }
 
 /// More bytes behind a frame make a whole packet of half a one, and change nothing else.
@@ -163,17 +170,28 @@ fn no_table_counts(frame: &[u8], seen: Result<Seen, Cause>, tables: &Tables) {
 fn judged_by_the_tables(packet: &Packet, tables: &Tables) {
     let Decision { cause, effect, .. } = judge(packet, tables);
     assert_eq!(cause.verdict() == Verdict::Drop, effect == Effect::Drop);
+    let tcp_begins = packet.kind == Kind::Tcp && packet.flags.opens();
     let opened = tables.rules.is_some_and(|rule| rule == Action::Accept) && tables.named(packet);
+    let begins = opened && tcp_begins && !tables.pressure;
     let holds = match cause {
         Cause::Flow => tables.flow && packet.has_ports(),
+        Cause::Forwarded => {
+            (tables.forwarded && packet.has_ports()) || (begins && tables.service == Some(Cause::Forwarded))
+        }
+        Cause::ForwardNoServer => begins && tables.service == Some(Cause::ForwardNoServer),
+        Cause::ForwardedError => tables.forwards && !tables.live && packet.kind == Kind::IcmpError,
         Cause::Banned => tables.banned && !tables.management,
-        Cause::RuleAccepts => opened && (!packet.has_ports() || packet.ports.destination == tables.port),
+        Cause::RuleAccepts if packet.kind == Kind::Tcp => {
+            (begins && tables.service.is_none()) || (opened && tables.ours)
+        }
+        Cause::RuleAccepts => opened,
         Cause::RuleDrops => tables.rules == Some(Action::Drop) && tables.named(packet),
-        Cause::NoFlow => opened && packet.kind == Kind::Tcp && !packet.flags.opens() && !tables.ours,
+        Cause::NoFlow if tcp_begins => opened && tables.pressure,
+        Cause::NoFlow => opened && packet.kind == Kind::Tcp && !tables.ours,
         Cause::OwnSocket => tables.ours && packet.has_ports() && !tables.named(packet),
         Cause::NoRule => packet.has_ports() && !tables.named(packet) && !tables.ours,
         Cause::IcmpError => tables.live && packet.kind == Kind::IcmpError,
-        Cause::IcmpUnrelated => !tables.live && packet.kind == Kind::IcmpError,
+        Cause::IcmpUnrelated => !tables.live && !tables.forwards && packet.kind == Kind::IcmpError,
         Cause::Fragment => tables.remembers && packet.kind == Kind::Fragment,
         Cause::FragmentUnknown => !tables.remembers && packet.kind == Kind::Fragment,
         Cause::Icmp => packet.kind == Kind::Icmp,
@@ -182,8 +200,13 @@ fn judged_by_the_tables(packet: &Packet, tables: &Tables) {
         // The walk alone finds these, and this packet has come through it.
         _ => false,
     };
+    let forwarded = matches!(effect, Effect::Forward | Effect::ForwardError);
+    assert_eq!(forwarded, matches!(cause, Cause::Forwarded | Cause::ForwardedError));
+    assert_eq!(effect == Effect::Steer, cause == Cause::Flow && tables.steer);
     assert!(holds, "{} for {packet:?} with {tables:?}", cause.label());
-    let first_passes = packet.is_first && cause.verdict() == Verdict::Pass;
+    // Those of a forwarded flow go on alone: what follows them has no ports to find its flow by.
+    let goes_on = cause == Cause::Forwarded && tables.forwarded;
+    let first_passes = packet.is_first && cause.verdict() == Verdict::Pass && !goes_on;
     assert_eq!(tables.remembered.get().is_some(), first_passes, "first fragments that pass are remembered");
 }
 
@@ -197,14 +220,24 @@ struct Tables {
     ours: bool,
     live: bool,
     remembers: bool,
+    /// The packet is one of a forwarded flow.
+    forwarded: bool,
+    /// The port is that of a forwarded service, which has a server or has none.
+    service: Option<Cause>,
+    /// The quoted packet is one of a forwarded flow.
+    forwards: bool,
+    /// No connection may begin now.
+    pressure: bool,
+    steer: bool,
     port: u16,
     asked: RefCell<Vec<(u8, u16)>>,
     remembered: Cell<Option<FlowKey>>,
 }
 
 impl Tables {
-    fn new(answers: u8, port: u16) -> Self {
+    fn new(answers: u16, port: u16) -> Self {
         let bit = |place: u8| answers >> place & 1 == 1;
+        let service = if bit(10) { Cause::Forwarded } else { Cause::ForwardNoServer };
         let rule = if bit(4) { Action::Accept } else { Action::Drop };
         Self {
             management: bit(0),
@@ -214,6 +247,11 @@ impl Tables {
             ours: bit(5),
             live: bit(6),
             remembers: bit(7),
+            forwarded: bit(8),
+            service: bit(9).then_some(service),
+            forwards: bit(11),
+            pressure: bit(12),
+            steer: bit(13),
             port,
             asked: RefCell::default(),
             remembered: Cell::default(),
@@ -232,7 +270,23 @@ impl Lookup for Tables {
     }
 
     fn flow(&self, _: &Packet) -> Option<Hit> {
-        self.flow.then_some(Hit { steer: None })
+        self.flow.then_some(Hit { steer: self.steer.then_some(1) })
+    }
+
+    fn forwarded(&self, _: &Packet) -> bool {
+        self.forwarded
+    }
+
+    fn forward(&self, _: &Packet) -> Option<Cause> {
+        self.service
+    }
+
+    fn forwards(&self, _: &Packet) -> bool {
+        self.forwards
+    }
+
+    fn open(&self, _: &Packet) -> Cause {
+        if self.pressure { Cause::NoFlow } else { Cause::RuleAccepts }
     }
 
     fn is_banned(&self, _: &Addresses) -> bool {

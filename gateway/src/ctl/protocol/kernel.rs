@@ -53,13 +53,6 @@ pub struct XdpCount {
     pub about: String,
 }
 
-/// A prefix whose packets are dropped.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct XdpBan {
-    pub prefix: String,
-    pub seconds_left: u64,
-}
-
 /// Answer to `xdp-rules`: the policy in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct XdpRules {
