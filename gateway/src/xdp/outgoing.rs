@@ -74,7 +74,8 @@ fn at_sockets(ebpf: &mut Ebpf, xdp: &XdpConfig) -> Result<(), XdpError> {
         if program.fd().is_err() {
             program.load()?;
         }
-        let id = program.attach(&cgroup, CgroupAttachMode::AllowMultiple).map_err(|error| {
+        // A link never excludes others; the kernel refuses to be told so.
+        let id = program.attach(&cgroup, CgroupAttachMode::Single).map_err(|error| {
             failed(format!("{}; `cgroup` in [xdp] has to be a directory of cgroup v2", chain(&error)))
         })?;
         let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;

@@ -1,11 +1,12 @@
 //! The policy: sources, limits, protocols by number, bogons, what leaves, and its change in a running daemon.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use portcullis_ebpf_common::rules::{EGRESS, RuleKey, RuleValue, SET_BITS, set_key_v4, set_key_v6};
 use portcullis_ebpf_common::tables::{self, Action, Role, Setting};
 use portcullis_ebpf_common::{Bogons, Cause, Policy, TcpFlags};
@@ -14,6 +15,7 @@ use portcullis_tests::process;
 use portcullis_tests::skip::skip;
 use portcullis_tests::wait::{self, PATIENCE};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::object;
 use crate::program::{A, Program, SLOT, tcp, udp, v4, v6};
@@ -316,28 +318,29 @@ fn a_reload_that_would_lock_administrators_out_changes_nothing() {
     assert_eq!(scene.reaches(CLOSED), [false, false]);
 }
 
-/// A directory of cgroup v2 for one test.
-struct Cgroup(PathBuf);
+/// A directory of cgroup v2 for one test, on a mount of its own: a command in a namespace sees another /sys.
+struct Cgroup {
+    root: TempDir,
+    path: PathBuf,
+}
 
 impl Cgroup {
     fn make(name: &str) -> Option<Self> {
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-        let mut rows = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-        let root = rows.find(|row| row.get(2) == Some(&"cgroup2")).map(|row| row[1].to_owned());
-        let made = root.map(|root| Path::new(&root).join(format!("pc-{name}-{}", std::process::id())));
-        match made.filter(|path| std::fs::create_dir(path).is_ok()) {
-            Some(path) => Some(Self(path)),
-            None => {
-                skip("no cgroup v2 can be made");
-                None
-            }
+        let root = tempfile::Builder::new().prefix("pc-cgroup-").tempdir().unwrap();
+        let mounted = mount(Some("cgroup2"), root.path(), Some("cgroup2"), MsFlags::empty(), None::<&str>);
+        let path = root.path().join(format!("pc-{name}-{}", std::process::id()));
+        if mounted.is_err() || std::fs::create_dir(&path).is_err() {
+            skip("no cgroup v2 can be made");
+            return None;
         }
+        Some(Self { root, path })
     }
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        std::fs::remove_dir(&self.0).ok();
+        std::fs::remove_dir(&self.path).ok();
+        umount2(self.root.path(), MntFlags::MNT_DETACH).ok();
     }
 }
 
@@ -353,7 +356,7 @@ fn closed_egress_lets_out_what_a_row_accepts_and_nothing_else() {
         outside.iter().flat_map(|ip| [listen(ip, 7000), listen(ip, 7001)]).collect();
     let gateway = scene.start(&format!(
         "egress_policy = \"closed\"\ncgroup = \"{}\"\n[[xdp.egress]]\nprotocol = \"tcp\"\nports = [7000]\naction = \"accept\"\n",
-        cgroup.0.display()
+        cgroup.path.display()
     ));
     // This process is in another cgroup: its packets meet the rules at the interface.
     for ip in &outside {
@@ -368,7 +371,7 @@ fn closed_egress_lets_out_what_a_row_accepts_and_nothing_else() {
     for (port, allowed) in [(7000, true), (7001, false)] {
         let script = format!(
             "echo $$ > {}/cgroup.procs && exec 3<>/dev/tcp/{}/{port}",
-            cgroup.0.display(),
+            cgroup.path.display(),
             outside[0]
         );
         let mut child = scene.lab.gateway.command("bash");
