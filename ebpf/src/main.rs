@@ -7,6 +7,7 @@
 #![feature(asm_experimental_arch)]
 
 mod context;
+mod events;
 mod flows;
 mod maps;
 mod sockets;
@@ -17,7 +18,7 @@ use aya_ebpf::programs::XdpContext;
 use portcullis_ebpf_common::tables::{Action, Interface, NO_SLOT, Role, Setting};
 use portcullis_ebpf_common::{
     Addresses, Cause, Decision, Effect, Family, FlowKey, Hit, Kind, Lookup, Packet, Ports, Protocol, Quoted,
-    Seen, judge, walk,
+    Seen, Verdict, judge, walk,
 };
 
 use context::Context;
@@ -32,6 +33,9 @@ pub(crate) fn portcullis(context: XdpContext) -> u32 {
         None => (NO_SLOT, Cause::NoRole.into()),
     };
     maps::count(slot, decision.cause);
+    if decision.cause.verdict() == Verdict::Drop {
+        events::show(&context, slot, decision.cause);
+    }
     match decision.effect {
         Effect::Pass => XDP_PASS,
         Effect::Drop => XDP_DROP,

@@ -8,6 +8,7 @@ pub mod names;
 mod process;
 mod record;
 mod text;
+pub mod xdp;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,6 @@ use ::metrics::Unit;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use names::{Family, Kind};
-use portcullis_ebpf_common::Cause;
 pub use record::{
     ConnectionGuard, HandshakeFailure, HandshakeGuard, Listener, Stage, refused, sta_request, ticket_issued,
     ticket_redeemed,
@@ -84,8 +84,8 @@ pub struct Snapshot {
     pub limits: Vec<(&'static str, Option<usize>, usize)>,
     /// State of the kernel side.
     pub ebpf: String,
-    /// Packets by interface and cause.
-    pub xdp_packets: Vec<(String, Cause, u64)>,
+    /// What the kernel side counts.
+    pub xdp: xdp::Facts,
     pub log_lines_lost: u64,
     pub relay_workers: usize,
 }
@@ -211,11 +211,7 @@ impl Handle {
         writer.single(names::RELOAD_TIMESTAMP, reload.map(|(_, at)| unix_seconds(at)));
         writer.single(names::LOG_LINES_LOST, Some(snapshot.log_lines_lost));
         writer.single(names::RELAY_WORKERS, Some(snapshot.relay_workers));
-        let packets = snapshot.xdp_packets.iter().map(|(interface, cause, packets)| {
-            let labels = [interface.as_str(), cause.verdict().label(), cause.label()];
-            (labels.map(str::to_owned).to_vec(), *packets)
-        });
-        writer.family(names::XDP_PACKETS, packets);
+        xdp::render(&snapshot.xdp, &mut writer);
         text::merged(&self.recorder.render(), &writer.finish())
     }
 

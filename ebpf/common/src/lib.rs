@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod cause;
+pub mod event;
 mod flow;
 mod frame;
 mod packet;

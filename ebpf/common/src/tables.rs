@@ -12,6 +12,8 @@ pub const COUNTERS: &str = "COUNTERS";
 pub const SETTINGS: &str = "SETTINGS";
 pub const FLOWS: &str = "FLOWS";
 pub const FRAGMENTS: &str = "FRAGMENTS";
+pub const EVENTS: &str = "EVENTS";
+pub const SAMPLERS: &str = "SAMPLERS";
 /// Name of the program.
 pub const PROGRAM: &str = "portcullis";
 
@@ -27,6 +29,8 @@ pub const FLOWS_MAX: u32 = 65_536;
 pub const FRAGMENTS_MAX: u32 = 4_096;
 /// For how long they may, in nanoseconds; the network stack itself waits as long.
 pub const FRAGMENTS_TIME: u64 = 30_000_000_000;
+/// Drop events that may wait to be read; the configuration sets another number.
+pub const EVENTS_MAX: u32 = 4_096;
 /// Counters of one interface; more than there are causes.
 pub const CAUSES_MAX: u32 = 64;
 /// The interfaces, and one more for those without a role.
@@ -39,6 +43,8 @@ pub const NO_SLOT: u8 = 16;
 pub enum Setting {
     /// How many bans there are; none need not be looked for.
     Bans,
+    /// Most drop events of one processor within a second.
+    EventRate,
 }
 
 /// Places in [`SETTINGS`], some of them free.

@@ -46,7 +46,10 @@ impl fmt::Debug for TicketText {
 
 mod kernel;
 
-pub use kernel::{XdpBan, XdpCount, XdpInterfaceStatus, XdpStatus};
+mod traffic;
+
+pub use kernel::{XdpBan, XdpCount, XdpEventUse, XdpFlowUse, XdpInterfaceStatus, XdpMap, XdpStatus};
+pub use traffic::{FlowFilter, FlowOrder, XdpEvent, XdpEventPage, XdpFlow, XdpFlowPage};
 
 mod wiped {
     use serde::{Deserialize, Deserializer, Serializer};
@@ -89,6 +92,15 @@ pub enum Command {
     Metrics {},
     /// [`XdpStatus`]
     XdpStatus {},
+    /// [`XdpFlowPage`]
+    XdpFlows(FlowFilter),
+    /// [`XdpEventPage`]. With `after` what came since, else the last ones.
+    XdpEvents {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<usize>,
+    },
     /// A list of [`XdpBan`], by prefix.
     XdpBans {},
     /// [`XdpBan`]. A ban of the same prefix is replaced.

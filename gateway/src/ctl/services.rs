@@ -32,6 +32,7 @@ use crate::sync::lock;
 use crate::xdp::Kernel;
 
 mod kernel;
+mod traffic;
 
 /// How long a reload may take before who asked is told that it goes on without them.
 const RELOAD_WAIT: Duration = Duration::from_secs(20);
@@ -76,6 +77,8 @@ impl Services {
             Command::Reload {} => reply(self.reload().await),
             Command::Metrics {} => reply(Ok(MetricsText { text: self.render_metrics() })),
             Command::XdpStatus {} => reply(self.kernel_status()),
+            Command::XdpFlows(filter) => reply(self.flows(&filter).await),
+            Command::XdpEvents { after, limit } => reply(self.drop_events(after, limit)),
             Command::XdpBans {} => reply(self.bans()),
             Command::XdpBan { prefix, seconds } => reply(self.ban(&prefix, seconds)),
             Command::XdpUnban { prefix } => reply(self.unban(&prefix)),
@@ -325,7 +328,7 @@ impl Services {
                 ("sessions_per_user", None, limits.sessions_per_user),
             ],
             ebpf: self.kernel.to_string(),
-            xdp_packets: self.kernel.counts().unwrap_or_default(),
+            xdp: self.kernel.facts(),
             log_lines_lost: self.log.lines_lost(),
             relay_workers: self.workers,
         }
