@@ -6,6 +6,7 @@
 //! `events` reads what was dropped one by one; `watch` puts back what others take off. Nothing here decides about a packet: `portcullis-ebpf-common` does, in the kernel and in
 //! `portcullis ports test` alike.
 
+mod carry;
 pub mod events;
 mod flows;
 pub mod loader;

@@ -1,8 +1,17 @@
 //! The kernel side in a real kernel: the program on frames of our making, and the filter on real interfaces.
 
 #[cfg(test)]
+#[path = "xdp/events.rs"]
+mod events;
+#[cfg(test)]
+#[path = "xdp/flows.rs"]
+mod flows;
+#[cfg(test)]
 #[path = "xdp/program.rs"]
 mod program;
+#[cfg(test)]
+#[path = "xdp/robust.rs"]
+mod robust;
 #[cfg(test)]
 #[path = "xdp/wire.rs"]
 mod wire;

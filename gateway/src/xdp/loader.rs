@@ -16,6 +16,7 @@ use nix::net::if_::if_nametoindex;
 use portcullis_ebpf_common::Cause;
 use portcullis_ebpf_common::tables::{FLOWS, Interface, PROGRAM, RULES, RULES_MAX, Role, Setting};
 
+use super::carry::Carried;
 use super::events::Events;
 use super::flows::Flows;
 use super::maps::{BanRow, MapUse, Maps};
@@ -104,6 +105,7 @@ impl Kernel {
         let entries = Table::new(config, xdp).entries().map_err(XdpError::Rules)?;
         let object = OBJECT.ok_or(XdpError::Absent)?;
         pins::prepare(&xdp.pins)?;
+        let carried = Carried::from(&xdp.pins, xdp.sizes.bans)?;
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(&xdp.pins);
         for (map, entries) in xdp.sizes.entries() {
@@ -118,6 +120,7 @@ impl Kernel {
             indexed.push((index, Interface::new(slot, interface.role, ports)));
         }
         let mut maps = Maps::fill(&mut ebpf, &indexed, &entries)?;
+        carried.into(&mut maps);
         maps.set(Setting::EventRate, xdp.event_rate.into())?;
         let flows = Flows::of(&mut ebpf, xdp.sizes.flows)?;
         program(&mut ebpf)?.load()?;

@@ -162,12 +162,15 @@ impl Maps {
 
     pub(super) fn ban(&mut self, prefix: IpNet, time: Duration) -> Result<(), MapError> {
         let end = now().saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-        let end = Ban::until(end).to_bytes();
+        self.put(prefix, Ban::until(end))
+    }
+
+    pub(super) fn put(&mut self, prefix: IpNet, ban: Ban) -> Result<(), MapError> {
         // Until the next look at all of them it is enough that there is one.
         self.set(Setting::Bans, 1)?;
         match prefix.trunc() {
-            IpNet::V4(v4) => self.bans_v4.insert(&key_v4(v4), end, 0),
-            IpNet::V6(v6) => self.bans_v6.insert(&key_v6(v6), end, 0),
+            IpNet::V4(v4) => self.bans_v4.insert(&key_v4(v4), ban.to_bytes(), 0),
+            IpNet::V6(v6) => self.bans_v6.insert(&key_v6(v6), ban.to_bytes(), 0),
         }
     }
 
@@ -237,7 +240,7 @@ fn key_v6(prefix: ipnet::Ipv6Net) -> Key<[u8; 16]> {
     Key::new(prefix.prefix_len().into(), prefix.addr().octets())
 }
 
-fn prefix(address: IpAddr, length: u32) -> Option<IpNet> {
+pub(super) fn prefix(address: IpAddr, length: u32) -> Option<IpNet> {
     IpNet::new(address, u8::try_from(length).ok()?).ok()
 }
 
