@@ -7,6 +7,7 @@
 #![feature(asm_experimental_arch)]
 
 mod context;
+mod events;
 mod flows;
 mod forward;
 mod maps;
@@ -18,7 +19,7 @@ use aya_ebpf::programs::XdpContext;
 use portcullis_ebpf_common::tables::{Action, Interface, NO_SLOT, Role, Setting};
 use portcullis_ebpf_common::{
     Addresses, Cause, Decision, Effect, Family, FlowKey, Hit, Kind, Lookup, Packet, Ports, Protocol, Seen,
-    judge, walk,
+    Verdict, judge, walk,
 };
 
 use context::Context;
@@ -40,6 +41,9 @@ pub(crate) fn portcullis(context: XdpContext) -> u32 {
         Effect::Forward | Effect::ForwardError => forward::send(&mut context, packet),
     };
     maps::count(slot, cause);
+    if cause.verdict() == Verdict::Drop {
+        events::show(&context, slot, cause);
+    }
     action
 }
 

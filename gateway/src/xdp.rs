@@ -2,18 +2,25 @@
 //!
 //! `rules` says what may come in and why; `presets` are the published port tables that rules can be taken from;
 //! `loader` brings the program into the kernel and onto the interfaces; `maps` writes its tables and reads its
-//! counters. Nothing here decides about a packet: `portcullis-ebpf-common` does, in the kernel and in
+//! counters; `flows` admits the flows of sessions;
+//! `events` reads what was dropped one by one; `watch` puts back what others take off. Nothing here decides about a packet: `portcullis-ebpf-common` does, in the kernel and in
 //! `portcullis ports test` alike.
 
+mod carry;
+pub mod events;
+mod flows;
 pub mod forward;
 pub mod loader;
 mod maps;
 pub mod presets;
 pub mod rules;
+mod watch;
 
+pub use flows::{FlowPair, FlowRow, FlowUse, Flows, Half};
 pub use forward::{FlowEnd, ForwardedFlow};
-pub use loader::{Kernel, XdpError};
-pub use maps::BanRow;
+pub use loader::{Filtered, Kernel, XdpError};
+pub use maps::{BanRow, MapUse};
+pub use watch::Condition;
 
 /// Where programs and bans are pinned unless the configuration says otherwise.
 pub const PINS_DEFAULT: &str = "/sys/fs/bpf/portcullis";

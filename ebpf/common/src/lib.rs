@@ -7,6 +7,7 @@
 
 mod bucket;
 mod cause;
+pub mod event;
 mod flow;
 pub mod forward;
 mod frame;

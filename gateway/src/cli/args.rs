@@ -348,7 +348,7 @@ pub enum Logs {
 
 mod kernel;
 
-pub use kernel::{Bans, Ports, Probe, Protocol, Role, Xdp};
+pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Protocol, Role, Top, Xdp};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Level {

@@ -196,6 +196,11 @@ tables! {
         mode: String,
         pin_dir: String,
         allow_no_management: bool,
+        flows: i64,
+        fragments: i64,
+        bans: i64,
+        events: i64,
+        event_rate: i64,
         interface: Vec<Located<XdpInterface>>,
         rule: Vec<Located<XdpRule>>,
     }

@@ -194,6 +194,11 @@ fn xdp(xdp: &XdpConfig) -> Value {
         "mode": xdp.mode.as_str(),
         "pin_dir": xdp.pins,
         "allow_no_management": xdp.allow_no_management,
+        "flows": xdp.sizes.flows,
+        "fragments": xdp.sizes.fragments,
+        "bans": xdp.sizes.bans,
+        "events": xdp.sizes.events,
+        "event_rate": xdp.event_rate,
         "interface": xdp.interfaces.iter().map(interface).collect::<Value>(),
         "rule": xdp.rules.iter().map(rule).collect::<Value>(),
     })

@@ -52,7 +52,10 @@ mod kernel;
 
 pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
 pub use forward::{ForwardServer, ForwardStatus, ServerRef};
-pub use kernel::{XdpCount, XdpInterfaceStatus, XdpStatus};
+mod traffic;
+
+pub use kernel::{XdpCount, XdpEventUse, XdpFlowUse, XdpInterfaceStatus, XdpMap, XdpStatus};
+pub use traffic::{FlowFilter, FlowOrder, XdpEvent, XdpEventPage, XdpFlow, XdpFlowPage};
 
 mod wiped {
     use serde::{Deserialize, Deserializer, Serializer};
@@ -116,6 +119,15 @@ pub enum Command {
     ForwardDrain(ServerRef),
     /// [`ServerRef`]s that take new flows again.
     ForwardUndrain(ServerRef),
+    /// [`XdpFlowPage`]
+    XdpFlows(FlowFilter),
+    /// [`XdpEventPage`]. With `after` what came since, else the last ones.
+    XdpEvents {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<usize>,
+    },
     /// [`LogLevel`]; with `level` sets it first, until the next reload or restart.
     LogLevel {
         #[serde(default, skip_serializing_if = "Option::is_none")]

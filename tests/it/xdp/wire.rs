@@ -20,8 +20,8 @@ use crate::object;
 
 /// How long a packet that is dropped is waited for. A dropped SYN has no other sign than silence.
 const SILENCE: Duration = Duration::from_millis(1500);
-const OPEN: u16 = 443;
-const CLOSED: u16 = 8022;
+pub(crate) const OPEN: u16 = 443;
+pub(crate) const CLOSED: u16 = 8022;
 
 /// A BPF file system of one test.
 pub(crate) struct BpfFs(TempDir);
@@ -51,13 +51,13 @@ impl Drop for BpfFs {
 }
 
 /// A gateway whose two interfaces are filtered.
-struct Scene {
-    lab: Lab,
+pub(crate) struct Scene {
+    pub(crate) lab: Lab,
     pins: BpfFs,
 }
 
 impl Scene {
-    fn build() -> Option<Self> {
+    pub(crate) fn build() -> Option<Self> {
         object()?;
         if let Err(reason) = netns::available() {
             skip(&format!("no network namespaces: {reason}"));
@@ -74,20 +74,25 @@ impl Scene {
         Some(scene)
     }
 
-    fn pin_dir(&self) -> PathBuf {
+    pub(crate) fn pin_dir(&self) -> PathBuf {
         self.pins.path().join("portcullis")
     }
 
     /// The gateway's addresses at the edge.
-    fn edge(&self) -> [IpAddr; 2] {
+    pub(crate) fn edge(&self) -> [IpAddr; 2] {
         [self.lab.gateway.v4[0], self.lab.gateway.v6[0]]
     }
 
-    fn setup(&self, more: &str) -> Setup {
+    pub(crate) fn setup(&self, more: &str) -> Setup {
+        self.setup_of("stas = [\"local\"]", more)
+    }
+
+    /// A gateway whose listener at the edge has these keys, and more keys of `[xdp]`.
+    pub(crate) fn setup_of(&self, keys: &str, more: &str) -> Setup {
         let mut setup = Setup::new().unwrap();
         setup.own_authority(IpAddr::from([127, 0, 0, 1])).unwrap();
         let at = self.edge().map(|ip| SocketAddr::new(ip, OPEN));
-        setup.listener_at("edge", "gateway", &at, "stas = [\"local\"]").unwrap();
+        setup.listener_at("edge", "gateway", &at, keys).unwrap();
         let pins = self.pin_dir();
         let xdp = format!(
             "[xdp]\npin_dir = \"{}\"\nallow_no_management = true\n\
@@ -98,18 +103,22 @@ impl Scene {
         setup
     }
 
-    fn start(&self, more: &str) -> Gateway {
+    pub(crate) fn start(&self, more: &str) -> Gateway {
         self.setup(more).start_in(&self.lab.gateway).unwrap()
     }
 
     /// Listens on the closed port at the edge, beside the daemon.
-    fn strangers(&self) -> Vec<TcpListener> {
+    pub(crate) fn strangers(&self) -> Vec<TcpListener> {
         let listen = |ip| self.lab.gateway.enter(|| Ok(TcpListener::bind(SocketAddr::new(ip, CLOSED))?));
         self.edge().map(|ip| listen(ip).unwrap()).into()
     }
 
+    pub(crate) fn dropped(&self, gateway: &Gateway, interface: &str, reason: &str) -> u64 {
+        dropped(gateway, interface, reason)
+    }
+
     /// Whether each of the gateway's edge addresses takes a connection from outside on that port.
-    fn reaches(&self, port: u16) -> Vec<bool> {
+    pub(crate) fn reaches(&self, port: u16) -> Vec<bool> {
         self.edge().map(|ip| connects(&self.lab.outside, SocketAddr::new(ip, port))).into()
     }
 }
