@@ -242,6 +242,8 @@ fn every_way_to_be_dropped_has_been_tried() {
     for cause in Cause::ALL {
         // These need a flow, a socket, or an interface without a role.
         let elsewhere = matches!(cause, Cause::Flow | Cause::IcmpError | Cause::OwnSocket | Cause::NoRole);
+        // These need the tables of forwarded services, which this program does not fill.
+        let elsewhere = elsewhere || cause.label().starts_with("forward");
         assert!(elsewhere || tried.contains(cause), "{cause:?}");
     }
 }
