@@ -1,6 +1,7 @@
 //! The `portcullis` command: one module per group of commands, and here what they share.
 
 pub mod args;
+mod bans;
 mod config;
 mod connect;
 mod describe;
@@ -101,6 +102,7 @@ fn run(context: &Context, command: Command) -> Outcome {
         }
         Command::Reload => reload(context),
         Command::Metrics => metrics(context),
+        Command::Bans(command) => bans::run(context, command),
         Command::Xdp(command) => xdp::run(context, command),
         Command::Forward(command) => forward::run(context, command),
         Command::Ports(command) => ports::run(context, command),

@@ -176,6 +176,12 @@ impl Balancers {
         self.changed.subscribe()
     }
 
+    /// Where the new flows of a listener run.
+    #[must_use]
+    pub fn path(&self, listener: &str) -> Option<Path> {
+        self.get(listener).map(|balancer| lock(&balancer.inner).path.clone())
+    }
+
     /// Says where the new flows of a listener run from now on; a change is logged.
     pub fn set_path(&self, listener: &str, path: Path) {
         if let Some(balancer) = self.get(listener) {

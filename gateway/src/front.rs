@@ -22,6 +22,7 @@ use portcullis_core::profile::Profile;
 use rustls::ServerConfig;
 use tokio::sync::{mpsc, watch};
 
+use crate::bans::Bans;
 use crate::control_plane::Ask;
 use crate::forward::Balancer;
 use crate::metrics;
@@ -61,6 +62,7 @@ pub struct Listener {
 #[derive(Debug)]
 pub struct Front {
     pub gate: Arc<Gate>,
+    pub bans: Arc<Bans>,
     pub asks: mpsc::Sender<Ask>,
     pub relay: Arc<Context>,
     pub workers: Vec<Worker>,

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod authn;
+pub mod bans;
 pub mod cli;
 pub mod config;
 pub mod control_plane;

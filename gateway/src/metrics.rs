@@ -20,8 +20,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use names::{Family, Kind};
 use portcullis_ebpf_common::Cause;
 pub use record::{
-    ConnectionGuard, HandshakeFailure, HandshakeGuard, Listener, Stage, forward_check_failed,
-    forward_redialed, refused, sta_request, ticket_issued, ticket_redeemed,
+    ConnectionGuard, HandshakeFailure, HandshakeGuard, Listener, Stage, ban, bans_exist,
+    forward_check_failed, forward_redialed, offence, refused, sta_request, ticket_issued, ticket_redeemed,
 };
 use record::{Ledger, Totals};
 
@@ -87,6 +87,8 @@ pub struct Snapshot {
     pub ebpf: String,
     /// Packets by interface and cause.
     pub xdp_packets: Vec<(String, Cause, u64)>,
+    /// Bans in force by origin.
+    pub bans: Vec<(&'static str, usize)>,
     /// The `forward` listeners.
     pub forwards: Vec<ForwardStatus>,
     pub log_lines_lost: u64,
@@ -212,6 +214,8 @@ impl Handle {
         let reload = *lock(&self.shared.reload);
         writer.single(names::RELOAD_SUCCESS, reload.map(|(ok, _)| up(ok)));
         writer.single(names::RELOAD_TIMESTAMP, reload.map(|(_, at)| unix_seconds(at)));
+        let bans = snapshot.bans.iter().map(|(origin, count)| (vec![(*origin).to_owned()], *count));
+        writer.family(names::BANS, bans);
         writer.single(names::LOG_LINES_LOST, Some(snapshot.log_lines_lost));
         writer.single(names::RELAY_WORKERS, Some(snapshot.relay_workers));
         let packets = snapshot.xdp_packets.iter().map(|(interface, cause, packets)| {

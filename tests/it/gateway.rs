@@ -7,6 +7,7 @@
 // `cfg(test)` is always true here; it tells clippy that helpers, too, are test code.
 #[cfg(test)]
 mod gateway {
+    mod bans;
     mod cgp;
     mod connect;
     mod connect_command;

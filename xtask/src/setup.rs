@@ -1,8 +1,8 @@
 //! `cargo xtask setup`: finds what is missing on this machine and installs it where that is allowed.
 //!
 //! It installs Debian packages, without letting their services start and without removing any, the Python clients of the
-//! tests into `target/python`, and the kernel side's linker into `target/tools`. The product's own Rust toolchain is
-//! installed by rustup, by `rust-toolchain.toml`.
+//! tests into `target/python`, the kernel side's linker into `target/tools`, and what `cargo xtask boot` needs into
+//! `target/boot`. The product's own Rust toolchain is installed by rustup, by `rust-toolchain.toml`.
 
 mod kernel;
 mod packages;
@@ -16,7 +16,7 @@ use clap::Args;
 use nix::unistd::Uid;
 use portcullis_tests::process;
 
-use crate::shell;
+use crate::{boot, shell};
 pub(crate) use packages::Use;
 use packages::{PACKAGES, Package};
 
@@ -38,16 +38,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     if !arguments.check {
         // What is built here runs in process groups of its own, which Ctrl-C does not reach by itself.
         shell::unwind_on_interrupt()?;
-        let kernel_side = uses.iter().any(|wanted| matches!(wanted, Use::Test | Use::Ebpf));
-        uses.into_iter().try_for_each(ensure)?;
-        let (there, why) = kernel::state();
-        if there || !kernel_side {
-            shell::print("setup: everything is there");
-            return Ok(true);
-        }
-        shell::print(&format!("setup: everything is there but the kernel side: {why}"));
-        // The gateway can do without it, unless it was asked for by name.
-        return Ok(!arguments.uses.contains(&Use::Ebpf));
+        uses.iter().copied().try_for_each(ensure)?;
+        return Ok(without_what(&uses, &arguments.uses));
     }
     let mut complete = true;
     for package in PACKAGES.iter().filter(|package| uses.iter().any(|wanted| package.is_for(*wanted))) {
@@ -65,6 +57,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
             python::LIST
         ));
     }
+    if uses.contains(&Use::Boot) {
+        let there = boot::is_prepared();
+        complete &= there;
+        let state = if there { "there  " } else { "MISSING" };
+        shell::print(&format!("{state} Debian 13's kernel and QEMU, in target/boot"));
+    }
     if uses.iter().any(|wanted| matches!(wanted, Use::Test | Use::Ebpf)) {
         let (there, how) = kernel::state();
         complete &= there;
@@ -74,6 +72,25 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         shell::print("`cargo xtask setup` installs what is missing");
     }
     Ok(complete)
+}
+
+/// Says what could not be had and can be done without. Returns whether nothing of that was asked for by name.
+fn without_what(uses: &[Use], named: &[Use]) -> bool {
+    let mut missing = Vec::new();
+    let (kernel_side, why) = kernel::state();
+    if !kernel_side && uses.iter().any(|wanted| matches!(wanted, Use::Test | Use::Ebpf)) {
+        missing.push((Use::Ebpf, format!("the kernel side: {why}")));
+    }
+    if uses.contains(&Use::Boot) && !boot::is_prepared() {
+        missing.push((Use::Boot, String::from("the appliance's kernel, see above")));
+    }
+    if missing.is_empty() {
+        shell::print("setup: everything is there");
+    }
+    for (_, what) in &missing {
+        shell::print(&format!("setup: it goes without {what}"));
+    }
+    !missing.iter().any(|(wanted, _)| named.contains(wanted))
 }
 
 /// Makes sure that everything for one use is there.
@@ -91,6 +108,10 @@ pub(crate) fn ensure(wanted: Use) -> Result<()> {
             install(&missing)?;
             python::ensure();
             ensure(Use::Ebpf)?;
+        }
+        Use::Boot => {
+            install(&missing)?;
+            boot::prepare();
         }
         Use::Demo | Use::Perf => install(&missing)?,
     }

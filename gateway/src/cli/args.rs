@@ -67,6 +67,9 @@ pub enum Command {
     Reload,
     /// Print the gateway's metrics in Prometheus's text format
     Metrics,
+    /// Who may not come in: bans by hand, and those that the gateway makes after repeated offences
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Bans(Bans),
     /// The packet filter of the kernel side
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Xdp(Xdp),

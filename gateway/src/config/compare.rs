@@ -59,6 +59,7 @@ pub fn compare(old: &Config, new: &Config) -> ReloadPlan {
     named(&mut plan, "sta", &old.stas, &new.stas, |sta| &sta.name);
     sta_server(&mut plan, old.sta_server.as_ref(), new.sta_server.as_ref());
     listeners(&mut plan, &old.listeners, &new.listeners);
+    plan.live(old.bans != new.bans, "bans");
     plan.restart(old.xdp != new.xdp, "xdp");
     plan
 }

@@ -70,6 +70,7 @@ tables! {
         sta: Vec<Located<Sta>>,
         sta_server: StaServer,
         listener: Vec<Located<Listener>>,
+        bans: Bans,
         xdp: Xdp,
     }
     Server "server" {
@@ -179,6 +180,17 @@ tables! {
         ca: String,
         pin_sha256: String,
     }
+    Bans "bans" {
+        bad_tickets: Threshold,
+        failed_logins: Threshold,
+        broken_handshakes: Threshold,
+        violations: Threshold,
+        ban_time: String,
+        ban_time_most: String,
+        ipv4_prefix: i64,
+        ipv6_prefix: i64,
+        allow: Vec<Located<String>>,
+    }
     Xdp "xdp" {
         preset: String,
         mode: String,
@@ -220,6 +232,29 @@ impl FromToml for Ports {
                 None
             }
         }
+    }
+}
+
+/// So many within that time, as typed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Threshold {
+    pub(super) count: Option<Located<i64>>,
+    pub(super) within: Option<Located<String>>,
+}
+
+impl FromToml for Threshold {
+    fn expected() -> String {
+        "a count and a time, such as { count = 20, within = \"5m\" }".into()
+    }
+
+    fn from_toml(value: &Spanned<DeValue<'_>>, key: &str, problems: &mut Problems<'_>) -> Option<Self> {
+        let DeValue::Table(table) = value.get_ref() else {
+            problems.wrong_type::<Self>(value, key);
+            return None;
+        };
+        let at = value.span().start;
+        problems.refuse_unknown(table, key, &["count", "within"], &[]);
+        Some(Self { count: problems.field(table, at, "count"), within: problems.field(table, at, "within") })
     }
 }
 

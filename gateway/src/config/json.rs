@@ -4,13 +4,14 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use portcullis_core::limits::Limits;
+use portcullis_core::penalty::Threshold;
 use portcullis_core::policy::{Destination, Policy, Rule};
 use serde_json::{Value, json};
 
 use super::duration::format;
 use super::{
-    Check, CheckTrust, Config, ForwardConfig, HealthConfig, ListenerConfig, LogFormat, SecurityKey,
-    ServerConfig, StaConfig, StaServerConfig, StaTls, XdpConfig, XdpInterface, XdpRule,
+    BansConfig, Check, CheckTrust, Config, ForwardConfig, HealthConfig, ListenerConfig, LogFormat,
+    SecurityKey, ServerConfig, StaConfig, StaServerConfig, StaTls, XdpConfig, XdpInterface, XdpRule,
 };
 use crate::xdp::presets::Preset;
 
@@ -41,6 +42,7 @@ pub(super) fn config(config: &Config) -> Value {
         "sta": config.stas.iter().map(|config| sta(config)).collect::<Value>(),
         "sta_server": config.sta_server.as_ref().map(sta_server),
         "listener": config.listeners.iter().map(|config| listener(config)).collect::<Value>(),
+        "bans": config.bans.as_ref().map(bans),
         "xdp": config.xdp.as_ref().map(xdp),
     })
 }
@@ -116,6 +118,22 @@ fn listener(listener: &ListenerConfig) -> Value {
         "permit_own_addresses": policy.permits_own_addresses(),
         "own_addresses": policy.own_addresses(),
         "allow": policy.rules().iter().map(rule).collect::<Value>(),
+    })
+}
+
+fn bans(bans: &BansConfig) -> Value {
+    let threshold =
+        |threshold: Threshold| json!({ "count": threshold.count, "within": format(threshold.within) });
+    json!({
+        "bad_tickets": threshold(bans.rules.bad_tickets),
+        "failed_logins": threshold(bans.rules.failed_logins),
+        "broken_handshakes": threshold(bans.rules.broken_handshakes),
+        "violations": threshold(bans.rules.violations),
+        "ban_time": format(bans.rules.ban_time),
+        "ban_time_most": format(bans.rules.ban_time_most),
+        "ipv4_prefix": bans.rules.ipv4_prefix,
+        "ipv6_prefix": bans.rules.ipv6_prefix,
+        "allow": prefixes(&bans.allow),
     })
 }
 

@@ -6,6 +6,7 @@
 
 mod access;
 mod addresses;
+mod bans;
 mod forward;
 mod limits;
 mod listener;
@@ -76,6 +77,7 @@ impl Resolver<'_> {
             let message = "no [[listener]] and no [sta_server]";
             self.remark(Severity::Warning, "configuration", message, "nothing is served; add a listener");
         }
+        let bans = typed.bans.map(|typed| self.bans(typed));
         let xdp = typed.xdp.and_then(|typed| self.xdp(typed));
         Config {
             path: path.to_owned(),
@@ -90,6 +92,7 @@ impl Resolver<'_> {
             stas: stas.into_iter().map(|sta| Arc::new(sta.value)).collect(),
             sta_server: sta_server.map(|server| server.value),
             listeners: listeners.into_iter().map(Arc::new).collect(),
+            bans,
             xdp,
             remarks: std::mem::take(&mut self.remarks),
         }

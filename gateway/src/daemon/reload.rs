@@ -114,6 +114,7 @@ impl Reloader {
             listener.service.store(Arc::new(service));
         }
         self.services.metrics.set_certificates(assemble::certificate_expiry(&new.certificates));
+        self.services.bans.reconfigure(new);
         Ok(())
     }
 

@@ -84,7 +84,9 @@ async fn shake_hands(
             Some(stream)
         }
         Ok(Err(error)) => {
-            listener.metrics.handshake_failed(handshake_failure(&error));
+            let failure = handshake_failure(&error);
+            listener.metrics.handshake_failed(failure);
+            front.bans.on_handshake_failure(source.ip(), failure);
             tracing::debug!(listener = %listener.name, %source, %error, "handshake failed");
             None
         }
@@ -160,6 +162,9 @@ impl Conn<'_> {
                 let (reply, answer) = oneshot::channel();
                 let answer = self.ask(Ask::Redeem { stas, ticket, reply }, answer, Stage::Redeem).await;
                 let overloaded = TicketAnswer::Unavailable(Unavailable::Overloaded);
+                if let Some(Some(TicketAnswer::Granted(_))) = &answer {
+                    self.front.bans.on_success(self.source.ip());
+                }
                 if let Some(answer) = answer {
                     self.tunnel.handle_ticket(answer.unwrap_or(overloaded), Instant::now());
                 }
@@ -169,6 +174,9 @@ impl Conn<'_> {
                 let (reply, answer) = oneshot::channel();
                 let ask = Ask::Verify { users, user, password, reply };
                 if let Some(answer) = self.ask(ask, answer, Stage::Verify).await {
+                    if answer == Some(true) {
+                        self.front.bans.on_success(self.source.ip());
+                    }
                     self.tunnel.handle_verified(answer, Instant::now());
                 }
             }
@@ -283,10 +291,7 @@ impl Conn<'_> {
     /// Ends the connection politely: what was said reaches the client before the socket is closed.
     async fn close(mut self, reason: Option<Deny>, buffer: &mut [u8]) {
         if let Some(reason) = reason {
-            self.listener.metrics.refused(reason);
-            tracing::info!(
-                listener = %self.listener.name, source = %self.source, reason = reason.label(), "refused"
-            );
+            self.note_refusal(reason);
         }
         let polite = async {
             self.client.shutdown().await?;
@@ -301,8 +306,22 @@ impl Conn<'_> {
         timeout(REFUSAL_LINGER, polite).await.ok();
     }
 
+    fn note_refusal(&self, reason: Deny) {
+        self.listener.metrics.refused(reason);
+        self.front.bans.on_refusal(self.source.ip(), reason);
+        tracing::info!(
+            listener = %self.listener.name, source = %self.source, reason = reason.label(), "refused"
+        );
+    }
+
     /// The client is gone.
     fn give_up(mut self, reason: EndReason) {
+        // Whoever does not wait for a refusal was refused all the same.
+        while let Some(command) = self.tunnel.poll_command() {
+            if let Command::Close { reason: Some(reason) } = command {
+                self.note_refusal(reason);
+            }
+        }
         if let Some(session) = &mut self.session {
             session.set_reason(reason);
         }

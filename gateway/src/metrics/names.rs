@@ -138,6 +138,14 @@ pub const OPEN_DESCRIPTORS: Family =
 pub const MAX_DESCRIPTORS: Family =
     gauge("portcullis_max_descriptors", &[], "File descriptors that the daemon may have open.");
 
+pub const OFFENCES: Family = counter(
+    "portcullis_offences_total",
+    &["kind"],
+    "What clients did that leads to a ban when it is repeated, whether bans are configured or not.",
+);
+pub const BANS: Family = gauge("portcullis_bans", &["origin"], "Bans in force, by who made them.");
+pub const BANS_MADE: Family =
+    counter("portcullis_bans_total", &["kind"], "Bans that were made, by what they are for.");
 pub const FORWARD_SERVER_UP: Family = gauge(
     "portcullis_forward_server_up",
     &["listener", "server"],
@@ -173,7 +181,9 @@ pub const XDP_PACKETS: Family = counter(
 );
 
 /// All of them, by name.
-pub const ALL: [Family; 35] = [
+pub const ALL: [Family; 38] = [
+    BANS,
+    BANS_MADE,
     BUILD_INFO,
     CERTIFICATE_NOT_AFTER,
     RELOAD_SUCCESS,
@@ -190,6 +200,7 @@ pub const ALL: [Family; 35] = [
     LIMIT_MAX,
     LOG_LINES_LOST,
     MAX_DESCRIPTORS,
+    OFFENCES,
     OPEN_DESCRIPTORS,
     REFUSALS,
     RELAY_WORKERS,

@@ -61,6 +61,7 @@ fn everything() -> String {
         limits: vec![("sessions", Some(2), 9000), ("sessions_per_user", None, 100)],
         ebpf: "attached (driver)".into(),
         xdp_packets: vec![("edge".into(), Cause::NoRule, 6)],
+        bans: vec![("automatic", 8)],
         forwards: vec![forwarding()],
         log_lines_lost: 4,
         relay_workers: 2,
@@ -77,6 +78,9 @@ fn everything() -> String {
         sta_request("sta1", "granted", Duration::from_millis(7));
         ticket_issued();
         ticket_redeemed("granted");
+        bans_exist();
+        offence("bad_ticket");
+        ban("hand");
         forward_check_failed("farm", "b", "timeout");
         forward_redialed("farm").increment(2);
         // Others may keep these by hand; what is read counts.

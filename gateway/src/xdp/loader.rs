@@ -7,19 +7,21 @@
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
 use portcullis_ebpf_common::Cause;
-use portcullis_ebpf_common::tables::{Interface, PROGRAM, Role};
+use portcullis_ebpf_common::tables::{Interface, PROGRAM, Role, Setting};
 
+use super::forward::{ForwardedFlow, Forwarder, Swept};
 use super::maps::{BanRow, Maps};
 use super::rules::Table;
 use super::{BUILD, OBJECT};
 use crate::config::{Config, XdpInterface};
+use crate::forward::{self, Service};
 use crate::sync::lock;
 
 mod attach;
@@ -65,6 +67,7 @@ struct Active {
     interfaces: Vec<Filtered>,
     rules: usize,
     maps: Mutex<Maps>,
+    forwarder: Mutex<Forwarder>,
     /// Its program is the one that the pinned links hold.
     _program: Ebpf,
 }
@@ -90,7 +93,11 @@ impl Kernel {
                 .map_err(|_| XdpError::NoInterface(interface.name.clone()))?;
             indexed.push((index, Interface::new(slot, interface.role, ports)));
         }
-        let maps = Maps::fill(&mut ebpf, &indexed, &entries)?;
+        let mut maps = Maps::fill(&mut ebpf, &indexed, &entries)?;
+        let forwarder = Forwarder::new(&mut ebpf)?;
+        if forwarder.has_flows() {
+            maps.set(Setting::Forward, 1)?;
+        }
         let program = ebpf.program_mut(PROGRAM).ok_or(XdpError::Object(PROGRAM))?;
         let program: &mut Xdp = program.try_into()?;
         program.load()?;
@@ -107,8 +114,8 @@ impl Kernel {
             interfaces.push(Filtered { name, role, mode, index, slot: value.slot(), pin });
         }
         pins::remove_others(&xdp.pins, &interfaces)?;
-        let (rules, maps) = (entries.len(), Mutex::new(maps));
-        Ok(Self { active: Some(Active { interfaces, rules, maps, _program: ebpf }) })
+        let (rules, maps, forwarder) = (entries.len(), Mutex::new(maps), Mutex::new(forwarder));
+        Ok(Self { active: Some(Active { interfaces, rules, maps, forwarder, _program: ebpf }) })
     }
 
     #[must_use]
@@ -138,6 +145,37 @@ impl Kernel {
         counts.push(("-".to_owned(), Cause::NoRole, maps.count_without_role()?));
         counts.retain(|(_, cause, packets)| *packets > 0 || *cause == Cause::NoRule);
         Ok(counts)
+    }
+
+    /// Takes `forward` listeners over as they are now, and says where each runs.
+    ///
+    /// # Errors
+    /// When the program cannot be told.
+    pub fn forward(&self, services: &[Arc<Service>]) -> Result<Vec<(String, forward::Path)>, XdpError> {
+        let Some(active) = &self.active else { return Ok(Vec::new()) };
+        let generic = active.interfaces.iter().any(|interface| interface.mode == Mode::Generic);
+        let refused = generic.then_some("an interface is filtered behind its driver (generic mode)");
+        let paths = lock(&active.forwarder).write(services, refused);
+        if paths.iter().any(|(_, path)| *path == forward::Path::Kernel) {
+            lock(&active.maps).set(Setting::Forward, 1)?;
+        }
+        Ok(paths)
+    }
+
+    /// The flows that the program forwards now.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn forwarded_flows(&self) -> Result<Vec<ForwardedFlow>, XdpError> {
+        self.active.as_ref().map_or(Ok(Vec::new()), |active| Ok(lock(&active.forwarder).flows()?))
+    }
+
+    /// Removes the forwarded flows that are over and returns them; the others are counted by server.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn sweep_forwards(&self) -> Result<Swept, XdpError> {
+        self.active.as_ref().map_or(Ok(Swept::default()), |active| Ok(lock(&active.forwarder).sweep()?))
     }
 
     /// The bans in force. `None` without a kernel side.
@@ -181,7 +219,7 @@ impl fmt::Display for Kernel {
     }
 }
 
-fn client_ports() -> (u16, u16) {
+pub(crate) fn client_ports() -> (u16, u16) {
     let read = || {
         let text = fs::read_to_string(CLIENT_PORTS).ok()?;
         let mut ports = text.split_whitespace().map(str::parse::<u16>);

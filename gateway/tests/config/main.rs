@@ -1,6 +1,8 @@
 //! The configuration file: what is refused, where, and with what advice; what is filled in; what a reload changes.
 
 #[cfg(test)]
+mod bans;
+#[cfg(test)]
 mod base;
 #[cfg(test)]
 mod check;

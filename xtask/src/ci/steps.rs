@@ -13,7 +13,7 @@ use crate::demo::{self, Profile};
 use crate::ebpf::{self, Toolchain};
 use crate::setup::{self, Use};
 use crate::shell::{self, cargo, succeeds};
-use crate::{deps, licences, tidy};
+use crate::{boot, deps, licences, tidy};
 
 /// A machine with two cores builds everything from nothing in far less.
 const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
@@ -71,6 +71,7 @@ pub(crate) const STEPS: &[Step] = &[
         Ok(Tally::of(good, "fix what the compiler says above"))
     }),
     step("test", "unit, conformance, integration tests, replay of fuzz findings", test),
+    slow("boot", "the kernel side on the appliance's kernel, in QEMU", |_| boot::step()),
     slow("demo", "the whole picture on this machine", |_| demonstration()),
 ];
 

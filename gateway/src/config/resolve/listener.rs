@@ -82,7 +82,7 @@ impl Resolver<'_> {
         let target = row.target.and_then(|typed| self.target(&typed));
         let everyone = [IpAddr::from([0; 4]), IpAddr::from([0; 16])].map(|zero| IpNet::new_assert(zero, 0));
         let allow_from = row.allow_from.is_some();
-        let sources = self.prefixes(row.allow_from);
+        let sources = self.prefixes("allow_from", row.allow_from);
         let forward = forward::Typed {
             servers: row.server,
             health: row.health,

@@ -77,6 +77,8 @@ fn the_table_for_people_and_the_json_say_the_same() {
     assert!(table.contains("user") && table.contains("loopback"), "{table}");
     let json = edge.gateway.cli_json(["forward", "status", "edge"]).unwrap();
     assert_eq!((&json[0]["check"], &json[0]["data_path"]), (&"tcp".into(), &"auto".into()));
+    let status = edge.gateway.cli(["status"]).unwrap().ok().unwrap().stdout;
+    assert!(status.contains("forward (user)"), "{status}");
     let shown = edge.gateway.cli_json(["config", "show"]).unwrap();
     assert_eq!(shown["listener"][0]["forward"]["server"][1]["weight"], 3);
 }
