@@ -8,6 +8,7 @@
 
 mod context;
 mod egress;
+mod events;
 mod flows;
 mod forward;
 mod limits;
@@ -22,7 +23,7 @@ use portcullis_ebpf_common::rules::{RuleKey, RuleValue};
 use portcullis_ebpf_common::tables::{Action, Interface, NO_SLOT, Role, Setting};
 use portcullis_ebpf_common::{
     Addresses, Cause, Decision, Effect, Family, FlowKey, Hit, Kind, Lookup, Packet, Ports, Protocol, Seen,
-    is_bogon, judge, walk,
+    Verdict, is_bogon, judge, walk,
 };
 
 use context::Context;
@@ -44,6 +45,9 @@ pub(crate) fn portcullis(context: XdpContext) -> u32 {
         Effect::Forward | Effect::ForwardError => forward::send(&mut context, packet),
     };
     maps::count(slot, cause);
+    if cause.verdict() == Verdict::Drop {
+        events::show(&context, slot, cause);
+    }
     action
 }
 

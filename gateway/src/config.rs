@@ -287,6 +287,22 @@ pub struct XdpConfig {
     /// A directory on a BPF file system.
     pub pins: PathBuf,
     pub allow_no_management: bool,
+    pub sizes: XdpSizes,
+    /// Dropped packets that are shown one by one, each second and on each processor.
+    pub event_rate: u32,
+}
+
+/// How much the kernel's tables hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct XdpSizes {
+    /// Two for each session.
+    pub flows: u32,
+    /// Datagrams in fragments at the same time.
+    pub fragments: u32,
+    /// Banned prefixes of each family.
+    pub bans: u32,
+    /// Drop events that wait for the daemon.
+    pub events: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

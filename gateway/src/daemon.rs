@@ -92,7 +92,11 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
     tasks::take_forwards(&kernel, &parts.balancers);
     parts.balancers.ensure_paths()?;
     let sessions = Arc::new(std::sync::Mutex::new(Table::new(assemble::session_seed())));
-    let context = Arc::new(relay::Context { sessions: Arc::clone(&sessions), cut: false.into() });
+    let context = Arc::new(relay::Context {
+        sessions: Arc::clone(&sessions),
+        flows: kernel.flows(),
+        cut: false.into(),
+    });
     let (asks, inbox) = mpsc::channel(portcullis_core::limits::CONTROL_QUEUE);
     let (reload, mut reload_requests) = mpsc::channel(RELOAD_QUEUE);
     let (drain, draining) = watch::channel(false);

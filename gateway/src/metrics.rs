@@ -8,6 +8,7 @@ pub mod names;
 mod process;
 mod record;
 mod text;
+pub mod xdp;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,6 @@ use ::metrics::Unit;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use names::{Family, Kind};
-use portcullis_ebpf_common::Cause;
 pub use record::{
     ConnectionGuard, HandshakeFailure, HandshakeGuard, Listener, Stage, ban, bans_exist,
     forward_check_failed, forward_redialed, offence, refused, sta_request, ticket_issued, ticket_redeemed,
@@ -85,12 +85,12 @@ pub struct Snapshot {
     pub limits: Vec<(&'static str, Option<usize>, usize)>,
     /// State of the kernel side.
     pub ebpf: String,
-    /// Packets by interface and cause.
-    pub xdp_packets: Vec<(String, Cause, u64)>,
     /// Bans in force by origin.
     pub bans: Vec<(&'static str, usize)>,
     /// The `forward` listeners.
     pub forwards: Vec<ForwardStatus>,
+    /// What the kernel side counts.
+    pub xdp: xdp::Facts,
     pub log_lines_lost: u64,
     pub relay_workers: usize,
 }
@@ -218,12 +218,8 @@ impl Handle {
         writer.family(names::BANS, bans);
         writer.single(names::LOG_LINES_LOST, Some(snapshot.log_lines_lost));
         writer.single(names::RELAY_WORKERS, Some(snapshot.relay_workers));
-        let packets = snapshot.xdp_packets.iter().map(|(interface, cause, packets)| {
-            let labels = [interface.as_str(), cause.verdict().label(), cause.label()];
-            (labels.map(str::to_owned).to_vec(), *packets)
-        });
-        writer.family(names::XDP_PACKETS, packets);
         render_forwards(&snapshot.forwards, &mut writer);
+        xdp::render(&snapshot.xdp, &mut writer);
         text::merged(&self.recorder.render(), &writer.finish())
     }
 

@@ -9,7 +9,7 @@ mod session;
 mod up;
 mod worker;
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 
 use crate::front::gate::ConnectionPass;
 use crate::sync::lock;
+use crate::xdp::{FlowPair, Flows, Half};
 use crate::{log, metrics};
 
 pub use worker::spawn;
@@ -72,6 +73,8 @@ impl Worker {
 #[derive(Debug)]
 pub struct Context {
     pub sessions: Arc<Mutex<Table>>,
+    /// Where the kernel side knows sessions by.
+    pub flows: Flows,
     /// Set when the drain is over: every session ends now.
     pub cut: AtomicBool,
 }
@@ -86,6 +89,7 @@ impl Context {
 #[derive(Debug)]
 pub struct Enrolled {
     session: Session,
+    flows: FlowPair,
     context: Arc<Context>,
     metrics: metrics::Listener,
     reason: EndReason,
@@ -103,13 +107,19 @@ impl Enrolled {
         limits: &Limits,
     ) -> Result<Self, Deny> {
         let session = lock(&context.sessions).admit(Instant::now(), SystemTime::now(), info, limits)?;
+        let flows = context.flows.pair(session.id);
         let (context, metrics) = (Arc::clone(context), metrics.clone());
-        Ok(Self { session, context, metrics, reason: EndReason::NotEstablished })
+        Ok(Self { session, flows, context, metrics, reason: EndReason::NotEstablished })
     }
 
     #[must_use]
     pub fn id(&self) -> SessionId {
         self.session.id
+    }
+
+    /// Lets the packets of one half in from now on; they go to the processor `owner`, where there is one.
+    pub fn admit(&mut self, half: Half, peer: SocketAddr, local: SocketAddr, owner: Option<u16>) {
+        self.flows.admit(half, peer, local, owner);
     }
 
     /// What the worker counts.

@@ -4,11 +4,15 @@
 //! port tables that rules can be taken from; `policy` makes of all of them what the kernel's tables hold, and
 //! `generations` writes it there beside what is in force; `confirm` takes back what nobody confirms;
 //! `loader` brings the program into the kernel and onto the interfaces; `maps` writes its tables and reads its
-//! counters. Nothing here decides about a packet: `portcullis-ebpf-common` does, in the kernel and in
+//! counters; `flows` admits the flows of sessions;
+//! `events` reads what was dropped one by one; `watch` puts back what others take off. Nothing here decides about a packet: `portcullis-ebpf-common` does, in the kernel and in
 //! `portcullis ports test` alike.
 
+mod carry;
 mod confirm;
 pub mod egress;
+pub mod events;
+mod flows;
 pub mod forward;
 mod generations;
 pub mod loader;
@@ -18,10 +22,13 @@ pub mod policy;
 pub mod presets;
 pub mod protocols;
 pub mod rules;
+mod watch;
 
+pub use flows::{FlowPair, FlowRow, FlowUse, Flows, Half};
 pub use forward::{FlowEnd, ForwardedFlow};
-pub use loader::{Kernel, XdpError};
-pub use maps::BanRow;
+pub use loader::{Filtered, Kernel, XdpError};
+pub use maps::{BanRow, MapUse};
+pub use watch::Condition;
 
 /// Where programs and bans are pinned unless the configuration says otherwise.
 pub const PINS_DEFAULT: &str = "/sys/fs/bpf/portcullis";

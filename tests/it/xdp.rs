@@ -3,12 +3,19 @@
 #[cfg(test)]
 #[path = "xdp/bans.rs"]
 mod bans;
+#[path = "xdp/events.rs"]
+mod events;
+#[cfg(test)]
+#[path = "xdp/flows.rs"]
+mod flows;
 #[cfg(test)]
 #[path = "xdp/policy.rs"]
 mod policy;
 #[cfg(test)]
 #[path = "xdp/program.rs"]
 mod program;
+#[path = "xdp/robust.rs"]
+mod robust;
 #[cfg(test)]
 #[path = "xdp/sessions.rs"]
 mod sessions;

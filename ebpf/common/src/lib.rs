@@ -9,6 +9,7 @@ mod bogon;
 mod bucket;
 mod cause;
 mod egress;
+pub mod event;
 mod flow;
 pub mod forward;
 mod frame;

@@ -24,6 +24,8 @@ pub const SLOTS: &str = "SLOTS";
 pub const SERVERS: &str = "SERVERS";
 pub const FORWARDS: &str = "FORWARDS";
 pub const HALF_OPEN: &str = "HALF_OPEN";
+pub const EVENTS: &str = "EVENTS";
+pub const SAMPLERS: &str = "SAMPLERS";
 /// Name of the program.
 pub const PROGRAM: &str = "portcullis";
 /// Name of the program for what leaves by an interface.
@@ -47,6 +49,8 @@ pub const FLOWS_MAX: u32 = 65_536;
 pub const FRAGMENTS_MAX: u32 = 4_096;
 /// For how long they may, in nanoseconds; the network stack itself waits as long.
 pub const FRAGMENTS_TIME: u64 = 30_000_000_000;
+/// Drop events that may wait to be read; the configuration sets another number.
+pub const EVENTS_MAX: u32 = 4_096;
 /// Counters of one interface; more than there are causes.
 pub const CAUSES_MAX: u32 = 64;
 /// The interfaces, one more for those without a role, the interfaces again for what leaves, and the daemon's own
@@ -68,6 +72,8 @@ pub enum Setting {
     Policy,
     /// Whether there are services to be forwarded, or flows of former ones.
     Forward,
+    /// Most drop events of one processor within a second.
+    EventRate,
 }
 
 /// Places in [`SETTINGS`], some of them free.

@@ -357,7 +357,7 @@ pub enum Logs {
 
 mod kernel;
 
-pub use kernel::{Bans, Ports, Probe, Role, Xdp};
+pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Role, Top, Xdp};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Level {

@@ -162,16 +162,16 @@ fn table(before: Option<&Look>, now: &Look, most: usize) -> Table {
     table
 }
 
-fn per_second(moved: u64, time: Duration) -> u64 {
+pub(super) fn per_second(moved: u64, time: Duration) -> u64 {
     let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     moved.saturating_mul(1000).checked_div(milliseconds).unwrap_or(0)
 }
 
 /// The alternate screen; given back on drop.
-struct Screen;
+pub(super) struct Screen;
 
 impl Screen {
-    fn take() -> io::Result<Self> {
+    pub(super) fn take() -> io::Result<Self> {
         let mut out = io::stdout().lock();
         out.write_all(b"\x1b[?1049h\x1b[?25l")?;
         out.flush()?;
@@ -179,7 +179,7 @@ impl Screen {
     }
 
     /// Overwrites line by line, which does not flicker as clearing would.
-    fn draw(text: &str) -> io::Result<()> {
+    pub(super) fn draw(text: &str) -> io::Result<()> {
         let mut frame = String::from("\x1b[H");
         for (index, line) in text.lines().enumerate() {
             frame.push_str(if index == 0 { "" } else { "\r\n" });

@@ -13,10 +13,16 @@ use crate::ctl::protocol::{Command, XdpCount, XdpStatus};
 use crate::exit::Exit;
 use crate::xdp::{PINS_DEFAULT, XdpError, loader};
 
+mod top;
+mod traffic;
+
 pub(super) fn run(context: &Context, command: Xdp) -> Outcome {
     match command {
         Xdp::Status => status(context),
-        Xdp::Drops => drops(context),
+        Xdp::Drops(drops) if drops.events || drops.follow => traffic::events(context, &drops),
+        Xdp::Drops(_) => drops(context),
+        Xdp::Flows(flows) => traffic::flows(context, &flows),
+        Xdp::Top(order) => top::run(context, &order),
         Xdp::Detach { pins } => detach(context, pins),
         Xdp::Bans(command) => super::bans::run(context, command),
     }
@@ -28,10 +34,18 @@ fn status(context: &Context) -> Outcome {
         context.output.json(&status)?;
         return Ok(Exit::Ok);
     }
-    let mut interfaces = Table::new().column("INTERFACE").column("ROLE").column("MODE").column("STATE");
+    let mut interfaces =
+        Table::new().column("INTERFACE").column("ROLE").column("MODE").wide("STATE").number("REPAIRS");
     for row in &status.interfaces {
-        let (state, paint) = if row.attached { ("attached", Paint::Good) } else { ("DETACHED", Paint::Bad) };
-        interfaces.row([row.name.clone(), row.role.clone(), row.mode.clone(), state.into()], &[(3, paint)]);
+        let (state, paint) = match (row.attached, row.condition.as_str()) {
+            (true, "attached" | "") => ("attached".to_owned(), Paint::Good),
+            (true, other) => (other.to_owned(), Paint::Doubtful),
+            // It has not been looked at since.
+            (false, "attached" | "") => ("DETACHED".to_owned(), Paint::Bad),
+            (false, other) => (other.to_uppercase(), Paint::Bad),
+        };
+        let cells = [row.name.clone(), row.role.clone(), row.mode.clone(), state, row.repairs.to_string()];
+        interfaces.row(cells, &[(3, paint)]);
     }
     let (width, colour) = (context.output.width(), context.output.colour);
     let mut head = format!("{}: {} ports in rules, {} bans\n", status.state, status.rules, status.bans);
@@ -44,8 +58,27 @@ fn status(context: &Context) -> Outcome {
         );
     }
     let packets = counts(&status.packets).render(width, colour);
-    context.output.text(&(head + "\n" + &interfaces.render(width, colour) + "\n" + &packets))?;
+    let maps = tables(&status).render(width, colour);
+    let interfaces = interfaces.render(width, colour);
+    context.output.text(&[head, interfaces, maps, packets].join("\n"))?;
     Ok(Exit::Ok)
+}
+
+/// How full each table of the kernel side is.
+fn tables(status: &XdpStatus) -> Table {
+    let mut table = Table::new().column("TABLE").number("USED").number("SIZE").wide("REMARK");
+    for map in &status.maps {
+        let used = map.entries.map_or_else(|| "-".to_owned(), |entries| entries.to_string());
+        let remark = match (map.name.as_str(), &status.flows, &status.events) {
+            ("flows", Some(flows), _) if flows.unlisted_total > 0 => {
+                format!("{} without a place, {} since the start", flows.unlisted, flows.unlisted_total)
+            }
+            ("events", _, Some(events)) => format!("{} shown, {} lost", events.kept, events.lost),
+            _ => String::new(),
+        };
+        table.row([map.name.clone(), used, map.most.to_string(), remark], &[(3, Paint::Doubtful)]);
+    }
+    table
 }
 
 fn drops(context: &Context) -> Outcome {

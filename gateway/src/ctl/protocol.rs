@@ -52,7 +52,12 @@ mod kernel;
 
 pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
 pub use forward::{ForwardServer, ForwardStatus, ServerRef};
-pub use kernel::{Confirmed, XdpCount, XdpInterfaceStatus, XdpRules, XdpStatus};
+mod traffic;
+
+pub use kernel::{
+    Confirmed, XdpCount, XdpEventUse, XdpFlowUse, XdpInterfaceStatus, XdpMap, XdpRules, XdpStatus,
+};
+pub use traffic::{FlowFilter, FlowOrder, XdpEvent, XdpEventPage, XdpFlow, XdpFlowPage};
 
 mod wiped {
     use serde::{Deserialize, Deserializer, Serializer};
@@ -120,6 +125,15 @@ pub enum Command {
     ForwardDrain(ServerRef),
     /// [`ServerRef`]s that take new flows again.
     ForwardUndrain(ServerRef),
+    /// [`XdpFlowPage`]
+    XdpFlows(FlowFilter),
+    /// [`XdpEventPage`]. With `after` what came since, else the last ones.
+    XdpEvents {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<usize>,
+    },
     /// [`LogLevel`]; with `level` sets it first, until the next reload or restart.
     LogLevel {
         #[serde(default, skip_serializing_if = "Option::is_none")]

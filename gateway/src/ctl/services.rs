@@ -37,6 +37,7 @@ use crate::xdp::Kernel;
 mod bans;
 mod forward;
 mod kernel;
+mod traffic;
 
 /// How long a reload may take before who asked is told that it goes on without them.
 const RELOAD_WAIT: Duration = Duration::from_secs(20);
@@ -92,6 +93,8 @@ impl Services {
             Command::ForwardStatus {} => reply(Ok(self.forward_status())),
             Command::ForwardDrain(which) => reply(self.drain_server(&which, true)),
             Command::ForwardUndrain(which) => reply(self.drain_server(&which, false)),
+            Command::XdpFlows(filter) => reply(self.flows(&filter).await),
+            Command::XdpEvents { after, limit } => reply(self.drop_events(after, limit)),
             Command::LogLevel { level } => reply(self.log_level(level.as_deref())),
         }
     }
@@ -345,9 +348,9 @@ impl Services {
                 ("suspects", Some(suspects), SUSPECTS_MAX),
             ],
             ebpf: self.kernel.to_string(),
-            xdp_packets: self.kernel.counts().unwrap_or_default(),
             bans: bans.to_vec(),
             forwards: self.forward_status(),
+            xdp: self.kernel.facts(),
             log_lines_lost: self.log.lines_lost(),
             relay_workers: self.workers,
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::MissedTickBehavior;
 
 use super::assemble::{Assembled, Sockets};
 use crate::config::Config;
@@ -24,6 +25,8 @@ const WEB_QUEUE: usize = 256;
 const WEB_CONNECTIONS_MAX: usize = 1024;
 /// How often samples of histograms move to their buckets when nobody scrapes.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+/// How soon a filter is put back that others have taken off.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
 
 /// Starts all of them; they end with the runtime. The sockets they serve are taken out of `sockets`.
 pub(super) fn spawn(
@@ -50,6 +53,9 @@ pub(super) fn spawn(
     tokio::spawn(sweep_forwards(Arc::clone(services)));
     let bans = Arc::clone(&services.bans);
     tokio::spawn(async move { bans.run().await });
+    tokio::spawn(watch_filter(Arc::clone(&services.kernel)));
+    let kernel = Arc::clone(&services.kernel);
+    tokio::spawn(async move { kernel.read_events().await });
     if let Some(socket) = sockets.control.take() {
         let services = Arc::clone(services);
         tokio::spawn(ctl::server::serve(socket, ctl::server::Bounds::default(), move |command| {
@@ -82,6 +88,20 @@ async fn upkeep(services: Arc<Services>) {
     loop {
         interval.tick().await;
         services.metrics.run_upkeep();
+    }
+}
+
+/// Puts the filter back where others take it off.
+async fn watch_filter(kernel: Arc<Kernel>) {
+    let mut interval = tokio::time::interval(WATCH_EVERY);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let kernel = Arc::clone(&kernel);
+        // A driver may take its time to attach.
+        if tokio::task::spawn_blocking(move || kernel.watch()).await.is_err() {
+            tracing::error!("the filter was not looked after");
+        }
     }
 }
 

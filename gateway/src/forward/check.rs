@@ -90,7 +90,7 @@ impl Checker {
     }
 
     async fn check(&self, server: SocketAddr, source: Option<IpAddr>) -> Result<(), CheckError> {
-        let stream = connect(server, source).await.map_err(|error| {
+        let stream = connect(server, source, |_| ()).await.map_err(|error| {
             // An address that is not ours has the same code as a lack of ports, and will not go away.
             let is_ours = source.is_none() || error.kind() != io::ErrorKind::AddrNotAvailable;
             if is_ours && is_exhausted(&error) {

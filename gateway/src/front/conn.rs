@@ -22,6 +22,7 @@ use crate::control_plane::Ask;
 use crate::metrics::{HandshakeFailure, Stage};
 use crate::relay::{Enrolled, Handover, Server};
 use crate::tls::stream::ClientStream;
+use crate::xdp::Half;
 
 /// One read while the connection is set up; requests are small.
 const READ_BYTES: usize = 16 * 1024;
@@ -44,8 +45,18 @@ pub(super) async fn serve(
         Some(balancer) => Tunnel::forward(profile, source, &balancer.service().choose(source, local), now),
         None => Tunnel::new(profile, source, now),
     };
-    let conn =
-        Conn { front, listener, service, source, client, tunnel, began: now, session: None, dialed: None };
+    let conn = Conn {
+        front,
+        listener,
+        service,
+        source,
+        client,
+        tunnel,
+        began: now,
+        session: None,
+        dialed: None,
+        owner: None,
+    };
     conn.run(index, pass).await;
 }
 
@@ -108,6 +119,8 @@ struct Conn<'a> {
     began: Instant,
     session: Option<Enrolled>,
     dialed: Option<TcpStream>,
+    /// The processor that gets the session's packets, where they are steered.
+    owner: Option<u16>,
 }
 
 impl Conn<'_> {
@@ -190,14 +203,23 @@ impl Conn<'_> {
             }
             Command::Admit { info } => {
                 let limits = &self.service.profile.limits;
-                let enrolled = Enrolled::new(&self.front.relay, &self.listener.metrics, info, limits);
+                let mut enrolled = Enrolled::new(&self.front.relay, &self.listener.metrics, info, limits);
+                if let (Ok(session), Ok(local)) = (&mut enrolled, self.client.local_addr()) {
+                    session.admit(Half::Edge, self.source, local, self.owner);
+                }
                 let answer = enrolled.map(|session| self.session = Some(session));
                 self.tunnel.handle_admitted(answer);
             }
             Command::Dial { permit } => {
                 let began = Instant::now();
                 let deadline = self.tunnel.poll_timeout().unwrap_or(began);
-                let result = dial::dial(&permit, &self.service.source, deadline.into()).await;
+                let (session, owner) = (&mut self.session, self.owner);
+                let begun = |server, local| {
+                    if let Some(session) = session {
+                        session.admit(Half::Farm, server, local, owner);
+                    }
+                };
+                let result = dial::dial(&permit, &self.service.source, deadline.into(), begun).await;
                 self.listener.metrics.stage(Stage::Dial, began.elapsed());
                 let result = result.map(|(socket, server)| {
                     self.note_server(server, permit.addresses().first());

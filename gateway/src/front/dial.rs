@@ -19,11 +19,12 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 const KEEPALIVE_TRIES: u32 = 4;
 
 /// Connects to the first address that answers, within the deadline, from an address of `source` where there is one
-/// of its family; says which it was.
+/// of its family; says which it was. `begun` hears of each attempt: the server's address and the own one.
 pub(super) async fn dial(
     permit: &Permit,
     source: &[IpAddr],
     deadline: Instant,
+    mut begun: impl FnMut(SocketAddr, SocketAddr),
 ) -> Result<(TcpStream, SocketAddr), DialError> {
     let mut last = DialError::Unreachable;
     let mut left = u32::try_from(permit.addresses().len()).unwrap_or(u32::MAX);
@@ -32,7 +33,8 @@ pub(super) async fn dial(
         let share = deadline.saturating_duration_since(Instant::now()) / left.max(1);
         left = left.saturating_sub(1);
         let source = source.iter().copied().find(|source| source.is_ipv4() == address.is_ipv4());
-        match timeout_at(Instant::now() + share, connect(*address, source)).await {
+        let begun = |local| begun(*address, local);
+        match timeout_at(Instant::now() + share, connect(*address, source, begun)).await {
             Ok(Ok(socket)) => {
                 prepare(&socket).map_err(|_| DialError::Unreachable)?;
                 return Ok((socket, *address));

@@ -180,8 +180,35 @@ pub const XDP_PACKETS: Family = counter(
     "Packets that the kernel side let pass or dropped at a filtered interface, since the daemon started.",
 );
 
+pub const XDP_ATTACHED: Family = gauge(
+    "portcullis_xdp_attached",
+    &["interface", "mode"],
+    "1 while the filter of an interface is in force, else 0.",
+);
+pub const XDP_EVENTS: Family =
+    counter("portcullis_xdp_events_total", &[], "Dropped packets that were shown one by one.");
+pub const XDP_EVENTS_LOST: Family = counter(
+    "portcullis_xdp_events_lost_total",
+    &[],
+    "Dropped packets that would have been shown one by one, but found the ring full.",
+);
+pub const XDP_FLOWS_UNLISTED: Family = counter(
+    "portcullis_xdp_flows_unlisted_total",
+    &[],
+    "Halves of sessions that found no place in the flow table and go on by their sockets.",
+);
+pub const XDP_MAP_ENTRIES: Family =
+    gauge("portcullis_xdp_map_entries", &["map"], "Entries of a table of the kernel side.");
+pub const XDP_MAP_MAX: Family =
+    gauge("portcullis_xdp_map_entries_max", &["map"], "Entries that a table of the kernel side can have.");
+pub const XDP_REPAIRS: Family = counter(
+    "portcullis_xdp_repairs_total",
+    &["interface"],
+    "Times that a filter was put back which others had taken off or replaced, or whose interface came back.",
+);
+
 /// All of them, by name.
-pub const ALL: [Family; 38] = [
+pub const ALL: [Family; 45] = [
     BANS,
     BANS_MADE,
     BUILD_INFO,
@@ -216,7 +243,14 @@ pub const ALL: [Family; 38] = [
     TICKETS_REDEEMED,
     TLS_HANDSHAKE_FAILURES,
     TLS_HANDSHAKES,
+    XDP_ATTACHED,
+    XDP_EVENTS_LOST,
+    XDP_EVENTS,
+    XDP_FLOWS_UNLISTED,
+    XDP_MAP_ENTRIES,
+    XDP_MAP_MAX,
     XDP_PACKETS,
+    XDP_REPAIRS,
     CPU_SECONDS,
     RESIDENT_BYTES,
     START_TIME,

@@ -60,9 +60,20 @@ fn everything() -> String {
         tickets_live: Some(3),
         limits: vec![("sessions", Some(2), 9000), ("sessions_per_user", None, 100)],
         ebpf: "attached (driver)".into(),
-        xdp_packets: vec![("edge".into(), Cause::NoRule, 6)],
         bans: vec![("automatic", 8)],
         forwards: vec![forwarding()],
+        xdp: xdp::Facts {
+            packets: vec![("edge".into(), portcullis_ebpf_common::Cause::NoRule, 6)],
+            interfaces: vec![xdp::Interface {
+                name: "edge".into(),
+                mode: "driver",
+                attached: true,
+                repairs: 1,
+            }],
+            maps: vec![("FLOWS", Some(4), 65_536)],
+            flows_unlisted: Some(2),
+            events: Some((9, 1)),
+        },
         log_lines_lost: 4,
         relay_workers: 2,
     };

@@ -1,7 +1,7 @@
 //! A client's byte stream while its connection is set up: TLS or not, the same three operations.
 
 use std::io;
-use std::net::TcpStream as StdTcpStream;
+use std::net::{SocketAddr, TcpStream as StdTcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -77,6 +77,15 @@ impl ClientStream {
         let mut stream = TlsAcceptor::from(config).accept(metered).await?;
         stream.get_mut().0.allowance = None;
         Ok(Self::Tls(Box::new(stream)))
+    }
+
+    /// # Errors
+    /// What the socket says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Plain(socket) => socket.local_addr(),
+            Self::Tls(stream) => stream.get_ref().0.socket.local_addr(),
+        }
     }
 
     #[must_use]

@@ -14,21 +14,26 @@ use aya::{Ebpf, EbpfLoader};
 use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
 use portcullis_ebpf_common::Cause;
-use portcullis_ebpf_common::tables::{Interface, PROGRAM, Role, Setting};
+use portcullis_ebpf_common::tables::{FLOWS, Interface, PROGRAM, RULES, RULES_MAX, Role, Setting};
 
+use super::carry::Carried;
 use super::confirm::{self, Running};
+use super::events::Events;
+use super::flows::Flows;
 use super::forward::{ForwardedFlow, Forwarder, Swept};
-use super::maps::{BanRow, Maps};
+use super::maps::{BanRow, MapUse, Maps};
 use super::policy::{Policy, rule_rows};
+use super::watch::Condition;
 use super::{BUILD, OBJECT, outgoing};
-use crate::config::{Config, XdpInterface};
+use crate::config::{Config, XdpConfig};
 use crate::forward::{self, Service};
+use crate::metrics::{self, xdp::Facts};
 use crate::sync::lock;
 
-mod attach;
+pub(super) mod attach;
 mod change;
-mod error;
-mod pins;
+pub(super) mod error;
+pub(super) mod pins;
 
 pub use attach::Mode;
 use change::State;
@@ -47,33 +52,51 @@ pub struct Filtered {
     pub name: String,
     pub role: Role,
     pub mode: Mode,
-    index: u32,
-    slot: u8,
-    pin: PathBuf,
+    pub(super) index: u32,
+    pub(super) value: Interface,
+    pub(super) pin: PathBuf,
+    /// As it was found when it was last looked at.
+    pub condition: Condition,
+    /// How often the filter had to be put back.
+    pub repairs: u64,
 }
 
 impl Filtered {
     /// Whether the filter is in force still: an administrator may have detached it, or the interface be gone.
     #[must_use]
     pub fn is_attached(&self) -> bool {
-        self.pin.exists() && if_nametoindex(self.name.as_str()) == Ok(self.index)
+        let has_name = || if_nametoindex(self.name.as_str()) == Ok(self.index);
+        self.pin.exists()
+            && match &self.condition {
+                Condition::Attached => has_name(),
+                Condition::Renamed(_) => true,
+                Condition::Detached | Condition::Gone | Condition::Lost(_) => false,
+            }
+    }
+
+    /// The place of its counters.
+    pub(crate) fn slot(&self) -> u8 {
+        self.value.slot()
     }
 }
 
 /// The kernel side of a running daemon.
 #[derive(Debug, Default)]
 pub struct Kernel {
-    active: Option<Active>,
+    pub(super) active: Option<Active>,
 }
 
 #[derive(Debug)]
-struct Active {
-    interfaces: Vec<Filtered>,
-    maps: Mutex<Maps>,
-    forwarder: Mutex<Forwarder>,
-    /// Its programs are those that the pinned links hold.
-    programs: Mutex<Ebpf>,
+pub(super) struct Active {
+    pub(super) config: XdpConfig,
+    pub(super) interfaces: Mutex<Vec<Filtered>>,
     policy: Mutex<State>,
+    pub(super) maps: Mutex<Maps>,
+    forwarder: Mutex<Forwarder>,
+    flows: Flows,
+    pub(super) events: Events,
+    /// Its program is the one that the pinned links hold.
+    pub(super) ebpf: Mutex<Ebpf>,
 }
 
 impl Kernel {
@@ -91,7 +114,13 @@ impl Kernel {
         let policy = Policy::new(config, xdp).map_err(XdpError::Rules)?;
         let object = OBJECT.ok_or(XdpError::Absent)?;
         pins::prepare(&xdp.pins)?;
-        let mut ebpf = EbpfLoader::new().default_map_pin_directory(&xdp.pins).load(object)?;
+        let carried = Carried::from(&xdp.pins, xdp.sizes.bans)?;
+        let mut loader = EbpfLoader::new();
+        loader.default_map_pin_directory(&xdp.pins);
+        for (map, entries) in xdp.sizes.entries() {
+            loader.map_max_entries(map, entries);
+        }
+        let mut ebpf = loader.load(object)?;
         let ports = client_ports();
         let mut indexed = Vec::new();
         for (slot, interface) in (0..).zip(&xdp.interfaces) {
@@ -104,21 +133,11 @@ impl Kernel {
         if forwarder.has_flows() {
             maps.set(Setting::Forward, 1)?;
         }
-        let program = ebpf.program_mut(PROGRAM).ok_or(XdpError::Object(PROGRAM))?;
-        let program: &mut Xdp = program.try_into()?;
-        program.load()?;
-        let mut interfaces = Vec::new();
-        for (interface, (index, value)) in xdp.interfaces.iter().zip(indexed) {
-            let (mode, pin) = attach::enforce(program, xdp, interface, index)?;
-            let XdpInterface { name, role } = interface.clone();
-            tracing::info!(
-                interface = name,
-                role = role.as_str(),
-                mode = mode.as_str(),
-                "packets are filtered"
-            );
-            interfaces.push(Filtered { name, role, mode, index, slot: value.slot(), pin });
-        }
+        carried.into(&mut maps);
+        maps.set(Setting::EventRate, xdp.event_rate.into())?;
+        let flows = Flows::of(&mut ebpf, xdp.sizes.flows)?;
+        program(&mut ebpf)?.load()?;
+        let interfaces = attach::all(program(&mut ebpf)?, xdp, &indexed)?;
         pins::remove_others(&xdp.pins, &interfaces)?;
         if policy.has_egress {
             outgoing::attach(&mut ebpf, xdp)?;
@@ -135,14 +154,90 @@ impl Kernel {
             confirmed,
             state_dir: config.server.state_dir.clone(),
         };
-        let (maps, forwarder) = (Mutex::new(maps), Mutex::new(forwarder));
-        let (programs, policy) = (Mutex::new(ebpf), Mutex::new(state));
-        Ok(Self { active: Some(Active { interfaces, maps, forwarder, programs, policy }) })
+        // Whoever detached has had the time until now.
+        pins::unmark_detached(&xdp.pins);
+        let active = Active {
+            config: xdp.clone(),
+            interfaces: Mutex::new(interfaces),
+            policy: Mutex::new(state),
+            maps: Mutex::new(maps),
+            forwarder: Mutex::new(forwarder),
+            flows,
+            events: Events::default(),
+            ebpf: Mutex::new(ebpf),
+        };
+        Ok(Self { active: Some(active) })
     }
 
     #[must_use]
-    pub fn interfaces(&self) -> &[Filtered] {
-        self.active.as_ref().map(|active| active.interfaces.as_slice()).unwrap_or_default()
+    pub fn interfaces(&self) -> Vec<Filtered> {
+        self.active.as_ref().map(|active| lock(&active.interfaces).clone()).unwrap_or_default()
+    }
+
+    /// Reads drop events as long as it is polled; without a kernel side there are none.
+    pub async fn read_events(&self) {
+        let Some(active) = &self.active else { return };
+        let Some(ring) = lock(&active.maps).take_ring() else { return };
+        if let Err(error) = active.events.read(ring).await {
+            tracing::error!(%error, "drop events cannot be read; they are counted all the same");
+        }
+    }
+
+    /// The last drop events. `None` without a kernel side.
+    #[must_use]
+    pub fn events(&self) -> Option<&Events> {
+        self.active.as_ref().map(|active| &active.events)
+    }
+
+    /// How full the tables are.
+    ///
+    /// # Errors
+    /// When a table cannot be read.
+    pub fn map_use(&self) -> Result<Vec<MapUse>, XdpError> {
+        let Some(active) = &self.active else { return Ok(Vec::new()) };
+        let mut uses = lock(&active.maps).uses(&active.config.sizes)?;
+        let flows = active.flows.usage().unwrap_or_default();
+        uses.push(MapUse { name: FLOWS, entries: Some(flows.listed), most: flows.most });
+        uses.push(MapUse {
+            name: RULES,
+            entries: Some(lock(&active.policy).running.entries),
+            most: RULES_MAX,
+        });
+        uses.sort_by_key(|map| map.name);
+        Ok(uses)
+    }
+
+    /// Everything for the metrics; what cannot be read is absent.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        let interfaces = self.interfaces().into_iter().map(|interface| metrics::xdp::Interface {
+            mode: interface.mode.as_str(),
+            attached: interface.is_attached(),
+            repairs: interface.repairs,
+            name: interface.name,
+        });
+        let maps = self.map_use().unwrap_or_default();
+        Facts {
+            packets: self.counts().unwrap_or_default(),
+            interfaces: interfaces.collect(),
+            maps: maps.into_iter().map(|map| (map.name, map.entries, map.most)).collect(),
+            flows_unlisted: self.flows().usage().map(|usage| usage.unlisted_total),
+            events: self.event_counts().ok().flatten(),
+        }
+    }
+
+    /// Drop events that reached the daemon's ring, and those that found it full.
+    ///
+    /// # Errors
+    /// When the counters cannot be read.
+    pub fn event_counts(&self) -> Result<Option<(u64, u64)>, XdpError> {
+        self.active.as_ref().map(|active| Ok(lock(&active.maps).event_counts()?)).transpose()
+    }
+
+    /// Admits the flows of sessions.
+    #[must_use]
+    pub fn flows(&self) -> Flows {
+        self.active.as_ref().map(|active| active.flows.clone()).unwrap_or_default()
     }
 
     /// Entries of the table of rules.
@@ -160,8 +255,8 @@ impl Kernel {
         let maps = lock(&active.maps);
         let mut counts = Vec::new();
         for cause in Cause::ALL {
-            for interface in &active.interfaces {
-                counts.push((interface.name.clone(), *cause, maps.count_out(interface.slot, *cause)?));
+            for interface in lock(&active.interfaces).iter() {
+                counts.push((interface.name.clone(), *cause, maps.count_out(interface.slot(), *cause)?));
             }
             counts.push(("cgroup".to_owned(), *cause, maps.count_dialed(*cause)?));
         }
@@ -177,9 +272,9 @@ impl Kernel {
         let Some(active) = &self.active else { return Ok(Vec::new()) };
         let maps = lock(&active.maps);
         let mut counts = Vec::new();
-        for interface in &active.interfaces {
+        for interface in lock(&active.interfaces).iter() {
             for cause in Cause::ALL {
-                counts.push((interface.name.clone(), *cause, maps.count(interface.slot, *cause)?));
+                counts.push((interface.name.clone(), *cause, maps.count(interface.slot(), *cause)?));
             }
         }
         counts.push(("-".to_owned(), Cause::NoRole, maps.count_without_role()?));
@@ -193,7 +288,7 @@ impl Kernel {
     /// When the program cannot be told.
     pub fn forward(&self, services: &[Arc<Service>]) -> Result<Vec<(String, forward::Path)>, XdpError> {
         let Some(active) = &self.active else { return Ok(Vec::new()) };
-        let generic = active.interfaces.iter().any(|interface| interface.mode == Mode::Generic);
+        let generic = lock(&active.interfaces).iter().any(|interface| interface.mode == Mode::Generic);
         let refused = generic.then_some("an interface is filtered behind its driver (generic mode)");
         let paths = lock(&active.forwarder).write(services, refused);
         if paths.iter().any(|(_, path)| *path == forward::Path::Kernel) {
@@ -257,6 +352,11 @@ impl fmt::Display for Kernel {
             _ => f.write_str("attached (driver)"),
         }
     }
+}
+
+/// The program of the object.
+pub(super) fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, XdpError> {
+    Ok(ebpf.program_mut(PROGRAM).ok_or(XdpError::Object(PROGRAM))?.try_into()?)
 }
 
 pub(crate) fn client_ports() -> (u16, u16) {

@@ -2,19 +2,23 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
 use ipnet::IpNet;
 use nix::time::{ClockId, clock_gettime};
 use portcullis_ebpf_common::Cause;
+use portcullis_ebpf_common::event::{Sampler, ring_bytes};
 use portcullis_ebpf_common::tables::{self, Ban, DIAL_SLOT, EGRESS_SLOT, Interface, NO_SLOT, Setting};
 
 use super::XdpError;
 use super::generations::Generations;
 use super::policy::Policy;
+use crate::config::XdpSizes;
 
 /// A prefix that is banned, and for how much longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,11 +27,42 @@ pub struct BanRow {
     pub left: Duration,
 }
 
+impl XdpSizes {
+    /// What each table gets, as the kernel wants it.
+    pub(super) fn entries(&self) -> [(&'static str, u32); 5] {
+        [
+            (tables::FLOWS, self.flows),
+            (tables::FRAGMENTS, self.fragments),
+            (tables::BANS_V4, self.bans),
+            (tables::BANS_V6, self.bans),
+            (tables::EVENTS, ring_bytes(self.events)),
+        ]
+    }
+}
+
+/// How full a table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapUse {
+    pub name: &'static str,
+    /// `None` where that cannot be asked.
+    pub entries: Option<usize>,
+    pub most: u32,
+}
+
+/// Entries that are counted one by one when somebody asks how many there are.
+const COUNTED_MAX: usize = 65_536;
+
 /// What the daemon keeps of the program's tables.
 pub(super) struct Maps {
     bans_v4: LpmTrie<MapData, [u8; 4], [u8; 8]>,
     bans_v6: LpmTrie<MapData, [u8; 16], [u8; 8]>,
     counters: PerCpuArray<MapData, u64>,
+    samplers: PerCpuArray<MapData, [u64; 6]>,
+    fragments: HashMap<MapData, [u64; 5], u64>,
+    /// Until somebody reads it.
+    ring: Option<RingBuf<MapData>>,
+    /// By which pinned maps are pinned again.
+    pinned: Vec<(&'static str, MapData)>,
     settings: Array<MapData, u64>,
     generations: Generations,
 }
@@ -50,12 +85,17 @@ impl Maps {
         for (index, interface) in interfaces {
             table.insert(index.to_be_bytes(), interface.to_bytes(), 0)?;
         }
+        let pinned = [tables::BANS_V4, tables::BANS_V6].map(|name| Ok((name, again(borrow(ebpf, name)?)?)));
         let mut maps = Self {
             bans_v4: LpmTrie::try_from(take(ebpf, tables::BANS_V4)?)?,
             bans_v6: LpmTrie::try_from(take(ebpf, tables::BANS_V6)?)?,
             counters: PerCpuArray::try_from(take(ebpf, tables::COUNTERS)?)?,
             settings: Array::try_from(take(ebpf, tables::SETTINGS)?)?,
             generations: Generations::new(ebpf)?,
+            samplers: PerCpuArray::try_from(take(ebpf, tables::SAMPLERS)?)?,
+            fragments: HashMap::try_from(take(ebpf, tables::FRAGMENTS)?)?,
+            ring: Some(RingBuf::try_from(take(ebpf, tables::EVENTS)?)?),
+            pinned: pinned.into_iter().collect::<Result<_, XdpError>>()?,
         };
         maps.apply(policy)?;
         // Bans of an earlier daemon hold still.
@@ -92,6 +132,48 @@ impl Maps {
         self.count(DIAL_SLOT, cause)
     }
 
+    /// The ring of drop events, once.
+    pub(super) fn take_ring(&mut self) -> Option<RingBuf<MapData>> {
+        self.ring.take()
+    }
+
+    /// Pins again what somebody has unpinned; it would end with the daemon otherwise.
+    pub(super) fn keep_pins(&self, pins: &Path) -> Result<(), XdpError> {
+        for (name, map) in &self.pinned {
+            let path = pins.join(name);
+            if !path.exists() {
+                super::loader::pins::prepare(pins)?;
+                map.pin(&path).map_err(|error| MapError::PinError { name: Some((*name).into()), error })?;
+                tracing::warn!(pin = %path.display(), "a pin of the bans was gone; it is back");
+            }
+        }
+        Ok(())
+    }
+
+    /// How full the tables are that are written here or by the program.
+    pub(super) fn uses(&mut self, sizes: &XdpSizes) -> Result<Vec<MapUse>, MapError> {
+        let bans = self.bans()?;
+        let v4 = bans.iter().filter(|ban| matches!(ban.prefix, IpNet::V4(_))).count();
+        let fragments = self.fragments.keys().take(COUNTED_MAX).count();
+        let entries = |name, entries: usize, most| MapUse { name, entries: Some(entries), most };
+        Ok(vec![
+            entries(tables::BANS_V4, v4, sizes.bans),
+            entries(tables::BANS_V6, bans.len().saturating_sub(v4), sizes.bans),
+            entries(tables::FRAGMENTS, fragments, sizes.fragments),
+            MapUse { name: tables::EVENTS, entries: None, most: sizes.events },
+        ])
+    }
+
+    /// Drop events that found a place in the ring, and those that did not.
+    pub(super) fn event_counts(&self) -> Result<(u64, u64), MapError> {
+        let samplers = self.samplers.get(&0, 0)?;
+        let sum = |sum: (u64, u64), words: &[u64; 6]| {
+            let sampler = Sampler::from_words(*words);
+            (sum.0.wrapping_add(sampler.kept), sum.1.wrapping_add(sampler.lost))
+        };
+        Ok(samplers.iter().fold((0, 0), sum))
+    }
+
     /// Packets of one interface for one cause, all processors together.
     pub(super) fn count(&self, slot: u8, cause: Cause) -> Result<u64, MapError> {
         let values = self.counters.get(&tables::counter(slot, cause.index()), 0)?;
@@ -105,12 +187,15 @@ impl Maps {
 
     pub(super) fn ban(&mut self, prefix: IpNet, time: Duration) -> Result<(), MapError> {
         let end = now().saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-        let end = Ban::until(end).to_bytes();
+        self.put(prefix, Ban::until(end))
+    }
+
+    pub(super) fn put(&mut self, prefix: IpNet, ban: Ban) -> Result<(), MapError> {
         // Until the next look at all of them it is enough that there is one.
         self.set(Setting::Bans, 1)?;
         match prefix.trunc() {
-            IpNet::V4(v4) => self.bans_v4.insert(&key_v4(v4), end, 0),
-            IpNet::V6(v6) => self.bans_v6.insert(&key_v6(v6), end, 0),
+            IpNet::V4(v4) => self.bans_v4.insert(&key_v4(v4), ban.to_bytes(), 0),
+            IpNet::V6(v6) => self.bans_v6.insert(&key_v6(v6), ban.to_bytes(), 0),
         }
     }
 
@@ -165,6 +250,13 @@ pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, XdpError>
     ebpf.take_map(name).ok_or(XdpError::Object(name))
 }
 
+/// Another descriptor of the same map.
+fn again(map: &Map) -> Result<MapData, XdpError> {
+    let Map::LpmTrie(map) = map else { return Err(XdpError::Object("LPM trie")) };
+    let failed = |io_error| MapError::IoError(io_error);
+    Ok(MapData::from_fd(map.fd().as_fd().try_clone_to_owned().map_err(failed)?)?)
+}
+
 fn key_v4(prefix: ipnet::Ipv4Net) -> Key<[u8; 4]> {
     Key::new(prefix.prefix_len().into(), prefix.addr().octets())
 }
@@ -173,7 +265,7 @@ fn key_v6(prefix: ipnet::Ipv6Net) -> Key<[u8; 16]> {
     Key::new(prefix.prefix_len().into(), prefix.addr().octets())
 }
 
-fn prefix(address: IpAddr, length: u32) -> Option<IpNet> {
+pub(super) fn prefix(address: IpAddr, length: u32) -> Option<IpNet> {
     IpNet::new(address, u8::try_from(length).ok()?).ok()
 }
 

@@ -253,6 +253,8 @@ fn every_way_to_be_dropped_has_been_tried() {
                 | Cause::EgressDrops
                 | Cause::EgressClosed
         );
+        // These need the tables of forwarded services, which this program does not fill.
+        let elsewhere = elsewhere || cause.label().starts_with("forward");
         assert!(elsewhere || tried.contains(cause), "{cause:?}");
     }
 }

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::object;
 
 /// How long a packet that is dropped is waited for. A dropped SYN has no other sign than silence.
-pub(crate) const SILENCE: Duration = Duration::from_millis(1500);
+const SILENCE: Duration = Duration::from_millis(1500);
 pub(crate) const OPEN: u16 = 443;
 pub(crate) const CLOSED: u16 = 8022;
 
@@ -84,10 +84,15 @@ impl Scene {
     }
 
     pub(crate) fn setup(&self, more: &str) -> Setup {
+        self.setup_of("stas = [\"local\"]", more)
+    }
+
+    /// A gateway whose listener at the edge has these keys, and more keys of `[xdp]`.
+    pub(crate) fn setup_of(&self, keys: &str, more: &str) -> Setup {
         let mut setup = Setup::new().unwrap();
         setup.own_authority(IpAddr::from([127, 0, 0, 1])).unwrap();
         let at = self.edge().map(|ip| SocketAddr::new(ip, OPEN));
-        setup.listener_at("edge", "gateway", &at, "stas = [\"local\"]").unwrap();
+        setup.listener_at("edge", "gateway", &at, keys).unwrap();
         let pins = self.pin_dir();
         let xdp = format!(
             "[xdp]\npin_dir = \"{}\"\nallow_no_management = true\n\
@@ -106,6 +111,10 @@ impl Scene {
     pub(crate) fn strangers(&self) -> Vec<TcpListener> {
         let listen = |ip| self.lab.gateway.enter(|| Ok(TcpListener::bind(SocketAddr::new(ip, CLOSED))?));
         self.edge().map(|ip| listen(ip).unwrap()).into()
+    }
+
+    pub(crate) fn dropped(&self, gateway: &Gateway, interface: &str, reason: &str) -> u64 {
+        dropped(gateway, interface, reason)
     }
 
     /// Whether each of the gateway's edge addresses takes a connection from outside on that port.

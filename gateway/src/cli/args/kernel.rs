@@ -13,8 +13,12 @@ use crate::xdp::protocols;
 pub enum Xdp {
     /// Show which interfaces are filtered and what passed and was dropped
     Status,
-    /// Show what was dropped, by interface and reason
-    Drops,
+    /// Show what was dropped, by interface and reason, or packet by packet
+    Drops(Drops),
+    /// Show both halves of each session: packets and bytes that came in
+    Flows(Flows),
+    /// Show packets per second by reason, the busiest flows and the sources of what is dropped, again and again
+    Top(Top),
     /// Take the filter off every interface, at once and without the daemon; its next start puts it back
     Detach {
         /// Where the programs are pinned [default: `pin_dir` of the configuration, else /sys/fs/bpf/portcullis]
@@ -24,6 +28,61 @@ pub enum Xdp {
     /// The same as `portcullis bans`
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Bans(Bans),
+}
+
+#[derive(Debug, Args)]
+pub struct Drops {
+    /// Show the packets that were dropped last, one by one: a sample under load, and nothing of what they carry
+    #[arg(long)]
+    pub events: bool,
+    /// Go on showing them as they come, until interrupted
+    #[arg(long)]
+    pub follow: bool,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct Flows {
+    /// Only those of a session
+    #[arg(long, value_name = "ID")]
+    pub session: Option<String>,
+    /// Only those of a client or server, or of a prefix of them
+    #[arg(long, value_name = "PREFIX")]
+    pub peer: Option<String>,
+    /// Only this half: edge is what clients send, farm what servers send
+    #[arg(long)]
+    pub half: Option<Half>,
+    /// What comes first
+    #[arg(long, default_value = "session")]
+    pub order: Order,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub limit: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Half {
+    Edge,
+    Farm,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Order {
+    Session,
+    Bytes,
+    Recent,
+}
+
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Time between two looks
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub interval: Duration,
+    /// Look for one interval, show it, and end
+    #[arg(long)]
+    pub once: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use portcullis_ebpf_common::Bogons;
-use portcullis_ebpf_common::tables::{Action, INTERFACES_MAX, Role};
+use portcullis_ebpf_common::tables::{
+    Action, BANS_MAX, EVENTS_MAX, FLOWS_MAX, FRAGMENTS_MAX, INTERFACES_MAX, Role,
+};
 
 use super::{Resolver, rows};
 use crate::config::file;
 use crate::config::reader::{Located, shown};
-use crate::config::{XdpConfig, XdpEgress, XdpInterface, XdpMode, XdpRule};
+use crate::config::{XdpConfig, XdpEgress, XdpInterface, XdpMode, XdpRule, XdpSizes};
 use crate::xdp::presets::Preset;
 use crate::xdp::{PINS_DEFAULT, protocols, rules};
 
@@ -25,6 +27,17 @@ const CONFIRM_MAX: Duration = Duration::from_hours(1);
 const PROTOCOL_EXPECTED: &str = "tcp, udp, another name such as \"vrrp\" or \"esp\", or a number up to 255";
 /// A limit above that limits nothing that a gateway can take.
 const RATE_MAX: u32 = 10_000_000;
+/// The kernel allocates whole tables when they are made: a million flows take about 150 MB.
+const ENTRIES_MAX: usize = 4_194_304;
+/// A ring of 16 MB.
+const EVENTS_MOST: usize = 262_144;
+/// Enough for people to see what is going on, and little against what a processor can drop.
+const EVENT_RATE: usize = 100;
+const EVENT_RATE_MOST: usize = 100_000;
+
+fn fits(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
 
 impl Resolver<'_> {
     pub(super) fn xdp(&mut self, Located { value: typed, at }: Located<file::Xdp>) -> Option<XdpConfig> {
@@ -71,6 +84,17 @@ impl Resolver<'_> {
                      `allow_no_management = true` where administrators come another way",
                 );
         }
+        let mut size = |key, typed, default, bounds: RangeInclusive<usize>| {
+            let number = self.number(key, typed, default, bounds);
+            u32::try_from(number).unwrap_or(u32::MAX)
+        };
+        let sizes = XdpSizes {
+            flows: size("flows", typed.flows, fits(FLOWS_MAX), 2..=ENTRIES_MAX),
+            fragments: size("fragments", typed.fragments, fits(FRAGMENTS_MAX), 16..=ENTRIES_MAX),
+            bans: size("bans", typed.bans, fits(BANS_MAX), 1..=ENTRIES_MAX),
+            events: size("events", typed.events, fits(EVENTS_MAX), 32..=EVENTS_MOST),
+        };
+        let event_rate = size("event_rate", typed.event_rate, EVENT_RATE, 0..=EVENT_RATE_MOST);
         let egress_closed = egress_closed.unwrap_or(false);
         Some(XdpConfig {
             interfaces,
@@ -84,6 +108,8 @@ impl Resolver<'_> {
             mode,
             pins,
             allow_no_management,
+            sizes,
+            event_rate,
         })
     }
 

@@ -22,6 +22,14 @@ pub struct XdpStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reverts_in_seconds: Option<u64>,
     pub bans: usize,
+    /// Absent where nothing is filtered.
+    #[serde(default)]
+    pub flows: Option<XdpFlowUse>,
+    /// How full each table is.
+    #[serde(default)]
+    pub maps: Vec<XdpMap>,
+    #[serde(default)]
+    pub events: Option<XdpEventUse>,
     /// Packets since the daemon started, those of a cause that was counted at all.
     pub packets: Vec<XdpCount>,
 }
@@ -36,6 +44,40 @@ pub struct XdpInterfaceStatus {
     pub mode: String,
     /// Whether the filter is in force still.
     pub attached: bool,
+    /// `attached`, `renamed to …`, `detached`, `gone`, or `lost: …`, as last seen.
+    #[serde(default)]
+    pub condition: String,
+    /// How often the filter had to be put back.
+    #[serde(default)]
+    pub repairs: u64,
+}
+
+/// How full the flow table is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XdpFlowUse {
+    pub listed: usize,
+    pub most: u32,
+    /// Live flows without a place in it.
+    pub unlisted: usize,
+    /// Flows that found no place since the daemon started.
+    pub unlisted_total: u64,
+}
+
+/// How full a table is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XdpMap {
+    pub name: String,
+    /// Absent where that cannot be asked.
+    pub entries: Option<usize>,
+    pub most: u32,
+}
+
+/// Drop events since the daemon started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XdpEventUse {
+    pub kept: u64,
+    /// Those that found the ring full.
+    pub lost: u64,
 }
 
 /// Packets of one interface that passed or were dropped for one reason.

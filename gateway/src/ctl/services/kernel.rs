@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
+use super::traffic::{flow_use, map_use};
 use super::{Outcome, Services};
 use crate::config::XdpConfig;
 use crate::ctl::protocol::{
-    Confirmed, ErrorCode, Failure, XdpCount, XdpInterfaceStatus, XdpRules, XdpStatus,
+    Confirmed, ErrorCode, Failure, XdpCount, XdpEventUse, XdpInterfaceStatus, XdpRules, XdpStatus,
 };
 use crate::xdp::XdpError;
 
@@ -14,11 +15,13 @@ impl Services {
         let coming = self.kernel.counts().map_err(failed)?.into_iter().map(|count| ("in", count));
         let leaving = self.kernel.counts_out().map_err(failed)?.into_iter().map(|count| ("out", count));
         let running = self.kernel.running();
-        let interfaces = self.kernel.interfaces().iter().map(|interface| XdpInterfaceStatus {
-            name: interface.name.clone(),
+        let interfaces = self.kernel.interfaces().into_iter().map(|interface| XdpInterfaceStatus {
             role: interface.role.as_str().to_owned(),
             mode: interface.mode.as_str().to_owned(),
             attached: interface.is_attached(),
+            condition: interface.condition.to_string(),
+            repairs: interface.repairs,
+            name: interface.name,
         });
         Ok(XdpStatus {
             state: self.kernel.to_string(),
@@ -27,6 +30,13 @@ impl Services {
             bogons: running.as_ref().map_or("", |xdp| xdp.bogons.as_str()).to_owned(),
             egress: running.as_ref().map_or("", egress).to_owned(),
             reverts_in_seconds: self.reverts_in_seconds(),
+            flows: self.kernel.flows().usage().map(flow_use),
+            maps: self.kernel.map_use().map_err(failed)?.into_iter().map(map_use).collect(),
+            events: self
+                .kernel
+                .event_counts()
+                .map_err(failed)?
+                .map(|(kept, lost)| XdpEventUse { kept, lost }),
             bans: self.kernel.bans().map_err(failed)?.map_or(0, |bans| bans.len()),
             packets: coming
                 .chain(leaving)
@@ -70,10 +80,10 @@ fn egress(xdp: &XdpConfig) -> &'static str {
     if xdp.egress_closed { "closed" } else { "open" }
 }
 
-fn failed(error: XdpError) -> Failure {
+pub(super) fn failed(error: XdpError) -> Failure {
     Failure::new(ErrorCode::Internal, format!("{:#}", anyhow::Error::from(error)))
 }
 
-fn no_kernel() -> Failure {
+pub(super) fn no_kernel() -> Failure {
     Failure::new(ErrorCode::Unavailable, "no interface is filtered; [xdp] in the configuration says which")
 }

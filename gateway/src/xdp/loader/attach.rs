@@ -6,9 +6,13 @@ use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::xdp::{XdpLink, XdpLinkId};
 use aya::programs::{ProgramError, Xdp, XdpMode as AyaMode};
 
+use portcullis_ebpf_common::tables::Interface;
+
+use super::Filtered;
 use super::error::{XdpError, chain};
 use super::pins::{pin_path, remove};
 use crate::config::{XdpConfig, XdpInterface, XdpMode};
+use crate::xdp::watch::Condition;
 
 /// The mode in which a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +40,50 @@ impl Mode {
     }
 }
 
-pub(super) fn enforce(
+/// Filters all interfaces, or leaves those alone that were not filtered before: a daemon that does not start must
+/// not leave a filter behind.
+pub(super) fn all(
+    program: &mut Xdp,
+    xdp: &XdpConfig,
+    indexed: &[(u32, Interface)],
+) -> Result<Vec<Filtered>, XdpError> {
+    let mut interfaces: Vec<Filtered> = Vec::new();
+    let mut new: Vec<PathBuf> = Vec::new();
+    for (interface, (index, value)) in xdp.interfaces.iter().zip(indexed) {
+        let Enforced { mode, pin, is_new } = match enforce(program, xdp, interface, *index) {
+            Ok(enforced) => enforced,
+            Err(error) => {
+                new.iter().for_each(|pin| drop(remove(pin)));
+                return Err(error);
+            }
+        };
+        let XdpInterface { name, role } = interface.clone();
+        let (role_name, mode_name) = (role.as_str(), mode.as_str());
+        tracing::info!(interface = name, role = role_name, mode = mode_name, "packets are filtered");
+        if is_new {
+            new.push(pin.clone());
+        }
+        let (index, value, condition) = (*index, *value, Condition::Attached);
+        interfaces.push(Filtered { name, role, mode, index, value, pin, condition, repairs: 0 });
+    }
+    Ok(interfaces)
+}
+
+/// An interface on which the program runs.
+pub(in crate::xdp) struct Enforced {
+    pub(in crate::xdp) mode: Mode,
+    pub(in crate::xdp) pin: PathBuf,
+    /// Whether nothing of ours was there before.
+    is_new: bool,
+}
+
+/// Puts the program on one interface, whatever is there of an earlier one.
+pub(in crate::xdp) fn enforce(
     program: &mut Xdp,
     xdp: &XdpConfig,
     interface: &XdpInterface,
     index: u32,
-) -> Result<(Mode, PathBuf), XdpError> {
+) -> Result<Enforced, XdpError> {
     let modes: &[Mode] = match xdp.mode {
         XdpMode::Auto => &Mode::ALL,
         XdpMode::Driver => &[Mode::Driver],
@@ -52,10 +94,10 @@ pub(super) fn enforce(
         if !pin.exists() {
             continue;
         }
-        if modes.contains(&mode) && replace(program, &pin) {
-            return Ok((mode, pin));
+        if modes.contains(&mode) && replace(program, &pin) && is_taken(program, index, mode) {
+            return Ok(Enforced { mode, pin, is_new: false });
         }
-        // Another mode is wanted, or the link's interface has gone; its name may be another interface's now.
+        // Another mode is wanted, or the link's interface has gone or has another name now.
         remove(&pin)?;
     }
     let mut refused = None;
@@ -71,7 +113,7 @@ pub(super) fn enforce(
                 }
                 let pin = pin_path(&xdp.pins, *mode, &interface.name);
                 return pinned(program, id, &pin)
-                    .map(|()| (*mode, pin))
+                    .map(|()| Enforced { mode: *mode, pin, is_new: true })
                     .map_err(|reason| XdpError::Link { interface: interface.name.clone(), reason });
             }
             Err(error) => refused = Some(error),
@@ -81,8 +123,28 @@ pub(super) fn enforce(
     Err(XdpError::Attach { interface: interface.name.clone(), source })
 }
 
-/// Puts the program in the place of the one that a pinned link holds, in one step.
-fn replace(program: &mut Xdp, pin: &Path) -> bool {
+/// Whether a link is on the interface already. The kernel says it by refusing a second one; asking needs no right
+/// that attaching does not need.
+fn is_taken(program: &mut Xdp, index: u32, mode: Mode) -> bool {
+    match program.attach_to_if_index(index, mode.flags()) {
+        Ok(id) => {
+            // A link that is dropped is detached.
+            drop(program.take_link(id));
+            false
+        }
+        Err(_) => true,
+    }
+}
+
+/// The number of the program that a pinned link holds.
+pub(in crate::xdp) fn program_of(pin: &Path) -> Option<u32> {
+    let link = FdLink::from(PinnedLink::from_pin(pin).ok()?);
+    Some(link.info().ok()?.program_id())
+}
+
+/// Puts the program in the place of the one that a pinned link holds, in one step. Nothing happens where it is there
+/// already, and a link without an interface refuses.
+pub(in crate::xdp) fn replace(program: &mut Xdp, pin: &Path) -> bool {
     let replaced = PinnedLink::from_pin(pin).and_then(|link| XdpLink::try_from(FdLink::from(link)));
     match replaced.map(|link| program.attach_to_link(link)) {
         Ok(Ok(id)) => {

@@ -69,7 +69,7 @@ impl Kernel {
             }
         }
         if policy.has_egress {
-            outgoing::attach(&mut lock(&active.programs), xdp)?;
+            outgoing::attach(&mut lock(&active.ebpf), xdp)?;
         }
         let waits = !xdp.confirm.is_zero();
         if waits {

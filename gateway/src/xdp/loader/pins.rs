@@ -15,6 +15,8 @@ use crate::xdp::{PINS_DEFAULT, outgoing};
 
 /// Names of pinned links begin with that; mode and interface follow.
 const LINK: &str = "link-";
+/// A directory that says that an administrator has detached the filter.
+const DETACHED: &str = "detached";
 
 /// Takes every program of ours off its interface and forgets the bans; needs no daemon. Returns what was detached.
 ///
@@ -22,7 +24,11 @@ const LINK: &str = "link-";
 /// The pin that cannot be removed.
 pub fn detach(pins: &Path) -> Result<Vec<String>, XdpError> {
     let mut detached = Vec::new();
-    for (name, path) in entries(pins)? {
+    let all = entries(pins)?;
+    if all.iter().any(|(name, _)| interface_of_pin(name).is_some()) {
+        mark_detached(pins)?;
+    }
+    for (name, path) in all {
         // Whatever else is in the directory is somebody else's, above all when it is the wrong directory.
         let interface = interface_of_pin(&name).map(|(_, interface)| interface);
         let ours = outgoing::is_pin(&name) || [BANS_V4, BANS_V6, FORWARDS].contains(&name.as_str());
@@ -35,7 +41,27 @@ pub fn detach(pins: &Path) -> Result<Vec<String>, XdpError> {
     Ok(detached)
 }
 
-pub(super) fn prepare(pins: &Path) -> Result<(), XdpError> {
+/// A daemon that runs must not put back what an administrator takes off. The BPF file system has no plain files, but
+/// directories.
+fn mark_detached(pins: &Path) -> Result<(), XdpError> {
+    let path = pins.join(DETACHED);
+    match fs::create_dir(&path) {
+        Err(reason) if reason.kind() != io::ErrorKind::AlreadyExists => Err(XdpError::Pin { path, reason }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether an administrator has detached the filter since a daemon started.
+pub(in crate::xdp) fn is_marked_detached(pins: &Path) -> bool {
+    pins.join(DETACHED).is_dir()
+}
+
+pub(super) fn unmark_detached(pins: &Path) {
+    // Mostly there is none.
+    fs::remove_dir(pins.join(DETACHED)).ok();
+}
+
+pub(in crate::xdp) fn prepare(pins: &Path) -> Result<(), XdpError> {
     let no = || XdpError::NoBpfFs(pins.to_owned());
     fs::create_dir_all(pins).map_err(|_| no())?;
     let found = statfs(pins).map_err(|_| no())?;
@@ -93,7 +119,7 @@ fn entries(pins: &Path) -> Result<Vec<(String, PathBuf)>, XdpError> {
         .collect()
 }
 
-pub(super) fn remove(path: &Path) -> Result<(), XdpError> {
+pub(in crate::xdp) fn remove(path: &Path) -> Result<(), XdpError> {
     fs::remove_file(path).map_err(|reason| XdpError::Pin { path: path.to_owned(), reason })
 }
 
@@ -126,7 +152,10 @@ mod tests {
         let mut left: Vec<String> =
             entries(directory.path()).unwrap().into_iter().map(|(name, _)| name).collect();
         left.sort();
-        assert_eq!(left, ["RULES", "link-other", "passwd"]);
+        assert_eq!(left, ["RULES", "detached", "link-other", "passwd"]);
+        assert!(is_marked_detached(directory.path()));
+        unmark_detached(directory.path());
+        assert!(!is_marked_detached(directory.path()));
         assert!(detach(Path::new("/nonexistent/pins")).unwrap().is_empty());
     }
 }

@@ -1,0 +1,154 @@
+//! Looks after the filter: what somebody or something has taken off its interface comes back, unless that was an
+//! administrator's `portcullis xdp detach`.
+//!
+//! The sessions do not hang on it: without the program packets take their way through the kernel as ever.
+//!
+//! - The link or its pin is gone, or holds another program: put back, with a warning and a count.
+//! - The interface is gone: the daemon goes on, and when an interface has the name again, it is filtered.
+//! - The interface has another name: it stays filtered as long as no other interface has the old name.
+//! - The link goes down and up again: the kernel keeps the program.
+
+use std::fmt;
+
+use aya::maps::HashMap;
+use nix::net::if_::{if_indextoname, if_nametoindex};
+use portcullis_ebpf_common::tables::INTERFACES;
+
+use super::loader::attach::{Enforced, enforce, program_of, replace};
+use super::loader::error::chain;
+use super::loader::{Active, Filtered, pins, program};
+use super::{Kernel, XdpError};
+use crate::config::XdpInterface;
+use crate::sync::lock;
+
+/// How an interface was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    Attached,
+    /// Filtered still, under that name.
+    Renamed(String),
+    /// By an administrator.
+    Detached,
+    /// There is no interface with the name.
+    Gone,
+    /// The filter cannot be put back.
+    Lost(String),
+}
+
+/// For people, and one word for programs at its beginning.
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Attached => f.write_str("attached"),
+            Self::Renamed(name) => write!(f, "renamed to {name}"),
+            Self::Detached => f.write_str("detached"),
+            Self::Gone => f.write_str("gone"),
+            Self::Lost(reason) => write!(f, "lost: {reason}"),
+        }
+    }
+}
+
+impl Kernel {
+    /// Looks at every interface once, and puts back what is missing. It may wait for drivers.
+    pub fn watch(&self) {
+        let Some(active) = &self.active else { return };
+        let detached = pins::is_marked_detached(&active.config.pins);
+        if !detached && let Err(error) = lock(&active.maps).keep_pins(&active.config.pins) {
+            tracing::warn!(error = %chain(&error), "bans cannot be pinned; they end with the daemon");
+        }
+        let mut interfaces = lock(&active.interfaces).clone();
+        for interface in &mut interfaces {
+            let condition = if detached { Condition::Detached } else { look(active, interface) };
+            if condition != interface.condition {
+                tell(&interface.name, &condition);
+                interface.condition = condition;
+            }
+        }
+        // Nobody else writes it.
+        *lock(&active.interfaces) = interfaces;
+    }
+}
+
+fn tell(interface: &str, condition: &Condition) {
+    match condition {
+        Condition::Attached => tracing::info!(interface, "packets are filtered again"),
+        Condition::Detached => {
+            tracing::warn!(interface, "an administrator has detached the filter; a restart puts it back");
+        }
+        Condition::Renamed(to) => {
+            tracing::warn!(
+                interface,
+                to,
+                "a filtered interface has another name; name it in [[xdp.interface]]"
+            );
+        }
+        Condition::Gone => tracing::warn!(interface, "a filtered interface is gone; sessions go on"),
+        Condition::Lost(reason) => tracing::error!(interface, reason, "packets are not filtered"),
+    }
+}
+
+fn look(active: &Active, interface: &mut Filtered) -> Condition {
+    let index = if_nametoindex(interface.name.as_str()).ok();
+    let outcome = match index {
+        Some(index) if index == interface.index => check(active, interface),
+        Some(index) => adopt(active, interface, index),
+        None => Ok(absent(active, interface)),
+    };
+    outcome.unwrap_or_else(|error| Condition::Lost(chain(&error)))
+}
+
+/// The interface is there; is the program?
+fn check(active: &Active, interface: &mut Filtered) -> Result<Condition, XdpError> {
+    let mut ebpf = lock(&active.ebpf);
+    let program = program(&mut ebpf)?;
+    let ours = program.info()?.id();
+    if interface.pin.exists() && program_of(&interface.pin) == Some(ours) && replace(program, &interface.pin)
+    {
+        return Ok(Condition::Attached);
+    }
+    drop(ebpf);
+    put_back(active, interface)?;
+    tracing::warn!(interface = interface.name, "the filter was taken off or replaced by others; it is back");
+    Ok(Condition::Attached)
+}
+
+/// Another interface has the name now, or the old one has come back as a new one.
+fn adopt(active: &Active, interface: &mut Filtered, index: u32) -> Result<Condition, XdpError> {
+    if interface.pin.exists() {
+        pins::remove(&interface.pin)?;
+    }
+    let mut ebpf = lock(&active.ebpf);
+    let table = ebpf.map_mut(INTERFACES).ok_or(XdpError::Object(INTERFACES))?;
+    let mut table: HashMap<_, [u8; 4], [u8; 8]> = HashMap::try_from(table)?;
+    table.insert(index.to_be_bytes(), interface.value.to_bytes(), 0)?;
+    // That it is gone already is as good.
+    table.remove(&interface.index.to_be_bytes()).ok();
+    drop(ebpf);
+    interface.index = index;
+    put_back(active, interface)?;
+    tracing::warn!(interface = interface.name, "an interface with this name has come; it is filtered");
+    Ok(Condition::Attached)
+}
+
+/// No interface has the name.
+fn absent(active: &Active, interface: &Filtered) -> Condition {
+    let name = if_indextoname(interface.index).ok().and_then(|name| name.into_string().ok());
+    let in_force = || {
+        let mut ebpf = lock(&active.ebpf);
+        interface.pin.exists() && program(&mut ebpf).is_ok_and(|program| replace(program, &interface.pin))
+    };
+    match name {
+        Some(name) if in_force() => Condition::Renamed(name),
+        _ => Condition::Gone,
+    }
+}
+
+fn put_back(active: &Active, interface: &mut Filtered) -> Result<(), XdpError> {
+    pins::prepare(&active.config.pins)?;
+    let wanted = XdpInterface { name: interface.name.clone(), role: interface.role };
+    let mut ebpf = lock(&active.ebpf);
+    let Enforced { mode, pin, .. } = enforce(program(&mut ebpf)?, &active.config, &wanted, interface.index)?;
+    (interface.mode, interface.pin) = (mode, pin);
+    interface.repairs = interface.repairs.saturating_add(1);
+    Ok(())
+}
