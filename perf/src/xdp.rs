@@ -75,10 +75,8 @@ pub(crate) struct Report {
 
 /// What a pair of virtual interfaces (veth) does that a network card does not.
 const NOTES: &[&str] = &[
-    "a program in the driver of a veth switches TSO off at the peer, turns every packet of a socket into a buffer of \
-     its own by a copy, and keeps GRO from joining: bulk TCP loses most of its speed and small messages cost more, \
-     whatever the program does; so only small packets are measured, and the cost in peace is compared with a program \
-     that does nothing",
+    "a program in the driver of a veth switches TSO off at the peer and copies what a socket sends: bulk TCP loses most \
+     of its speed whatever the program does; so only small packets are measured, and TSO is off for all contenders",
     "a veth hands frames over in memory of the sender's core: most of what a dropped packet costs here is fetching \
      its frame from the other core and handing the page back (`xdp-drop-only` in the table), which a network card \
      does not charge; so ratios to nftables are smaller here than on a card",
