@@ -5,11 +5,13 @@
 //! counters. Nothing here decides about a packet: `portcullis-ebpf-common` does, in the kernel and in
 //! `portcullis ports test` alike.
 
+pub mod forward;
 pub mod loader;
 mod maps;
 pub mod presets;
 pub mod rules;
 
+pub use forward::{FlowEnd, ForwardedFlow};
 pub use loader::{Kernel, XdpError};
 pub use maps::BanRow;
 

@@ -1,8 +1,17 @@
 //! The kernel side in a real kernel: the program on frames of our making, and the filter on real interfaces.
 
 #[cfg(test)]
+#[path = "xdp/bans.rs"]
+mod bans;
+#[cfg(test)]
 #[path = "xdp/program.rs"]
 mod program;
+#[cfg(test)]
+#[path = "xdp/sessions.rs"]
+mod sessions;
+#[cfg(test)]
+#[path = "xdp/verifier.rs"]
+mod verifier;
 #[cfg(test)]
 #[path = "xdp/wire.rs"]
 mod wire;

@@ -12,6 +12,11 @@ pub const COUNTERS: &str = "COUNTERS";
 pub const SETTINGS: &str = "SETTINGS";
 pub const FLOWS: &str = "FLOWS";
 pub const FRAGMENTS: &str = "FRAGMENTS";
+pub const SERVICES: &str = "SERVICES";
+pub const SLOTS: &str = "SLOTS";
+pub const SERVERS: &str = "SERVERS";
+pub const FORWARDS: &str = "FORWARDS";
+pub const HALF_OPEN: &str = "HALF_OPEN";
 /// Name of the program.
 pub const PROGRAM: &str = "portcullis";
 
@@ -39,6 +44,8 @@ pub const NO_SLOT: u8 = 16;
 pub enum Setting {
     /// How many bans there are; none need not be looked for.
     Bans,
+    /// Whether there are services to be forwarded, or flows of former ones.
+    Forward,
 }
 
 /// Places in [`SETTINGS`], some of them free.
