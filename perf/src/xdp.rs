@@ -40,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) quick: bool,
     /// Everything when absent.
     pub(crate) only: Option<Part>,
+    /// Between two frames of the generator, where drops and forwarding are measured.
+    pub(crate) period: Duration,
 }
 
 /// A part of the measurement.
@@ -66,6 +68,7 @@ pub(crate) struct Report {
     rounds: u32,
     quick: bool,
     only: Option<String>,
+    period_seconds: f64,
     goals: Vec<Goal>,
     notes: Vec<&'static str>,
     raw: Map<String, Value>,
@@ -98,6 +101,7 @@ pub(crate) fn run(plan: Plan, progress: &mut impl Write) -> Result<Report> {
         rounds: plan.rounds,
         quick: plan.quick,
         only: plan.only.map(|part| format!("{part:?}").to_lowercase()),
+        period_seconds: plan.period.as_secs_f64(),
         goals: Vec::new(),
         notes: NOTES.to_vec(),
         raw: Map::new(),
