@@ -63,7 +63,7 @@ enum Command {
         only: Option<xdp::Part>,
         /// Nanoseconds between frames where drops and forwarding are measured; with less than a contender needs, its
         /// ring overflows, for which it pays too
-        #[arg(long, default_value_t = 1_500, value_parser = clap::value_parser!(u32).range(100..=100_000))]
+        #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
         period: u32,
         /// Shorter and fewer slices: a few minutes
         #[arg(long)]
