@@ -3,6 +3,7 @@
 #[cfg(test)]
 #[path = "xdp/bans.rs"]
 mod bans;
+#[cfg(test)]
 #[path = "xdp/events.rs"]
 mod events;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod policy;
 #[cfg(test)]
 #[path = "xdp/program.rs"]
 mod program;
+#[cfg(test)]
 #[path = "xdp/robust.rs"]
 mod robust;
 #[cfg(test)]
