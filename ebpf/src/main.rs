@@ -9,6 +9,7 @@
 mod context;
 mod events;
 mod flows;
+mod forward;
 mod maps;
 mod sockets;
 
@@ -17,8 +18,8 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use portcullis_ebpf_common::tables::{Action, Interface, NO_SLOT, Role, Setting};
 use portcullis_ebpf_common::{
-    Addresses, Cause, Decision, Effect, Family, FlowKey, Hit, Kind, Lookup, Packet, Ports, Protocol, Quoted,
-    Seen, Verdict, judge, walk,
+    Addresses, Cause, Decision, Effect, Family, FlowKey, Hit, Kind, Lookup, Packet, Ports, Protocol, Seen, Verdict,
+    judge, walk,
 };
 
 use context::Context;
@@ -26,29 +27,31 @@ use context::Context;
 /// `frags`: jumbo frames and those that a driver joined arrive in several buffers.
 #[xdp(frags)]
 pub(crate) fn portcullis(context: XdpContext) -> u32 {
-    let context = Context::new(&context);
+    let mut context = Context::new(&context);
+    // Always there; the verifier wants to see what happens if not.
+    let Some(packet) = maps::packet() else { return XDP_PASS };
     let (slot, decision) = match maps::interface(context.interface()) {
-        Some(interface) => (interface.slot(), decide(&context, interface)),
+        Some(interface) => (interface.slot(), decide(&context, interface, packet)),
         // The daemon fills the map before it attaches; whoever took the entry away must not cut the machine off.
         None => (NO_SLOT, Cause::NoRole.into()),
     };
-    maps::count(slot, decision.cause);
-    if decision.cause.verdict() == Verdict::Drop {
-        events::show(&context, slot, decision.cause);
+    let (cause, action) = match decision.effect {
+        Effect::Pass | Effect::Steer => (decision.cause, XDP_PASS),
+        Effect::Drop => (decision.cause, XDP_DROP),
+        Effect::Forward | Effect::ForwardError => forward::send(&mut context, packet),
+    };
+    maps::count(slot, cause);
+    if cause.verdict() == Verdict::Drop {
+        events::show(&context, slot, cause);
     }
-    match decision.effect {
-        Effect::Pass => XDP_PASS,
-        Effect::Drop => XDP_DROP,
-        Effect::Steer => XDP_PASS,
-    }
+    action
 }
 
 #[inline(always)]
-fn decide(context: &Context<'_>, interface: Interface) -> Decision {
-    let mut packet = Packet::NONE;
-    match read(context, &mut packet) {
+fn decide(context: &Context<'_>, interface: Interface, packet: &mut Packet) -> Decision {
+    match read(context, packet) {
         Some(cause) => cause.into(),
-        None => judged(&packet, &Tables { context, interface }),
+        None => judged(packet, &Tables { context, interface }),
     }
 }
 
@@ -88,8 +91,23 @@ impl Lookup for Tables<'_> {
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey, packet: &Packet) -> Option<Hit> {
-        flows::hit(key, packet)
+    fn flow(&self, packet: &Packet) -> Option<Hit> {
+        flows::hit(packet)
+    }
+
+    #[inline(always)]
+    fn forwarded(&self, packet: &Packet) -> bool {
+        maps::setting(Setting::Forward) != 0 && forward::belongs(packet)
+    }
+
+    #[inline(always)]
+    fn forward(&self, packet: &Packet) -> Option<Cause> {
+        if maps::setting(Setting::Forward) == 0 { None } else { forward::begin(packet) }
+    }
+
+    #[inline(always)]
+    fn forwards(&self, error: &Packet) -> bool {
+        maps::setting(Setting::Forward) != 0 && forward::is_about(&error.key)
     }
 
     #[inline(always)]
@@ -125,8 +143,9 @@ impl Lookup for Tables<'_> {
     }
 
     #[inline(always)]
-    fn is_live(&self, quoted: &Quoted) -> bool {
-        if flows::is_live(&FlowKey::answered_by(quoted)) {
+    fn is_live(&self, error: &Packet) -> bool {
+        let quoted = &error.quoted;
+        if flows::is_live(&error.key) {
             return true;
         }
         let (addresses, ports) = (quoted.addresses.reversed(), quoted.ports.reversed());
@@ -151,7 +170,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
 }
 
 // The kernel's own spelling: this crate is offered under the GPL as well, which some helpers ask for.
-// SAFETY: the section holds one zero-terminated string, which is what the loader reads from it.
+// The section holds one zero-terminated string, which is what the loader reads from it.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -9,6 +9,7 @@
 mod carry;
 pub mod events;
 mod flows;
+pub mod forward;
 pub mod loader;
 mod maps;
 pub mod presets;
@@ -16,6 +17,7 @@ pub mod rules;
 mod watch;
 
 pub use flows::{FlowPair, FlowRow, FlowUse, Flows, Half};
+pub use forward::{FlowEnd, ForwardedFlow};
 pub use loader::{Filtered, Kernel, XdpError};
 pub use maps::{BanRow, MapUse};
 pub use watch::Condition;

@@ -1,6 +1,9 @@
 //! The kernel side in a real kernel: the program on frames of our making, and the filter on real interfaces.
 
 #[cfg(test)]
+#[path = "xdp/bans.rs"]
+mod bans;
+#[cfg(test)]
 #[path = "xdp/events.rs"]
 mod events;
 #[cfg(test)]
@@ -12,6 +15,12 @@ mod program;
 #[cfg(test)]
 #[path = "xdp/robust.rs"]
 mod robust;
+#[cfg(test)]
+#[path = "xdp/sessions.rs"]
+mod sessions;
+#[cfg(test)]
+#[path = "xdp/verifier.rs"]
+mod verifier;
 #[cfg(test)]
 #[path = "xdp/wire.rs"]
 mod wire;

@@ -5,19 +5,24 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod bucket;
 mod cause;
 pub mod event;
 mod flow;
+pub mod forward;
 mod frame;
+pub mod maglev;
+pub mod nat;
 mod packet;
 pub mod tables;
 mod transport;
 mod verdict;
 mod walk;
 
+pub use bucket::Rate;
 pub use cause::{Cause, Verdict};
 pub use flow::{Flow, FlowKey};
-pub use frame::Frame;
+pub use frame::{Frame, FrameMut};
 pub use packet::{Addresses, Family, Kind, Layout, Packet, Payload, Ports, Protocol, Quoted, TcpFlags};
 pub use verdict::{Decision, Effect, Hit, Lookup, judge, verdict};
 pub use walk::{Seen, walk};

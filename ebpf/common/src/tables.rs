@@ -14,6 +14,11 @@ pub const FLOWS: &str = "FLOWS";
 pub const FRAGMENTS: &str = "FRAGMENTS";
 pub const EVENTS: &str = "EVENTS";
 pub const SAMPLERS: &str = "SAMPLERS";
+pub const SERVICES: &str = "SERVICES";
+pub const SLOTS: &str = "SLOTS";
+pub const SERVERS: &str = "SERVERS";
+pub const FORWARDS: &str = "FORWARDS";
+pub const HALF_OPEN: &str = "HALF_OPEN";
 /// Name of the program.
 pub const PROGRAM: &str = "portcullis";
 
@@ -45,6 +50,8 @@ pub enum Setting {
     Bans,
     /// Most drop events of one processor within a second.
     EventRate,
+    /// Whether there are services to be forwarded, or flows of former ones.
+    Forward,
 }
 
 /// Places in [`SETTINGS`], some of them free.

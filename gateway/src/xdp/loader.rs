@@ -7,7 +7,7 @@
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
@@ -19,11 +19,13 @@ use portcullis_ebpf_common::tables::{FLOWS, Interface, PROGRAM, RULES, RULES_MAX
 use super::carry::Carried;
 use super::events::Events;
 use super::flows::Flows;
+use super::forward::{ForwardedFlow, Forwarder, Swept};
 use super::maps::{BanRow, MapUse, Maps};
 use super::rules::Table;
 use super::watch::Condition;
 use super::{BUILD, OBJECT};
 use crate::config::{Config, XdpConfig};
+use crate::forward::{self, Service};
 use crate::metrics::{self, xdp::Facts};
 use crate::sync::lock;
 
@@ -87,6 +89,7 @@ pub(super) struct Active {
     rules: usize,
     pub(super) maps: Mutex<Maps>,
     flows: Flows,
+    forwarder: Mutex<Forwarder>,
     pub(super) events: Events,
     /// Its program is the one that the pinned links hold.
     pub(super) ebpf: Mutex<Ebpf>,
@@ -123,6 +126,10 @@ impl Kernel {
         carried.into(&mut maps);
         maps.set(Setting::EventRate, xdp.event_rate.into())?;
         let flows = Flows::of(&mut ebpf, xdp.sizes.flows)?;
+        let forwarder = Forwarder::new(&mut ebpf)?;
+        if forwarder.has_flows() {
+            maps.set(Setting::Forward, 1)?;
+        }
         program(&mut ebpf)?.load()?;
         let interfaces = attach::all(program(&mut ebpf)?, xdp, &indexed)?;
         pins::remove_others(&xdp.pins, &interfaces)?;
@@ -134,6 +141,7 @@ impl Kernel {
             rules: entries.len(),
             maps: Mutex::new(maps),
             flows,
+            forwarder: Mutex::new(forwarder),
             events: Events::default(),
             ebpf: Mutex::new(ebpf),
         };
@@ -231,6 +239,37 @@ impl Kernel {
         Ok(counts)
     }
 
+    /// Takes `forward` listeners over as they are now, and says where each runs.
+    ///
+    /// # Errors
+    /// When the program cannot be told.
+    pub fn forward(&self, services: &[Arc<Service>]) -> Result<Vec<(String, forward::Path)>, XdpError> {
+        let Some(active) = &self.active else { return Ok(Vec::new()) };
+        let generic = lock(&active.interfaces).iter().any(|interface| interface.mode == Mode::Generic);
+        let refused = generic.then_some("an interface is filtered behind its driver (generic mode)");
+        let paths = lock(&active.forwarder).write(services, refused);
+        if paths.iter().any(|(_, path)| *path == forward::Path::Kernel) {
+            lock(&active.maps).set(Setting::Forward, 1)?;
+        }
+        Ok(paths)
+    }
+
+    /// The flows that the program forwards now.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn forwarded_flows(&self) -> Result<Vec<ForwardedFlow>, XdpError> {
+        self.active.as_ref().map_or(Ok(Vec::new()), |active| Ok(lock(&active.forwarder).flows()?))
+    }
+
+    /// Removes the forwarded flows that are over and returns them; the others are counted by server.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn sweep_forwards(&self) -> Result<Swept, XdpError> {
+        self.active.as_ref().map_or(Ok(Swept::default()), |active| Ok(lock(&active.forwarder).sweep()?))
+    }
+
     /// The bans in force. `None` without a kernel side.
     ///
     /// # Errors
@@ -277,7 +316,7 @@ pub(super) fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, XdpError> {
     Ok(ebpf.program_mut(PROGRAM).ok_or(XdpError::Object(PROGRAM))?.try_into()?)
 }
 
-fn client_ports() -> (u16, u16) {
+pub(crate) fn client_ports() -> (u16, u16) {
     let read = || {
         let text = fs::read_to_string(CLIENT_PORTS).ok()?;
         let mut ports = text.split_whitespace().map(str::parse::<u16>);

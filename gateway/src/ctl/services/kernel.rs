@@ -1,16 +1,9 @@
 //! Answers about the kernel side.
 
-use std::time::Duration;
-
 use super::traffic::{flow_use, map_use};
-use super::{Outcome, Services, prefix};
-use crate::ctl::protocol::{
-    ErrorCode, Failure, XdpBan, XdpCount, XdpEventUse, XdpInterfaceStatus, XdpStatus,
-};
-use crate::xdp::{BanRow, XdpError};
-
-/// Longest ban: a longer one is a rule of a firewall, and should be written down.
-const BAN_MAX: Duration = Duration::from_hours(24 * 365);
+use super::{Outcome, Services};
+use crate::ctl::protocol::{ErrorCode, Failure, XdpCount, XdpEventUse, XdpInterfaceStatus, XdpStatus};
+use crate::xdp::XdpError;
 
 impl Services {
     pub(super) fn kernel_status(&self) -> Outcome<XdpStatus> {
@@ -46,35 +39,6 @@ impl Services {
                 })
                 .collect(),
         })
-    }
-
-    pub(super) fn bans(&self) -> Outcome<Vec<XdpBan>> {
-        let bans = self.kernel.bans().map_err(failed)?.ok_or_else(no_kernel)?;
-        let row = |ban: BanRow| XdpBan { prefix: ban.prefix.to_string(), seconds_left: ban.left.as_secs() };
-        Ok(bans.into_iter().map(row).collect())
-    }
-
-    pub(super) fn ban(&self, text: &str, seconds: u64) -> Outcome<XdpBan> {
-        let prefix = prefix(text)?.trunc();
-        let time = Duration::from_secs(seconds);
-        if prefix.prefix_len() == 0 {
-            return Err(Failure::bad_request("a ban of everybody is none; detach the interface instead"));
-        }
-        if time.is_zero() || time > BAN_MAX {
-            return Err(Failure::bad_request("a ban lasts from 1 second to 365 days"));
-        }
-        self.kernel.ban(prefix, time).map_err(failed)?.ok_or_else(no_kernel)?;
-        tracing::info!(%prefix, seconds, "a prefix was banned by an operator");
-        Ok(XdpBan { prefix: prefix.to_string(), seconds_left: seconds })
-    }
-
-    pub(super) fn unban(&self, text: &str) -> Outcome<XdpBan> {
-        let prefix = prefix(text)?.trunc();
-        if !self.kernel.unban(prefix).map_err(failed)?.ok_or_else(no_kernel)? {
-            return Err(Failure::new(ErrorCode::NotFound, format!("{prefix} is not banned")));
-        }
-        tracing::info!(%prefix, "a ban was lifted by an operator");
-        Ok(XdpBan { prefix: prefix.to_string(), seconds_left: 0 })
     }
 }
 
