@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod cause;
+mod checksum;
 mod flow;
 mod frame;
 mod packet;
@@ -15,6 +16,7 @@ mod verdict;
 mod walk;
 
 pub use cause::{Cause, Verdict};
+pub use checksum::Sum;
 pub use flow::{Flow, FlowKey};
 pub use frame::Frame;
 pub use packet::{Addresses, Family, Kind, Layout, Packet, Payload, Ports, Protocol, Quoted, TcpFlags};
