@@ -5,6 +5,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod bucket;
 mod cause;
 mod checksum;
 mod flow;
@@ -15,6 +16,7 @@ mod transport;
 mod verdict;
 mod walk;
 
+pub use bucket::Rate;
 pub use cause::{Cause, Verdict};
 pub use checksum::Sum;
 pub use flow::{Flow, FlowKey};
