@@ -7,11 +7,14 @@
 #![feature(asm_experimental_arch)]
 
 mod context;
+mod cookies;
+mod flood;
 mod flows;
 mod maps;
 mod sockets;
+mod steer;
 
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use portcullis_ebpf_common::tables::{Action, Interface, NO_SLOT, Role, Setting};
@@ -26,25 +29,35 @@ use context::Context;
 #[xdp(frags)]
 pub(crate) fn portcullis(context: XdpContext) -> u32 {
     let context = Context::new(&context);
-    let (slot, decision) = match maps::interface(context.interface()) {
-        Some(interface) => (interface.slot(), decide(&context, interface)),
+    let Some(interface) = maps::interface(context.interface()) else {
         // The daemon fills the map before it attaches; whoever took the entry away must not cut the machine off.
-        None => (NO_SLOT, Cause::NoRole.into()),
+        maps::count(NO_SLOT, Cause::NoRole);
+        return XDP_PASS;
     };
-    maps::count(slot, decision.cause);
-    match decision.effect {
-        Effect::Pass => XDP_PASS,
-        Effect::Drop => XDP_DROP,
-        Effect::Steer => XDP_PASS,
-    }
+    let mut packet = Packet::NONE;
+    let decision = match read(&context, &mut packet) {
+        Some(cause) => cause.into(),
+        None => judged(&packet, &Tables { context: &context, interface }),
+    };
+    let (action, cause) = act(&context, &packet, decision);
+    maps::count(interface.slot(), cause);
+    action
 }
 
+/// Does what was decided; what cannot be done is counted as what is done instead.
 #[inline(always)]
-fn decide(context: &Context<'_>, interface: Interface) -> Decision {
-    let mut packet = Packet::NONE;
-    match read(context, &mut packet) {
-        Some(cause) => cause.into(),
-        None => judged(&packet, &Tables { context, interface }),
+fn act(context: &Context<'_>, packet: &Packet, decision: Decision) -> (u32, Cause) {
+    match decision.effect {
+        Effect::Pass => (XDP_PASS, decision.cause),
+        Effect::Drop => (XDP_DROP, decision.cause),
+        Effect::Steer => match steer::to(decision.processor) {
+            XDP_REDIRECT => (XDP_REDIRECT, decision.cause),
+            action => (action, Cause::Flow),
+        },
+        Effect::Answer => match cookies::answer(context, packet) {
+            XDP_DROP => (XDP_DROP, Cause::SynTotal),
+            action => (action, decision.cause),
+        },
     }
 }
 
@@ -106,13 +119,28 @@ impl Lookup for Tables<'_> {
     }
 
     #[inline(always)]
-    fn open(&self, _: &Packet) -> Cause {
-        Cause::RuleAccepts
+    fn echo(&self) -> Cause {
+        if self.is_management() { Cause::Icmp } else { flood::echo() }
     }
 
     #[inline(always)]
-    fn continues(&self, packet: &Packet) -> bool {
-        self.is_ours(packet)
+    fn open(&self, packet: &Packet) -> Cause {
+        // A flood elsewhere must not keep administrators out.
+        if self.is_management() { Cause::RuleAccepts } else { flood::opens(packet) }
+    }
+
+    #[inline(always)]
+    fn continues(&self, packet: &Packet) -> Cause {
+        if self.is_ours(packet) {
+            Cause::RuleAccepts
+        } else if cookies::is_valid(self.context, packet) {
+            // Whoever made it: the kernel answers with cookies by itself when a listener's queue is full.
+            Cause::Cookie
+        } else if maps::setting(Setting::Cookies) == 0 {
+            Cause::NoFlow
+        } else {
+            Cause::CookieRefused
+        }
     }
 
     #[inline(always)]

@@ -26,6 +26,8 @@ pub enum Effect {
     Drop,
     /// It passes, on another processor.
     Steer,
+    /// The program answers it.
+    Answer,
 }
 
 impl From<Cause> for Decision {
@@ -34,6 +36,7 @@ impl From<Cause> for Decision {
         let effect = match cause.verdict() {
             Verdict::Pass => Effect::Pass,
             Verdict::Drop => Effect::Drop,
+            Verdict::Answer => Effect::Answer,
         };
         Self { cause, effect, processor: 0 }
     }
@@ -64,6 +67,11 @@ pub trait Lookup {
     /// What the rules of the interface's role say about a protocol and destination port (0 where there is none).
     fn rule(&self, addresses: &Addresses, protocol: u8, port: u16) -> Option<Action>;
 
+    /// Whether one more echo of ICMP may come in now: [`Cause::Icmp`], or why not.
+    fn echo(&self) -> Cause {
+        Cause::Icmp
+    }
+
     /// Whether a first segment for an open port may come in now: [`Cause::RuleAccepts`], or why not.
     fn open(&self, packet: &Packet) -> Cause {
         let _ = packet;
@@ -71,10 +79,10 @@ pub trait Lookup {
     }
 
     /// Whether a segment for an open port belongs to a connection, one that is being opened or closed included, or
-    /// completes one with a SYN cookie of this machine.
-    fn continues(&self, packet: &Packet) -> bool {
+    /// completes one with a SYN cookie of this machine: [`Cause::RuleAccepts`], [`Cause::Cookie`], or why not.
+    fn continues(&self, packet: &Packet) -> Cause {
         let _ = packet;
-        false
+        Cause::NoFlow
     }
 
     /// Whether a connection or a client's socket of this machine owns the packet. A listening socket does not: it
@@ -116,7 +124,7 @@ pub fn judge<L: Lookup>(packet: &Packet, tables: &L) -> Decision {
     {
         remember_first(packet, tables);
         return match hit.steer {
-            Some(processor) => Decision { cause: Cause::Flow, effect: Effect::Steer, processor },
+            Some(processor) => Decision { cause: Cause::Steered, effect: Effect::Steer, processor },
             None => Cause::Flow.into(),
         };
     }
@@ -141,7 +149,7 @@ fn judge_stranger<L: Lookup>(packet: &Packet, tables: &L) -> Cause {
         return Cause::Banned;
     }
     match packet.kind {
-        Kind::Icmp => return Cause::Icmp,
+        Kind::Icmp => return tables.echo(),
         Kind::Neighbour => return Cause::Neighbour,
         Kind::IcmpError if tables.is_live(&packet.quoted) => return Cause::IcmpError,
         Kind::IcmpError => return Cause::IcmpUnrelated,
@@ -165,10 +173,8 @@ fn accepted<L: Lookup>(packet: &Packet, tables: &L) -> Cause {
         Cause::RuleAccepts
     } else if packet.flags.opens() {
         tables.open(packet)
-    } else if tables.continues(packet) {
-        Cause::RuleAccepts
     } else {
-        Cause::NoFlow
+        tables.continues(packet)
     }
 }
 
@@ -213,8 +219,8 @@ mod tests {
             Cause::RuleAccepts
         }
 
-        fn continues(&self, _: &Packet) -> bool {
-            self.continues
+        fn continues(&self, _: &Packet) -> Cause {
+            if self.continues { Cause::Cookie } else { Cause::NoFlow }
         }
 
         fn is_ours(&self, _: &Packet) -> bool {
@@ -271,7 +277,7 @@ mod tests {
         let tables = Tables { flow: hit, banned: true, rule: Some(Action::Drop), ..Tables::default() };
         assert_eq!(judge(&packet(ACK), &tables), Cause::Flow.into());
         let tables = Tables { flow: Some(Hit { steer: Some(1) }), ..Tables::default() };
-        let steered = Decision { cause: Cause::Flow, effect: Effect::Steer, processor: 1 };
+        let steered = Decision { cause: Cause::Steered, effect: Effect::Steer, processor: 1 };
         assert_eq!(judge(&packet(ACK), &tables), steered);
     }
 
@@ -287,7 +293,7 @@ mod tests {
         let open = Tables { rule: Some(Action::Accept), ..Tables::default() };
         assert_eq!(cause(ACK, &open), Cause::NoFlow);
         assert_eq!(cause(DATAGRAM, &open), Cause::RuleAccepts);
-        assert_eq!(cause(ACK, &Tables { continues: true, ..open }), Cause::RuleAccepts);
+        assert_eq!(cause(ACK, &Tables { continues: true, ..open }), Cause::Cookie);
     }
 
     #[test]
