@@ -1,0 +1,49 @@
+//! Why packets are not filtered, in words for operators.
+
+use std::io;
+use std::path::PathBuf;
+
+use aya::EbpfError;
+use aya::maps::MapError;
+use aya::programs::ProgramError;
+
+/// Why packets are not filtered.
+#[derive(Debug, thiserror::Error)]
+pub enum XdpError {
+    #[error("this build has no kernel side; build it with `cargo xtask ebpf`, or leave out [xdp]")]
+    Absent,
+    #[error("`{0}` is missing in the built kernel side; build it again with `cargo xtask ebpf`")]
+    Object(&'static str),
+    #[error("{}: not a directory on a BPF file system; `mount -t bpf bpf /sys/fs/bpf` mounts one", .0.display())]
+    NoBpfFs(PathBuf),
+    #[error("there is no interface `{0}` on this machine; `ip link` lists them")]
+    NoInterface(String),
+    #[error("{0}")]
+    Rules(String),
+    #[error("{}: {reason}", .path.display())]
+    Pin { path: PathBuf, reason: io::Error },
+    #[error(
+        "the kernel refuses the program; the daemon needs root, or the capabilities CAP_BPF, CAP_NET_ADMIN and \
+         CAP_PERFMON"
+    )]
+    Load(#[from] EbpfError),
+    #[error("a table of the program cannot be used")]
+    Map(#[from] MapError),
+    #[error("the program cannot be loaded")]
+    Program(#[from] ProgramError),
+    #[error("interface `{interface}`: the program cannot be attached")]
+    Attach { interface: String, source: ProgramError },
+    #[error("interface `{interface}`: the program cannot be pinned: {reason}")]
+    Link { interface: String, reason: String },
+}
+
+/// An error with its causes.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
