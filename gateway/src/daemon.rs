@@ -29,6 +29,7 @@ use crate::metrics;
 use crate::relay::{self, Worker};
 use crate::state::State;
 use crate::xdp::Kernel;
+use crate::xdp::steering::Cores;
 use assemble::{Assembled, Sockets};
 use options::Options;
 use reload::Reloader;
@@ -84,20 +85,22 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
     assemble::warn_of_narrow_limits(&config, descriptors);
     let metrics = metrics::install()?;
     let parts = Assembled::new(&config, &metrics)?;
-    let mut sockets = Sockets::bind(&config, &parts.listeners)?;
+    let cores = Cores::plan(&config);
+    let mut sockets = Sockets::bind(&config, &parts.listeners, &cores)?;
 
-    let kernel = Kernel::start(&config).context("packets cannot be filtered")?;
+    let kernel = Kernel::start(&config, &cores).context("packets cannot be filtered")?;
     let sessions = Arc::new(std::sync::Mutex::new(Table::new(assemble::session_seed())));
     let context = Arc::new(relay::Context { sessions: Arc::clone(&sessions), cut: false.into() });
     let (asks, inbox) = mpsc::channel(portcullis_core::limits::CONTROL_QUEUE);
     let (reload, mut reload_requests) = mpsc::channel(RELOAD_QUEUE);
     let (drain, draining) = watch::channel(false);
-    let (workers, relays) = start_relays(config.server.workers, &context)?;
+    let (workers, relays) = start_relays(config.server.workers, &context, &cores)?;
     let front = Arc::new(Front {
         gate: Arc::default(),
         asks,
         relay: Arc::clone(&context),
         workers,
+        cores,
         draining: draining.clone(),
         setting_up: 0.into(),
     });
@@ -146,6 +149,7 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
     };
     services.state.set_draining();
     stop::drain(&drain, &context, front, fronts, relays, &mut signals, most).await;
+    services.kernel.stop_cookies();
     ctl::server::remove(&services.config.load().control.socket);
     Ok(())
 }
@@ -153,11 +157,12 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
 fn start_relays(
     count: usize,
     context: &Arc<relay::Context>,
+    cores: &Cores,
 ) -> anyhow::Result<(Vec<Worker>, Vec<JoinHandle<()>>)> {
     let mut workers = Vec::new();
     let mut threads = Vec::new();
     for index in 0..count {
-        let (worker, thread) = relay::spawn(index, Arc::clone(context)).context(
+        let (worker, thread) = relay::spawn(index, Arc::clone(context), cores.clone()).context(
             "the relay cannot start: io_uring is refused; set the sysctl kernel.io_uring_disabled to 0, and let \
              the container or its seccomp profile allow io_uring",
         )?;

@@ -86,6 +86,10 @@ pub struct Snapshot {
     pub ebpf: String,
     /// Packets by interface and cause.
     pub xdp_packets: Vec<(String, Cause, u64)>,
+    /// Whether there is pressure, and whether cookies are sent. `None` without a kernel side.
+    pub xdp_flood: Option<(bool, bool)>,
+    /// Whether packets are steered. `None` without a kernel side.
+    pub xdp_steering: Option<bool>,
     pub log_lines_lost: u64,
     pub relay_workers: usize,
 }
@@ -216,6 +220,9 @@ impl Handle {
             (labels.map(str::to_owned).to_vec(), *packets)
         });
         writer.family(names::XDP_PACKETS, packets);
+        writer.single(names::XDP_PRESSURE, snapshot.xdp_flood.map(|(pressure, _)| up(pressure)));
+        writer.single(names::XDP_COOKIES, snapshot.xdp_flood.map(|(_, cookies)| up(cookies)));
+        writer.single(names::XDP_STEERING, snapshot.xdp_steering.map(up));
         text::merged(&self.recorder.render(), &writer.finish())
     }
 

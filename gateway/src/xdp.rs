@@ -5,11 +5,14 @@
 //! counters. Nothing here decides about a packet: `portcullis-ebpf-common` does, in the kernel and in
 //! `portcullis ports test` alike.
 
+mod flood;
 pub mod loader;
 mod maps;
 pub mod presets;
 pub mod rules;
+pub mod steering;
 
+pub use flood::FloodState;
 pub use loader::{Kernel, XdpError};
 pub use maps::BanRow;
 

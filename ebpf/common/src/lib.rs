@@ -23,6 +23,6 @@ pub use checksum::Sum;
 pub use flow::{Flow, FlowKey};
 pub use frame::Frame;
 pub use packet::{Addresses, Family, Kind, Layout, Packet, Payload, Ports, Protocol, Quoted, TcpFlags};
-pub use synack::{HEADER_MAX, Opening, SynAck};
+pub use synack::{Header, Opening, SynAck};
 pub use verdict::{Decision, Effect, Hit, Lookup, judge, verdict};
 pub use walk::{Seen, walk};

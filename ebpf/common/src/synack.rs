@@ -9,8 +9,8 @@ use crate::checksum::Sum;
 use crate::frame::Frame;
 use crate::packet::{Addresses, Family, Layout, Packet, Ports, Protocol, TcpFlags};
 
-/// A TCP header with one option of four bytes.
-pub const HEADER_MAX: usize = 24;
+/// A TCP header with one option of four bytes: 32-bit words with their bytes in network order, as all headers here.
+pub type Header = [u32; 6];
 const HEADER: u32 = 20;
 /// Options that are looked at in search of the segment size; the usual systems write it first.
 const OPTIONS_MAX: u32 = 8;
@@ -49,7 +49,7 @@ impl Opening {
     /// The SYN as the kernel's cookie helper wants to see it: it reads ports, sequence number and segment size.
     #[must_use]
     #[inline(always)]
-    pub const fn header(&self, ports: Ports, family: Family) -> [u8; HEADER_MAX] {
+    pub const fn header(&self, ports: Ports, family: Family) -> Header {
         let segment = match (self.segment, family) {
             // RFC 9293 §3.7.1: what everybody can take.
             (0, Family::V4) => 536,
@@ -81,18 +81,20 @@ fn segment<F: Frame + ?Sized>(frame: &F, mut at: u32, end: u32) -> u16 {
 
 /// A SYN-ACK: the IP header and the TCP header, each as long as it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct SynAck {
-    /// Of IPv4 the first 20 bytes.
-    pub ip: [u8; 40],
+    /// Of IPv4 the first five words.
+    pub ip: [u32; 10],
+    /// Without an option the first five words.
+    pub tcp: Header,
+    /// In bytes, as the next.
     pub ip_length: u32,
-    /// Without an option the first 20 bytes.
-    pub tcp: [u8; HEADER_MAX],
     pub tcp_length: u32,
 }
 
 impl SynAck {
     /// A place for one.
-    pub const NONE: Self = Self { ip: [0; 40], ip_length: 0, tcp: [0; HEADER_MAX], tcp_length: 0 };
+    pub const NONE: Self = Self { ip: [0; 10], tcp: [0; 6], ip_length: 0, tcp_length: 0 };
 
     /// Whether a packet may be answered at all: only what was sent to this machine alone, in one piece.
     #[must_use]
@@ -107,23 +109,23 @@ impl SynAck {
     }
 
     /// Answers a SYN. `segment` is the size that the cookie remembers.
-    #[must_use]
     #[inline(always)]
-    pub fn new(packet: &Packet, opening: &Opening, cookie: u32, segment: u16) -> Self {
+    pub fn write(&mut self, packet: &Packet, opening: &Opening, cookie: u32, segment: u16) {
         let addresses = packet.addresses.reversed();
         let segment = if opening.has_options { segment } else { 0 };
         let flags = TcpFlags::SYN | TcpFlags::ACK;
         let acknowledged = opening.sequence.wrapping_add(1);
-        let mut tcp = header(packet.ports.reversed(), cookie, acknowledged, flags, WINDOW, segment);
         let tcp_length: u16 = if segment == 0 { 20 } else { 24 };
+        self.tcp = header(packet.ports.reversed(), cookie, acknowledged, flags, WINDOW, segment);
         // An option that is not there is zeroes, which add nothing.
-        let sum = Sum::ZERO.pseudo(&addresses, Protocol::Tcp.number(), tcp_length).bytes(&tcp);
-        [tcp[16], tcp[17]] = sum.finish();
-        let (ip, ip_length) = match addresses.family {
-            Family::V4 => (ipv4(&addresses, tcp_length), 20),
-            Family::V6 => (ipv6(&addresses, tcp_length), 40),
+        let sum = words(Sum::ZERO.pseudo(&addresses, Protocol::Tcp.number(), tcp_length), &self.tcp);
+        let [high, low] = sum.finish();
+        self.tcp[4] = u32::from_be_bytes([high, low, 0, 0]).to_be();
+        self.tcp_length = u32::from(tcp_length);
+        (self.ip_length, self.ip) = match addresses.family {
+            Family::V4 => (20, ipv4(&addresses, tcp_length)),
+            Family::V6 => (40, ipv6(&addresses, tcp_length)),
         };
-        Self { ip, ip_length, tcp, tcp_length: u32::from(tcp_length) }
     }
 
     #[must_use]
@@ -141,44 +143,49 @@ const fn header(
     flags: u8,
     window: u16,
     segment: u16,
-) -> [u8; HEADER_MAX] {
-    let ([p0, p1], [p2, p3]) = (ports.source.to_be_bytes(), ports.destination.to_be_bytes());
-    let [s0, s1, s2, s3] = sequence.to_be_bytes();
-    let [a0, a1, a2, a3] = acknowledged.to_be_bytes();
-    let ([w0, w1], [m0, m1]) = (window.to_be_bytes(), segment.to_be_bytes());
-    let (offset, kind, length) = if segment == 0 { (0x50, 0, 0) } else { (0x60, 2, 4) };
-    [p0, p1, p2, p3, s0, s1, s2, s3, a0, a1, a2, a3, offset, flags, w0, w1, 0, 0, 0, 0, kind, length, m0, m1]
+) -> Header {
+    let (offset, option) = if segment == 0 { (0x50, 0) } else { (0x60, pair(0x0204, segment)) };
+    let [w0, w1] = window.to_be_bytes();
+    let control = u32::from_be_bytes([offset, flags, w0, w1]);
+    let ports = pair(ports.source, ports.destination);
+    [ports.to_be(), sequence.to_be(), acknowledged.to_be(), control.to_be(), 0, option.to_be()]
 }
 
 /// RFC 791; not to be fragmented, and therefore without an identification (RFC 6864 §4.1).
 #[inline(always)]
-fn ipv4(addresses: &Addresses, payload: u16) -> [u8; 40] {
-    let [l0, l1] = (payload + 20).to_be_bytes();
-    let [s0, s1, s2, s3] = addresses.source[0].to_ne_bytes();
-    let [d0, d1, d2, d3] = addresses.destination[0].to_ne_bytes();
-    let header = [
-        0x45, 0, l0, l1, 0, 0, 0x40, 0, HOPS, 6, 0, 0, s0, s1, s2, s3, d0, d1, d2, d3, 0, 0, 0, 0, 0, 0, 0,
-        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-    ];
-    let mut ip = header;
-    [ip[10], ip[11]] = Sum::ZERO.bytes(&header).finish();
-    ip
+fn ipv4(addresses: &Addresses, payload: u16) -> [u32; 10] {
+    let (source, destination) = (addresses.source[0], addresses.destination[0]);
+    let first = pair(0x4500, payload + 20);
+    let hops = u32::from_be_bytes([HOPS, 6, 0, 0]);
+    let header = [first.to_be(), 0x4000_u32.to_be(), hops.to_be(), source, destination];
+    let [high, low] = words(Sum::ZERO, &header).finish();
+    let hops = hops | u32::from_be_bytes([0, 0, high, low]);
+    [header[0], header[1], hops.to_be(), source, destination, 0, 0, 0, 0, 0]
 }
 
 /// RFC 8200 §3.
 #[inline(always)]
-const fn ipv6(addresses: &Addresses, payload: u16) -> [u8; 40] {
+const fn ipv6(addresses: &Addresses, payload: u16) -> [u32; 10] {
+    let ([a, b, c, d], [e, f, g, h]) = (addresses.source, addresses.destination);
     let [l0, l1] = payload.to_be_bytes();
-    let mut ip = [0; 40];
-    [ip[0], ip[4], ip[5], ip[6], ip[7]] = [0x60, l0, l1, 6, HOPS];
-    let mut word = 0;
-    while word < 4 {
-        let at = 8 + word * 4;
-        [ip[at], ip[at + 1], ip[at + 2], ip[at + 3]] = addresses.source[word].to_ne_bytes();
-        [ip[at + 16], ip[at + 17], ip[at + 18], ip[at + 19]] = addresses.destination[word].to_ne_bytes();
-        word += 1;
+    let rest = u32::from_be_bytes([l0, l1, 6, HOPS]);
+    [0x6000_0000_u32.to_be(), rest.to_be(), a, b, c, d, e, f, g, h]
+}
+
+#[inline(always)]
+const fn pair(high: u16, low: u16) -> u32 {
+    let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+    u32::from_be_bytes([a, b, c, d])
+}
+
+#[inline(always)]
+fn words<const N: usize>(sum: Sum, words: &[u32; N]) -> Sum {
+    let (mut sum, mut at) = (sum, 0);
+    while at < N {
+        sum = sum.double_word(u32::from_be(words[at]));
+        at += 1;
     }
-    ip
+    sum
 }
 
 #[cfg(test)]
@@ -244,10 +251,14 @@ mod tests {
     fn the_kernel_is_shown_a_segment_size_in_any_case() {
         let ports = Ports { source: 50_000, destination: 443 };
         let silent = Opening { sequence: 0x0102_0304, segment: 0, has_options: false };
-        let header = silent.header(ports, Family::V6);
+        let header = octets(&silent.header(ports, Family::V6));
         assert_eq!(header[..8], [0xc3, 0x50, 1, 0xbb, 1, 2, 3, 4]);
         assert_eq!((header[12], header[13], &header[20..]), (0x60, TcpFlags::SYN, &[2, 4, 4, 0xc4][..]));
-        assert_eq!(silent.header(ports, Family::V4)[20..], [2, 4, 2, 24]);
+        assert_eq!(octets(&silent.header(ports, Family::V4))[20..], [2, 4, 2, 24]);
+    }
+
+    fn octets(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
     }
 
     /// Plain sum of the words of a whole packet, pseudo header first; 0xffff where the checksum is right.
@@ -271,9 +282,11 @@ mod tests {
                 Addresses::v4([from[0], from[1], from[2], from[3]], [to[0], to[1], to[2], to[3]])
             };
             let (frame, packet) = syn(addresses, sequence, if with_option { &[2, 4, 5, 0xb4] } else { &[] });
-            let answer = SynAck::new(&packet, &opening(&frame), cookie, segment);
-            let ip = &answer.ip[..usize::try_from(answer.ip_length).unwrap()];
-            let tcp = &answer.tcp[..usize::try_from(answer.tcp_length).unwrap()];
+            let mut answer = SynAck::NONE;
+            answer.write(&packet, &opening(&frame), cookie, segment);
+            let (ip, tcp) = (octets(&answer.ip), octets(&answer.tcp));
+            let ip = &ip[..usize::try_from(answer.ip_length).unwrap()];
+            let tcp = &tcp[..usize::try_from(answer.tcp_length).unwrap()];
             prop_assert!(tcp.len() <= frame.len(), "no answer is longer than its SYN");
             let addresses = if v6 { &ip[8..40] } else { &ip[12..20] };
             let length = u8::try_from(tcp.len()).unwrap();

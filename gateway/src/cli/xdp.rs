@@ -37,9 +37,25 @@ fn status(context: &Context) -> Outcome {
     }
     let (width, colour) = (context.output.width(), context.output.colour);
     let head = format!("{}: {} ports in rules, {} bans\n", status.state, status.rules, status.bans);
+    let head = head + &defence(&status);
     let packets = counts(&status.packets).render(width, colour);
     context.output.text(&(head + "\n" + &interfaces.render(width, colour) + "\n" + &packets))?;
     Ok(Exit::Ok)
+}
+
+/// What there is to say about floods and steering.
+fn defence(status: &XdpStatus) -> String {
+    let flood = status.flood.as_ref().map_or_else(String::new, |flood| {
+        let cookies = if flood.cookies { "cookies on" } else { "cookies off" };
+        match &flood.pressure_since {
+            Some(since) => format!("under pressure since {since}, {cookies}\n"),
+            None => format!("no pressure, {cookies}\n"),
+        }
+    });
+    let steering = status.steering.as_ref().map_or_else(String::new, |steering| {
+        format!("steering {}: {}\n", if steering.on { "on" } else { "off" }, steering.reason)
+    });
+    flood + &steering
 }
 
 fn drops(context: &Context) -> Outcome {

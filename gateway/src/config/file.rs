@@ -161,8 +161,18 @@ tables! {
         mode: String,
         pin_dir: String,
         allow_no_management: bool,
+        steering: String,
+        flood: Flood,
         interface: Vec<Located<XdpInterface>>,
         rule: Vec<Located<XdpRule>>,
+    }
+    Flood "xdp.flood" {
+        syn_per_source: String,
+        syn_total: String,
+        icmp_total: String,
+        cookies: String,
+        calm: String,
+        cookie_life: String,
     }
     XdpInterface "xdp.interface" {
         name: String,

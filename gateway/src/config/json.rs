@@ -8,6 +8,7 @@ use portcullis_core::policy::{Destination, Policy, Rule};
 use serde_json::{Value, json};
 
 use super::duration::format;
+use super::rate;
 use super::{
     Config, ListenerConfig, LogFormat, SecurityKey, StaConfig, StaServerConfig, StaTls, XdpConfig,
     XdpInterface, XdpRule,
@@ -134,6 +135,15 @@ fn xdp(xdp: &XdpConfig) -> Value {
         "mode": xdp.mode.as_str(),
         "pin_dir": xdp.pins,
         "allow_no_management": xdp.allow_no_management,
+        "steering": xdp.steering.as_str(),
+        "flood": {
+            "syn_per_source": rate::format(xdp.flood.syn_per_source),
+            "syn_total": rate::format(xdp.flood.syn_total),
+            "icmp_total": rate::format(xdp.flood.icmp_total),
+            "cookies": xdp.flood.cookies.as_str(),
+            "calm": format(xdp.flood.calm),
+            "cookie_life": format(xdp.flood.cookie_life),
+        },
         "interface": xdp.interfaces.iter().map(interface).collect::<Value>(),
         "rule": xdp.rules.iter().map(rule).collect::<Value>(),
     })

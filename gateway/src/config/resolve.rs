@@ -6,6 +6,7 @@
 
 mod access;
 mod addresses;
+mod flood;
 mod limits;
 mod listener;
 mod secrets;

@@ -46,7 +46,7 @@ impl fmt::Debug for TicketText {
 
 mod kernel;
 
-pub use kernel::{XdpBan, XdpCount, XdpInterfaceStatus, XdpStatus};
+pub use kernel::{XdpBan, XdpCount, XdpFlood, XdpInterfaceStatus, XdpStatus, XdpSteering};
 
 mod wiped {
     use serde::{Deserialize, Deserializer, Serializer};

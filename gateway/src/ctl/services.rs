@@ -326,6 +326,8 @@ impl Services {
             ],
             ebpf: self.kernel.to_string(),
             xdp_packets: self.kernel.counts().unwrap_or_default(),
+            xdp_flood: self.kernel.flood().map(|state| (state.pressure_since.is_some(), state.cookies)),
+            xdp_steering: self.kernel.steering().map(|(on, _)| on),
             log_lines_lost: self.log.lines_lost(),
             relay_workers: self.workers,
         }

@@ -21,6 +21,8 @@ const WEB_QUEUE: usize = 256;
 const WEB_CONNECTIONS_MAX: usize = 1024;
 /// How often samples of histograms move to their buckets when nobody scrapes.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+/// How soon pressure is noticed; until then SYNs over the budget are dropped, and clients send them again.
+const FLOOD_EVERY: Duration = Duration::from_millis(100);
 
 /// Starts all of them; they end with the runtime. The sockets they serve are taken out of `sockets`.
 pub(super) fn spawn(
@@ -43,6 +45,7 @@ pub(super) fn spawn(
     let pool = Arc::clone(&parts.pool);
     tokio::spawn(async move { pool.run_health().await });
     tokio::spawn(upkeep(Arc::clone(services)));
+    tokio::spawn(watch_for_floods(Arc::clone(services)));
     if let Some(socket) = sockets.control.take() {
         let services = Arc::clone(services);
         tokio::spawn(ctl::server::serve(socket, ctl::server::Bounds::default(), move |command| {
@@ -77,6 +80,29 @@ async fn upkeep(services: Arc<Services>) {
         services.metrics.run_upkeep();
         if let Err(error) = services.kernel.bans() {
             tracing::debug!(%error, "the bans cannot be looked through");
+        }
+    }
+}
+
+/// Switches SYN cookies. A look is a few reads of counters.
+async fn watch_for_floods(services: Arc<Services>) {
+    if services.kernel.interfaces().is_empty() {
+        return;
+    }
+    let mut interval = tokio::time::interval(FLOOD_EVERY);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut failed = false;
+    loop {
+        interval.tick().await;
+        match services.kernel.look_after_flood() {
+            Ok(()) => failed = false,
+            Err(error) => {
+                // Once, not ten times a second.
+                if !failed {
+                    tracing::error!(%error, "the flood defence does not see its counters");
+                }
+                failed = true;
+            }
         }
     }
 }

@@ -140,11 +140,27 @@ pub const MAX_DESCRIPTORS: Family =
 pub const XDP_PACKETS: Family = counter(
     "portcullis_xdp_packets_total",
     &["interface", "verdict", "reason"],
-    "Packets that the kernel side let pass or dropped at a filtered interface, since the daemon started.",
+    "Packets that the kernel side let pass, dropped or answered at a filtered interface, since the daemon started.",
+);
+
+pub const XDP_PRESSURE: Family = gauge(
+    "portcullis_xdp_pressure",
+    &[],
+    "1 while more connections are begun than the budget of SYNs allows, else 0.",
+);
+pub const XDP_COOKIES: Family = gauge(
+    "portcullis_xdp_cookies",
+    &[],
+    "1 while SYNs over the budget are answered with SYN cookies, else 0.",
+);
+pub const XDP_STEERING: Family = gauge(
+    "portcullis_xdp_steering",
+    &[],
+    "1 when packets of sessions are brought to the processor that handles the session, else 0.",
 );
 
 /// All of them, by name.
-pub const ALL: [Family; 29] = [
+pub const ALL: [Family; 32] = [
     BUILD_INFO,
     CERTIFICATE_NOT_AFTER,
     RELOAD_SUCCESS,
@@ -170,7 +186,10 @@ pub const ALL: [Family; 29] = [
     TICKETS_REDEEMED,
     TLS_HANDSHAKE_FAILURES,
     TLS_HANDSHAKES,
+    XDP_COOKIES,
     XDP_PACKETS,
+    XDP_PRESSURE,
+    XDP_STEERING,
     CPU_SECONDS,
     RESIDENT_BYTES,
     START_TIME,

@@ -34,6 +34,8 @@ fn everything() -> String {
         limits: vec![("sessions", Some(2), 9000), ("sessions_per_user", None, 100)],
         ebpf: "attached (driver)".into(),
         xdp_packets: vec![("edge".into(), Cause::NoRule, 6)],
+        xdp_flood: Some((true, false)),
+        xdp_steering: Some(true),
         log_lines_lost: 4,
         relay_workers: 2,
     };

@@ -14,10 +14,12 @@ use aya::{Ebpf, EbpfLoader};
 use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
 use portcullis_ebpf_common::Cause;
-use portcullis_ebpf_common::tables::{Interface, PROGRAM, Role};
+use portcullis_ebpf_common::tables::{CPUS, Cookies, Interface, PROGRAM, Role};
 
-use super::maps::{BanRow, Maps};
+use super::flood::{self, Defence, FloodState};
+use super::maps::{self, BanRow, Maps};
 use super::rules::Table;
+use super::steering::{Cores, Reason};
 use super::{BUILD, OBJECT};
 use crate::config::{Config, XdpInterface};
 use crate::sync::lock;
@@ -65,6 +67,8 @@ struct Active {
     interfaces: Vec<Filtered>,
     rules: usize,
     maps: Mutex<Maps>,
+    defence: Mutex<Defence>,
+    cores: Cores,
     /// Its program is the one that the pinned links hold.
     _program: Ebpf,
 }
@@ -74,7 +78,7 @@ impl Kernel {
     ///
     /// # Errors
     /// Everything that keeps an interface from being filtered as it should be.
-    pub fn start(config: &Config) -> Result<Self, XdpError> {
+    pub fn start(config: &Config, cores: &Cores) -> Result<Self, XdpError> {
         let Some(xdp) = &config.xdp else {
             pins::warn_of_leftovers();
             return Ok(Self::default());
@@ -82,7 +86,9 @@ impl Kernel {
         let entries = Table::new(config, xdp).entries().map_err(XdpError::Rules)?;
         let object = OBJECT.ok_or(XdpError::Absent)?;
         pins::prepare(&xdp.pins)?;
-        let mut ebpf = EbpfLoader::new().default_map_pin_directory(&xdp.pins).load(object)?;
+        let mut loader = EbpfLoader::new();
+        loader.default_map_pin_directory(&xdp.pins).map_max_entries(CPUS, cores.most());
+        let mut ebpf = loader.load(object)?;
         let ports = client_ports();
         let mut indexed = Vec::new();
         for (slot, interface) in (0..).zip(&xdp.interfaces) {
@@ -90,7 +96,11 @@ impl Kernel {
                 .map_err(|_| XdpError::NoInterface(interface.name.clone()))?;
             indexed.push((index, Interface::new(slot, interface.role, ports)));
         }
-        let maps = Maps::fill(&mut ebpf, &indexed, &entries)?;
+        let mut maps = Maps::fill(&mut ebpf, &indexed, &entries)?;
+        maps::queue(&mut ebpf, cores)?;
+        maps.set_budgets(&xdp.flood)?;
+        let defence = Defence::new(&xdp.flood, &config.server.state_dir);
+        maps.set_cookies(defence.cookies())?;
         let program = ebpf.program_mut(PROGRAM).ok_or(XdpError::Object(PROGRAM))?;
         let program: &mut Xdp = program.try_into()?;
         program.load()?;
@@ -107,8 +117,48 @@ impl Kernel {
             interfaces.push(Filtered { name, role, mode, index, slot: value.slot(), pin });
         }
         pins::remove_others(&xdp.pins, &interfaces)?;
-        let (rules, maps) = (entries.len(), Mutex::new(maps));
-        Ok(Self { active: Some(Active { interfaces, rules, maps, _program: ebpf }) })
+        tracing::info!(on = cores.is_on(), reason = %cores.reason, "steering of sessions to their processors");
+        let (rules, maps, cores) = (entries.len(), Mutex::new(maps), cores.clone());
+        let defence = Mutex::new(defence);
+        Ok(Self { active: Some(Active { interfaces, rules, maps, defence, cores, _program: ebpf }) })
+    }
+
+    /// Looks whether there is pressure, and switches SYN cookies; called several times a second.
+    ///
+    /// # Errors
+    /// When the counters cannot be read or the setting cannot be written.
+    pub fn look_after_flood(&self) -> Result<(), XdpError> {
+        let Some(active) = &self.active else { return Ok(()) };
+        let mut maps = lock(&active.maps);
+        let mut over = 0_u64;
+        for (interface, cause) in
+            active.interfaces.iter().flat_map(|interface| flood::OVER.map(|cause| (interface, cause)))
+        {
+            over = over.wrapping_add(maps.count(interface.slot, cause)?);
+        }
+        match lock(&active.defence).look(over) {
+            Some(cookies) => Ok(maps.set_cookies(cookies)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the use of SYN cookies, because nobody will listen.
+    pub fn stop_cookies(&self) {
+        let Some(active) = &self.active else { return };
+        lock(&active.defence).stop();
+        if let Err(error) = lock(&active.maps).set_cookies(Cookies::Off) {
+            tracing::warn!(%error, "SYN cookies cannot be switched off");
+        }
+    }
+
+    /// `None` without a kernel side.
+    pub fn flood(&self) -> Option<FloodState> {
+        self.active.as_ref().map(|active| lock(&active.defence).state())
+    }
+
+    /// Whether packets are steered, and why. `None` without a kernel side.
+    pub fn steering(&self) -> Option<(bool, Reason)> {
+        self.active.as_ref().map(|active| (active.cores.is_on(), active.cores.reason))
     }
 
     #[must_use]

@@ -45,7 +45,9 @@ impl Resolver<'_> {
                      `allow_no_management = true` where administrators come another way",
                 );
         }
-        Some(XdpConfig { interfaces, rules, preset, mode, pins, allow_no_management })
+        let flood = self.flood(typed.flood);
+        let steering = self.steering(typed.steering.as_ref());
+        Some(XdpConfig { flood, steering, interfaces, rules, preset, mode, pins, allow_no_management })
     }
 
     fn xdp_interfaces(

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{Outcome, Services, prefix};
-use crate::ctl::protocol::{ErrorCode, Failure, XdpBan, XdpCount, XdpInterfaceStatus, XdpStatus};
+use crate::ctl::protocol::{
+    ErrorCode, Failure, XdpBan, XdpCount, XdpFlood, XdpInterfaceStatus, XdpStatus, XdpSteering,
+};
+use crate::log;
 use crate::xdp::{BanRow, XdpError};
 
 /// Longest ban: a longer one is a rule of a firewall, and should be written down.
@@ -23,6 +26,14 @@ impl Services {
             interfaces: interfaces.collect(),
             rules: self.kernel.rules(),
             bans: self.kernel.bans().map_err(failed)?.map_or(0, |bans| bans.len()),
+            flood: self.kernel.flood().map(|state| XdpFlood {
+                pressure_since: state.pressure_since.map(log::rfc3339),
+                cookies: state.cookies,
+            }),
+            steering: self
+                .kernel
+                .steering()
+                .map(|(on, reason)| XdpSteering { on, reason: reason.to_string() }),
             packets: counts
                 .into_iter()
                 .map(|(interface, cause, packets)| XdpCount {
