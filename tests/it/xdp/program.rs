@@ -20,19 +20,27 @@ use crate::wire::BpfFs;
 /// Frames run as if they had come in by the loopback interface.
 const LOOPBACK: u32 = 1;
 const SLOT: u8 = 3;
-const XDP_DROP: u32 = 1;
-const XDP_PASS: u32 = 2;
+pub(crate) const XDP_DROP: u32 = 1;
+pub(crate) const XDP_PASS: u32 = 2;
+pub(crate) const XDP_TX: u32 = 3;
 
-struct Program {
-    ebpf: Ebpf,
+pub(crate) struct Program {
+    pub(crate) ebpf: Ebpf,
     _pins: BpfFs,
 }
 
 impl Program {
-    fn load(object: &Path) -> Self {
+    pub(crate) fn load(object: &Path) -> Self {
+        Self::load_for(object, 1)
+    }
+
+    /// With queues for so many processors.
+    pub(crate) fn load_for(object: &Path, processors: u32) -> Self {
         let pins = BpfFs::mount();
         let bytes = std::fs::read(object).unwrap();
-        let mut ebpf = EbpfLoader::new().default_map_pin_directory(pins.path()).load(&bytes).unwrap();
+        let mut loader = EbpfLoader::new();
+        loader.default_map_pin_directory(pins.path()).map_max_entries(tables::CPUS, processors);
+        let mut ebpf = loader.load(&bytes).unwrap();
         let mut table: HashMap<_, [u8; 4], [u8; 8]> =
             ebpf.map_mut(tables::INTERFACES).unwrap().try_into().unwrap();
         let interface = Interface::new(SLOT, Role::Edge, (32_768, 60_999));
@@ -59,17 +67,30 @@ impl Program {
         Self { ebpf, _pins: pins }
     }
 
-    fn count(&self, cause: Cause) -> u64 {
+    pub(crate) fn set(&mut self, setting: Setting, value: u64) {
+        let mut table: Array<_, u64> = self.ebpf.map_mut(tables::SETTINGS).unwrap().try_into().unwrap();
+        table.set(setting.index(), value, 0).unwrap();
+    }
+
+    pub(crate) fn count(&self, cause: Cause) -> u64 {
         let counters: PerCpuArray<_, u64> = self.ebpf.map(tables::COUNTERS).unwrap().try_into().unwrap();
         counters.get(&tables::counter(SLOT, cause.index()), 0).unwrap().iter().sum()
     }
 
     /// Runs one frame and returns the action; the cause is what was counted.
-    fn run(&mut self, frame: &[u8]) -> (u32, Cause) {
+    pub(crate) fn run(&mut self, frame: &[u8]) -> (u32, Cause) {
+        let (action, cause, _) = self.run_to_frame(frame);
+        (action, cause)
+    }
+
+    /// The same with the frame that the program leaves.
+    pub(crate) fn run_to_frame(&mut self, frame: &[u8]) -> (u32, Cause, Vec<u8>) {
         let before: Vec<u64> = Cause::ALL.iter().map(|cause| self.count(*cause)).collect();
         let program: &mut Xdp = self.ebpf.program_mut(tables::PROGRAM).unwrap().try_into().unwrap();
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
+        let mut left = vec![0; frame.len()];
+        options.data_out = Some(&mut left);
         let result = program.test_run(options).unwrap();
         let counted: Vec<Cause> = Cause::ALL
             .iter()
@@ -78,7 +99,8 @@ impl Program {
             .map(|(cause, _)| *cause)
             .collect();
         assert_eq!(counted.len(), 1, "{counted:?} for {frame:?}");
-        (result.return_value, counted[0])
+        left.truncate(usize::try_from(result.data_size_out).unwrap());
+        (result.return_value, counted[0], left)
     }
 }
 
@@ -127,7 +149,7 @@ fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
     [&[2; 12][..], &ethertype.to_be_bytes(), payload].concat()
 }
 
-fn v4(source: [u8; 4], protocol: u8, options: usize, fragment: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn v4(source: [u8; 4], protocol: u8, options: usize, fragment: u16, payload: &[u8]) -> Vec<u8> {
     let header = 20 + options;
     let [t0, t1] = u16::try_from(header + payload.len()).unwrap().to_be_bytes();
     let [f0, f1] = fragment.to_be_bytes();
@@ -136,14 +158,14 @@ fn v4(source: [u8; 4], protocol: u8, options: usize, fragment: u16, payload: &[u
     ethernet(0x0800, &[&fixed[..], &source, &[192, 0, 2, 2], &vec![1; options], payload].concat())
 }
 
-fn v6(source: &str, next: u8, hops: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn v6(source: &str, next: u8, hops: u8, payload: &[u8]) -> Vec<u8> {
     let address = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
     let [l0, l1] = u16::try_from(payload.len()).unwrap().to_be_bytes();
     let fixed = [0x60, 0, 0, 0, l0, l1, next, hops];
     ethernet(0x86dd, &[&fixed[..], &address(source), &address("2001:db8::2"), payload].concat())
 }
 
-fn tcp(port: u16, flags: u8) -> Vec<u8> {
+pub(crate) fn tcp(port: u16, flags: u8) -> Vec<u8> {
     let mut header = [0; 20];
     header[..2].copy_from_slice(&[0xc3, 0x50]);
     header[2..4].copy_from_slice(&port.to_be_bytes());
@@ -156,7 +178,7 @@ fn udp(source: u16, port: u16) -> Vec<u8> {
     [&source.to_be_bytes()[..], &port.to_be_bytes(), &[0, 12, 0, 0], b"four"].concat()
 }
 
-const A: [u8; 4] = [192, 0, 2, 1];
+pub(crate) const A: [u8; 4] = [192, 0, 2, 1];
 
 fn frames() -> Vec<(Vec<u8>, Cause)> {
     use Cause::*;
@@ -231,6 +253,7 @@ fn the_kernel_gives_every_frame_the_verdict_that_the_host_gives() {
         let expected = match cause.verdict() {
             Verdict::Pass => XDP_PASS,
             Verdict::Drop => XDP_DROP,
+            Verdict::Answer => XDP_TX,
         };
         assert_eq!(program.run(&frame), (expected, cause), "{frame:?}");
     }
@@ -242,6 +265,10 @@ fn every_way_to_be_dropped_has_been_tried() {
     for cause in Cause::ALL {
         // These need a flow, a socket, or an interface without a role.
         let elsewhere = matches!(cause, Cause::Flow | Cause::IcmpError | Cause::OwnSocket | Cause::NoRole);
+        // These need a budget, a cookie or a second processor: see `flood` and `steer`.
+        let elsewhere = elsewhere
+            || matches!(cause, Cause::Steered | Cause::Cookie | Cause::CookieSent | Cause::CookieRefused)
+            || matches!(cause, Cause::SynSource | Cause::SynTotal | Cause::IcmpRate);
         assert!(elsewhere || tried.contains(cause), "{cause:?}");
     }
 }

@@ -20,7 +20,7 @@ use crate::object;
 
 /// How long a packet that is dropped is waited for. A dropped SYN has no other sign than silence.
 const SILENCE: Duration = Duration::from_millis(1500);
-const OPEN: u16 = 443;
+pub(crate) const OPEN: u16 = 443;
 const CLOSED: u16 = 8022;
 
 /// A BPF file system of one test.
@@ -51,13 +51,13 @@ impl Drop for BpfFs {
 }
 
 /// A gateway whose two interfaces are filtered.
-struct Scene {
-    lab: Lab,
+pub(crate) struct Scene {
+    pub(crate) lab: Lab,
     pins: BpfFs,
 }
 
 impl Scene {
-    fn build() -> Option<Self> {
+    pub(crate) fn build() -> Option<Self> {
         object()?;
         if let Err(reason) = netns::available() {
             skip(&format!("no network namespaces: {reason}"));
@@ -74,12 +74,12 @@ impl Scene {
         Some(scene)
     }
 
-    fn pin_dir(&self) -> PathBuf {
+    pub(crate) fn pin_dir(&self) -> PathBuf {
         self.pins.path().join("portcullis")
     }
 
     /// The gateway's addresses at the edge.
-    fn edge(&self) -> [IpAddr; 2] {
+    pub(crate) fn edge(&self) -> [IpAddr; 2] {
         [self.lab.gateway.v4[0], self.lab.gateway.v6[0]]
     }
 
