@@ -198,7 +198,8 @@ fn spoofed(to: IpAddr, [a, b, c, d]: [u8; 4]) -> Vec<u8> {
         IpAddr::V4(to) => {
             // Neighbours that do not exist, so that answers to them stay on this link.
             let from = Ipv4Addr::new(203, 0, 113, 20 + a % 200);
-            tcp[16..18].copy_from_slice(&sum(&[&from.octets(), &to.octets(), &[0, 6, 0, 24]], &tcp));
+            let checksum = sum(&[&from.octets(), &to.octets(), &[0, 6, 0, 24]], &tcp);
+            tcp[16..18].copy_from_slice(&checksum);
             let frame = v4(from.octets(), 6, 0, 0, &tcp);
             let mut packet = frame[14..].to_vec();
             packet[16..20].copy_from_slice(&to.octets());
@@ -206,7 +207,8 @@ fn spoofed(to: IpAddr, [a, b, c, d]: [u8; 4]) -> Vec<u8> {
         }
         IpAddr::V6(to) => {
             let from = Ipv6Addr::from([0x20, 1, 0xd, 0xb8, 1, 0x13, a, b, 0, 0, 0, 0, 0, 0, c, d]);
-            tcp[16..18].copy_from_slice(&sum(&[&from.octets(), &to.octets(), &[0, 6, 0, 24]], &tcp));
+            let checksum = sum(&[&from.octets(), &to.octets(), &[0, 6, 0, 24]], &tcp);
+            tcp[16..18].copy_from_slice(&checksum);
             let mut packet = v6(&from.to_string(), 6, 64, &tcp)[14..].to_vec();
             packet[24..40].copy_from_slice(&to.octets());
             packet
@@ -224,7 +226,7 @@ fn sum(pseudo: &[&[u8]], segment: &[u8]) -> [u8; 2] {
 /// A gateway whose budget is small, before an echo server in the farm.
 struct Target {
     gateway: Gateway,
-    servers: Vec<backend::Service>,
+    servers: [backend::Service; 2],
 }
 
 impl Target {
