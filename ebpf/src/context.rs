@@ -9,10 +9,10 @@ use core::arch::asm;
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_xdp_get_buff_len};
 use aya_ebpf::programs::XdpContext;
-use portcullis_ebpf_common::Frame;
+use portcullis_ebpf_common::{Frame, FrameMut};
 
 /// No header that is read begins behind that; the verifier wants a bound that is small.
-const HEADERS_MAX: u32 = 0x7ff;
+const HEADERS_MAX: usize = 0x7ff;
 
 pub(crate) struct Context<'a> {
     xdp: &'a XdpContext,
@@ -36,6 +36,49 @@ impl<'a> Context<'a> {
     }
 }
 
+impl Context<'_> {
+    /// Where `N` bytes lie that are all there.
+    #[inline(always)]
+    fn place<const N: usize>(&self, at: u32) -> Option<usize> {
+        let at = opaque(at as usize);
+        if at > HEADERS_MAX {
+            return None;
+        }
+        let start = opaque(self.xdp.data() + at);
+        (start + N <= self.xdp.data_end()).then_some(start)
+    }
+}
+
+/// The same number, of which the compiler knows nothing any more: it must not turn a bound of it into one of another
+/// sum, because the verifier knows the bound of one register only.
+#[inline(always)]
+fn opaque(mut number: usize) -> usize {
+    // SAFETY: no instruction.
+    unsafe { asm!("/* {0} */", inout(reg) number, options(pure, nomem, nostack, preserves_flags)) };
+    number
+}
+
+impl FrameMut for Context<'_> {
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()> {
+        let start = self.place::<N>(at)?;
+        let mut done = 0;
+        while done + 4 <= N {
+            let word = [bytes[done], bytes[done + 1], bytes[done + 2], bytes[done + 3]];
+            store_u32(start + done, u32::from_ne_bytes(word));
+            done += 4;
+        }
+        if done + 2 <= N {
+            store_u16(start + done, u16::from_ne_bytes([bytes[done], bytes[done + 1]]));
+            done += 2;
+        }
+        if done < N {
+            store_u8(start + done, bytes[done]);
+        }
+        Some(())
+    }
+}
+
 impl Frame for Context<'_> {
     #[inline(always)]
     fn length(&self) -> u32 {
@@ -46,16 +89,7 @@ impl Frame for Context<'_> {
 
     #[inline(always)]
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
-        if at > HEADERS_MAX {
-            return None;
-        }
-        let mut start = self.xdp.data() + at as usize;
-        // SAFETY: no instruction. The compiler must not see that the bound below is about another sum: the verifier
-        // knows the bound of one register only.
-        unsafe { asm!("/* {0} */", inout(reg) start, options(pure, nomem, nostack, preserves_flags)) };
-        if start + N > self.xdp.data_end() {
-            return None;
-        }
+        let start = self.place::<N>(at)?;
         let mut bytes = [0; N];
         let mut done = 0;
         while done + 4 <= N {
@@ -93,6 +127,22 @@ macro_rules! load {
 load!(load_u8, u8, "{value} = *(u8 *)({at} + 0)");
 load!(load_u16, u16, "{value} = *(u16 *)({at} + 0)");
 load!(load_u32, u32, "{value} = *(u32 *)({at} + 0)");
+
+macro_rules! store {
+    ($name:ident, $type:ty, $code:literal) => {
+        /// Stores to a place in the frame that has been compared with the frame's end; the verifier refuses others.
+        #[inline(always)]
+        fn $name(at: usize, value: $type) {
+            let value = u64::from(value);
+            // SAFETY: one store to memory that the verifier has found to lie in the frame.
+            unsafe { asm!($code, value = in(reg) value, at = in(reg) at, options(nostack, preserves_flags)) };
+        }
+    };
+}
+
+store!(store_u8, u8, "*(u8 *)({at} + 0) = {value}");
+store!(store_u16, u16, "*(u16 *)({at} + 0) = {value}");
+store!(store_u32, u32, "*(u32 *)({at} + 0) = {value}");
 
 /// Nanoseconds of the monotonic clock.
 #[inline(always)]

@@ -28,12 +28,13 @@ const ECHOES: u32 = 1;
 /// What becomes of a SYN for an open port. The budget of its source holds with cookies as well: it bounds what an
 /// attacker who forges one victim's address makes us send there.
 #[inline(never)]
-pub(crate) fn opens(packet: &Packet) -> Cause {
+pub(crate) fn opens(packet: &Packet, forwarded: bool) -> Cause {
     let now = now();
     if !source_may(packet, now) {
         return Cause::SynSource;
     }
-    let cookies = Cookies::from_word(setting(Setting::Cookies));
+    // The server behind a forwarded port would not know a cookie of this machine.
+    let cookies = if forwarded { Cookies::Off } else { Cookies::from_word(setting(Setting::Cookies)) };
     if !matches!(cookies, Cookies::Always) && may(SYNS, setting(Setting::SynTotal), now) {
         return Cause::RuleAccepts;
     }

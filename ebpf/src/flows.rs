@@ -17,9 +17,9 @@ static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(FLOWS_MAX, 0);
 static FRAGMENTS: LruHashMap<FlowKey, u64> = LruHashMap::with_max_entries(FRAGMENTS_MAX, 0);
 
 /// Finds the flow and counts the packet.
-#[inline(always)]
-pub(crate) fn hit(key: &FlowKey, packet: &Packet) -> Option<Hit> {
-    let flow = FLOWS.get_ptr_mut(key)?;
+#[inline(never)]
+pub(crate) fn hit(packet: &Packet) -> Option<Hit> {
+    let flow = FLOWS.get_ptr_mut(&packet.key)?;
     // SAFETY: the map gave the address of a Flow, which stays allocated as long as the program runs.
     let (packets, bytes, seen, owner) =
         unsafe { (&raw mut (*flow).packets, &raw mut (*flow).bytes, &raw mut (*flow).seen, (*flow).owner) };
@@ -32,18 +32,18 @@ pub(crate) fn hit(key: &FlowKey, packet: &Packet) -> Option<Hit> {
     Some(Hit { steer: Flow::steered_to(owner, here) })
 }
 
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn is_live(key: &FlowKey) -> bool {
     FLOWS.get_ptr(key).is_some()
 }
 
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn remember(fragments: &FlowKey) {
     // A table that cannot take it costs that one datagram.
     let _ = FRAGMENTS.insert(fragments, now(), 0);
 }
 
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn remembers(fragments: &FlowKey) -> bool {
     // SAFETY: the value is one aligned word, which is copied at once.
     let seen = unsafe { FRAGMENTS.get(fragments) }.copied();
@@ -52,7 +52,7 @@ pub(crate) fn remembers(fragments: &FlowKey) -> bool {
 
 /// Adds in one step: packets of a flow may come in on several processors. The target's `AtomicU64` cannot.
 #[inline(always)]
-fn add(to: *mut u64, count: u64) {
+pub(crate) fn add(to: *mut u64, count: u64) {
     // SAFETY: the pointer is that of a word in a map's value, which is aligned and stays allocated.
     unsafe { asm!("lock *(u64 *)({to} + 0) += {count}", to = in(reg) to, count = in(reg) count) };
 }

@@ -10,6 +10,7 @@ mod context;
 mod cookies;
 mod flood;
 mod flows;
+mod forward;
 mod maps;
 mod sockets;
 mod steer;
@@ -19,8 +20,8 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use portcullis_ebpf_common::tables::{Action, Interface, NO_SLOT, Role, Setting};
 use portcullis_ebpf_common::{
-    Addresses, Cause, Decision, Effect, Family, FlowKey, Hit, Kind, Lookup, Packet, Ports, Protocol, Quoted,
-    Seen, judge, walk,
+    Addresses, Cause, Decision, Effect, Family, FlowKey, Hit, Kind, Lookup, Packet, Ports, Protocol, Seen,
+    judge, walk,
 };
 
 use context::Context;
@@ -28,35 +29,37 @@ use context::Context;
 /// `frags`: jumbo frames and those that a driver joined arrive in several buffers.
 #[xdp(frags)]
 pub(crate) fn portcullis(context: XdpContext) -> u32 {
-    let context = Context::new(&context);
+    let mut context = Context::new(&context);
+    // Always there; the verifier wants to see what happens if not.
+    let Some(packet) = maps::packet() else { return XDP_PASS };
     let Some(interface) = maps::interface(context.interface()) else {
         // The daemon fills the map before it attaches; whoever took the entry away must not cut the machine off.
         maps::count(NO_SLOT, Cause::NoRole);
         return XDP_PASS;
     };
-    let mut packet = Packet::NONE;
-    let decision = match read(&context, &mut packet) {
+    let decision = match read(&context, packet) {
         Some(cause) => cause.into(),
-        None => judged(&packet, &Tables { context: &context, interface }),
+        None => judged(packet, &Tables { context: &context, interface }),
     };
-    let (action, cause) = act(&context, &packet, decision);
+    let (cause, action) = act(&mut context, packet, decision);
     maps::count(interface.slot(), cause);
     action
 }
 
 /// Does what was decided; what cannot be done is counted as what is done instead.
 #[inline(always)]
-fn act(context: &Context<'_>, packet: &Packet, decision: Decision) -> (u32, Cause) {
+fn act(context: &mut Context<'_>, packet: &Packet, decision: Decision) -> (Cause, u32) {
     match decision.effect {
-        Effect::Pass => (XDP_PASS, decision.cause),
-        Effect::Drop => (XDP_DROP, decision.cause),
+        Effect::Pass => (decision.cause, XDP_PASS),
+        Effect::Drop => (decision.cause, XDP_DROP),
+        Effect::Forward | Effect::ForwardError => forward::send(context, packet),
         Effect::Steer => match steer::to(decision.processor) {
-            XDP_REDIRECT => (XDP_REDIRECT, decision.cause),
-            action => (action, Cause::Flow),
+            XDP_REDIRECT => (decision.cause, XDP_REDIRECT),
+            action => (Cause::Flow, action),
         },
         Effect::Answer => match cookies::answer(context, packet) {
-            XDP_DROP => (XDP_DROP, Cause::SynTotal),
-            action => (action, decision.cause),
+            XDP_DROP => (Cause::SynTotal, XDP_DROP),
+            action => (decision.cause, action),
         },
     }
 }
@@ -97,8 +100,23 @@ impl Lookup for Tables<'_> {
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey, packet: &Packet) -> Option<Hit> {
-        flows::hit(key, packet)
+    fn flow(&self, packet: &Packet) -> Option<Hit> {
+        flows::hit(packet)
+    }
+
+    #[inline(always)]
+    fn forwarded(&self, packet: &Packet) -> bool {
+        maps::setting(Setting::Forward) != 0 && forward::belongs(packet)
+    }
+
+    #[inline(always)]
+    fn forward(&self, packet: &Packet) -> Option<Cause> {
+        if maps::setting(Setting::Forward) == 0 { None } else { forward::begin(packet) }
+    }
+
+    #[inline(always)]
+    fn forwards(&self, error: &Packet) -> bool {
+        maps::setting(Setting::Forward) != 0 && forward::is_about(&error.key)
     }
 
     #[inline(always)]
@@ -126,7 +144,11 @@ impl Lookup for Tables<'_> {
     #[inline(always)]
     fn open(&self, packet: &Packet) -> Cause {
         // A flood elsewhere must not keep administrators out.
-        if self.is_management() { Cause::RuleAccepts } else { flood::opens(packet) }
+        if self.is_management() {
+            return Cause::RuleAccepts;
+        }
+        let forwarded = maps::setting(Setting::Forward) != 0 && forward::serves(packet);
+        flood::opens(packet, forwarded)
     }
 
     #[inline(always)]
@@ -149,8 +171,9 @@ impl Lookup for Tables<'_> {
     }
 
     #[inline(always)]
-    fn is_live(&self, quoted: &Quoted) -> bool {
-        if flows::is_live(&FlowKey::answered_by(quoted)) {
+    fn is_live(&self, error: &Packet) -> bool {
+        let quoted = &error.quoted;
+        if flows::is_live(&error.key) {
             return true;
         }
         let (addresses, ports) = (quoted.addresses.reversed(), quoted.ports.reversed());
@@ -175,7 +198,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
 }
 
 // The kernel's own spelling: this crate is offered under the GPL as well, which some helpers ask for.
-// SAFETY: the section holds one zero-terminated string, which is what the loader reads from it.
+// The section holds one zero-terminated string, which is what the loader reads from it.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

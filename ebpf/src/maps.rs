@@ -3,11 +3,11 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray};
-use portcullis_ebpf_common::Cause;
 use portcullis_ebpf_common::tables::{
     self, Action, BANS_MAX, Ban, COUNTERS_MAX, INTERFACES_MAX, Interface, RULES_MAX, RuleKey, RuleValue,
     SETTINGS_MAX, Setting,
 };
+use portcullis_ebpf_common::{Cause, Packet};
 
 #[map]
 static RULES: HashMap<RuleKey, RuleValue> = HashMap::with_max_entries(RULES_MAX, 0);
@@ -22,6 +22,17 @@ static BANS_V4: LpmTrie<u32, Ban> = LpmTrie::pinned(BANS_MAX, 0);
 static BANS_V6: LpmTrie<[u32; 4], Ban> = LpmTrie::pinned(BANS_MAX, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_MAX, 0);
+
+/// The packet at hand. It lies here and not on the stack, which is small; and the verifier, which follows every value
+/// on the stack, has less to follow.
+#[map]
+static PACKET: PerCpuArray<Packet> = PerCpuArray::with_max_entries(1, 0);
+
+#[inline(always)]
+pub(crate) fn packet() -> Option<&'static mut Packet> {
+    // SAFETY: the place of this processor; one program runs on it at a time, and asks once.
+    PACKET.get_ptr_mut(0).map(|packet| unsafe { &mut *packet })
+}
 
 #[inline(always)]
 pub(crate) fn interface(index: [u8; 4]) -> Option<Interface> {
@@ -58,6 +69,7 @@ pub(crate) fn count(slot: u8, cause: Cause) {
     if let Some(counter) = COUNTERS.get_ptr_mut(tables::counter(slot, cause.index())) {
         // SAFETY: the map gave the address of an aligned u64 that lives as long as the map, and the slots of this
         // CPU are written by nobody else while the program runs on it.
-        unsafe { *counter = (*counter).wrapping_add(1) };
+        let counter = unsafe { &mut *counter };
+        *counter = counter.wrapping_add(1);
     }
 }

@@ -19,7 +19,7 @@ const CURRENT_NETNS: u64 = u64::MAX;
 const LISTEN: u32 = 10;
 
 /// A connection in any state, one that is being opened or closed included; a listening socket is none.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn is_tcp_connection(context: &Context<'_>, addresses: &Addresses, ports: Ports) -> bool {
     let (mut tuple, length) = tuple(addresses, ports);
     // SAFETY: the context is the kernel's own, and `length` is the size of the member of the tuple that was filled.
@@ -42,7 +42,7 @@ pub(crate) fn is_tcp_connection(context: &Context<'_>, addresses: &Addresses, po
 }
 
 /// A socket with a peer, or one on a port from which this machine's clients speak.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn is_udp_client(
     context: &Context<'_>,
     addresses: &Addresses,

@@ -1,9 +1,11 @@
 //! The `portcullis` command: one module per group of commands, and here what they share.
 
 pub mod args;
+mod bans;
 mod config;
 mod connect;
 mod describe;
+mod forward;
 mod ica;
 mod output;
 mod ports;
@@ -100,7 +102,9 @@ fn run(context: &Context, command: Command) -> Outcome {
         }
         Command::Reload => reload(context),
         Command::Metrics => metrics(context),
+        Command::Bans(command) => bans::run(context, command),
         Command::Xdp(command) => xdp::run(context, command),
+        Command::Forward(command) => forward::run(context, command),
         Command::Ports(command) => ports::run(context, command),
         Command::Logs(Logs::Level { level }) => log_level(context, level),
         Command::Completions { shell } => describe::completions(context, shell),

@@ -13,6 +13,7 @@ mod duration;
 mod error;
 mod file;
 mod finding;
+mod forward;
 mod interfaces;
 mod json;
 mod rate;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use portcullis_core::limits::Limits;
+use portcullis_core::penalty::Rules;
 use portcullis_core::policy::Policy;
 use portcullis_core::profile::Kind;
 use portcullis_ebpf_common::Protocol;
@@ -44,7 +46,8 @@ pub use compare::{ReloadPlan, compare};
 pub use duration::{format as format_duration, parse as parse_duration};
 pub use error::{ConfigError, Problem};
 pub use finding::{Finding, Severity};
-pub(crate) use interfaces::interface_of;
+pub use forward::{Check, CheckTls, CheckTrust, DataPath, ForwardConfig, HealthConfig, ServerConfig};
+pub(crate) use interfaces::{interface_of, networks_of, own_addresses};
 
 /// Where the configuration is read from unless a path is given.
 pub const PATH_DEFAULT: &str = "/etc/portcullis/portcullis.toml";
@@ -66,6 +69,8 @@ pub struct Config {
     pub stas: Vec<Arc<StaConfig>>,
     pub sta_server: Option<StaServerConfig>,
     pub listeners: Vec<Arc<ListenerConfig>>,
+    /// Without it nobody is banned but by hand.
+    pub bans: Option<BansConfig>,
     pub xdp: Option<XdpConfig>,
     /// Legal but doubtful things seen while resolving; [`check`] reports them with its own.
     pub remarks: Vec<Finding>,
@@ -204,6 +209,8 @@ pub struct ListenerConfig {
     pub users: Option<String>,
     /// Of an `ssl-relay`.
     pub target: Option<HostPort>,
+    /// Of a `forward` listener, and only there.
+    pub forward: Option<ForwardConfig>,
     /// Source prefixes of clients.
     pub allow_from: Vec<IpNet>,
     /// What may be reached; it holds the gateway's own addresses.
@@ -254,6 +261,13 @@ impl UnmatchedSni {
             Self::Reject => "reject",
         }
     }
+}
+
+/// When a source is banned, and who never is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BansConfig {
+    pub rules: Rules,
+    pub allow: Vec<IpNet>,
 }
 
 /// The kernel side: which interfaces it filters, and what may come in.

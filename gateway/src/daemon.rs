@@ -12,16 +12,17 @@ mod tasks;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use portcullis_core::session::Table;
 use tokio::sync::{mpsc, watch};
 
+use crate::bans::Bans;
 use crate::config::{self, Config, Severity};
 use crate::ctl;
-use crate::ctl::services::Services;
+use crate::ctl::services::{ReloadRequest, Services};
 use crate::exit::Exit;
 use crate::front::{self, Front};
 use crate::log;
@@ -88,7 +89,10 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
     let cores = Cores::plan(&config);
     let mut sockets = Sockets::bind(&config, &parts.listeners, &cores)?;
 
-    let kernel = Kernel::start(&config, &cores).context("packets cannot be filtered")?;
+    let kernel = Arc::new(Kernel::start(&config, &cores).context("packets cannot be filtered")?);
+    let bans = Arc::new(Bans::open(&config, Arc::clone(&kernel)));
+    tasks::take_forwards(&kernel, &parts.balancers);
+    parts.balancers.ensure_paths()?;
     let sessions = Arc::new(std::sync::Mutex::new(Table::new(assemble::session_seed())));
     let context = Arc::new(relay::Context { sessions: Arc::clone(&sessions), cut: false.into() });
     let (asks, inbox) = mpsc::channel(portcullis_core::limits::CONTROL_QUEUE);
@@ -97,6 +101,7 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
     let (workers, relays) = start_relays(config.server.workers, &context, &cores)?;
     let front = Arc::new(Front {
         gate: Arc::default(),
+        bans: Arc::clone(&bans),
         asks,
         relay: Arc::clone(&context),
         workers,
@@ -111,7 +116,9 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
         pool: Arc::clone(&parts.pool),
         authority: parts.authority.clone(),
         metrics,
-        kernel: Arc::new(kernel),
+        kernel,
+        bans,
+        balancers: Arc::clone(&parts.balancers),
         log: log.clone(),
         reload,
         last_reload: std::sync::Mutex::default(),
@@ -134,24 +141,41 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
 
     let mut reloader = Reloader::new(config, parts, Arc::clone(&services), log);
     let mut signals = stop::Signals::new()?;
-    let most = loop {
+    let most = obey(&mut reloader, &mut signals, &mut reload_requests).await;
+    services.state.set_draining();
+    stop::drain(&drain, &context, front, fronts, relays, &mut signals, most).await;
+    clean_up(&services).await;
+    Ok(())
+}
+
+/// Does what signals and the control socket ask for, until the daemon is to stop; returns how long it may drain.
+async fn obey(
+    reloader: &mut Reloader,
+    signals: &mut stop::Signals,
+    requests: &mut mpsc::Receiver<ReloadRequest>,
+) -> Duration {
+    loop {
         tokio::select! {
             order = signals.next() => match order {
-                Order::Stop => break reloader.drain_timeout(),
+                Order::Stop => return reloader.drain_timeout(),
                 Order::Reload => reloader.on_signal(),
             },
-            Some(reply) = reload_requests.recv() => {
+            Some(reply) = requests.recv() => {
                 // Who asked may have gone; the reload has happened all the same.
                 reply.send(reloader.reload()).ok();
             }
             () = reloader.certificates_due() => reloader.check_certificates(),
         }
-    };
-    services.state.set_draining();
-    stop::drain(&drain, &context, front, fronts, relays, &mut signals, most).await;
+    }
+}
+
+/// What is left to do when nobody is served any more.
+async fn clean_up(services: &Services) {
     services.kernel.stop_cookies();
+    if let Err(error) = services.bans.save().await {
+        tracing::error!(%error, "bans are not kept for the next start");
+    }
     ctl::server::remove(&services.config.load().control.socket);
-    Ok(())
 }
 
 fn start_relays(

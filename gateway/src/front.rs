@@ -22,7 +22,9 @@ use portcullis_core::profile::Profile;
 use rustls::ServerConfig;
 use tokio::sync::{mpsc, watch};
 
+use crate::bans::Bans;
 use crate::control_plane::Ask;
+use crate::forward::Balancer;
 use crate::metrics;
 use crate::relay::{Context, Worker};
 use crate::xdp::steering::Cores;
@@ -36,6 +38,10 @@ pub struct Service {
     pub stas: Arc<[String]>,
     pub users: Option<String>,
     pub allow_from: Vec<IpNet>,
+    /// Chooses the servers of a `forward` listener.
+    pub balancer: Option<Arc<Balancer>>,
+    /// Own addresses towards servers; where there is none of a family, the system chooses.
+    pub source: Vec<IpAddr>,
 }
 
 impl Service {
@@ -57,6 +63,7 @@ pub struct Listener {
 #[derive(Debug)]
 pub struct Front {
     pub gate: Arc<Gate>,
+    pub bans: Arc<Bans>,
     pub asks: mpsc::Sender<Ask>,
     pub relay: Arc<Context>,
     pub workers: Vec<Worker>,
@@ -156,7 +163,7 @@ impl Drop for SettingUp<'_> {
 
 /// EMFILE, ENFILE, ENOBUFS, ENOMEM and EADDRNOTAVAIL: nothing is wrong with the connection, there is only no room
 /// for it.
-fn is_exhausted(error: &io::Error) -> bool {
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     use nix::errno::Errno;
     let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::EADDRNOTAVAIL];
     error.raw_os_error().is_some_and(|code| exhausted.contains(&Errno::from_raw(code)))

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod authn;
+pub mod bans;
 pub mod cli;
 pub mod config;
 pub mod control_plane;
@@ -10,6 +11,7 @@ pub mod ctl;
 pub mod daemon;
 pub mod dns;
 pub mod exit;
+pub mod forward;
 pub mod front;
 pub mod lab;
 pub mod log;

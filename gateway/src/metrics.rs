@@ -20,11 +20,12 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use names::{Family, Kind};
 use portcullis_ebpf_common::Cause;
 pub use record::{
-    ConnectionGuard, HandshakeFailure, HandshakeGuard, Listener, Stage, refused, sta_request, ticket_issued,
-    ticket_redeemed,
+    ConnectionGuard, HandshakeFailure, HandshakeGuard, Listener, Stage, ban, bans_exist,
+    forward_check_failed, forward_redialed, offence, refused, sta_request, ticket_issued, ticket_redeemed,
 };
 use record::{Ledger, Totals};
 
+use crate::ctl::protocol::{ForwardServer, ForwardStatus};
 use crate::sync::lock;
 
 /// Bounds of the histograms' buckets in seconds: from a resumed handshake on a local network to a dial that
@@ -90,6 +91,10 @@ pub struct Snapshot {
     pub xdp_flood: Option<(bool, bool)>,
     /// Whether packets are steered. `None` without a kernel side.
     pub xdp_steering: Option<bool>,
+    /// Bans in force by origin.
+    pub bans: Vec<(&'static str, usize)>,
+    /// The `forward` listeners.
+    pub forwards: Vec<ForwardStatus>,
     pub log_lines_lost: u64,
     pub relay_workers: usize,
 }
@@ -213,6 +218,8 @@ impl Handle {
         let reload = *lock(&self.shared.reload);
         writer.single(names::RELOAD_SUCCESS, reload.map(|(ok, _)| up(ok)));
         writer.single(names::RELOAD_TIMESTAMP, reload.map(|(_, at)| unix_seconds(at)));
+        let bans = snapshot.bans.iter().map(|(origin, count)| (vec![(*origin).to_owned()], *count));
+        writer.family(names::BANS, bans);
         writer.single(names::LOG_LINES_LOST, Some(snapshot.log_lines_lost));
         writer.single(names::RELAY_WORKERS, Some(snapshot.relay_workers));
         let packets = snapshot.xdp_packets.iter().map(|(interface, cause, packets)| {
@@ -223,6 +230,7 @@ impl Handle {
         writer.single(names::XDP_PRESSURE, snapshot.xdp_flood.map(|(pressure, _)| up(pressure)));
         writer.single(names::XDP_COOKIES, snapshot.xdp_flood.map(|(_, cookies)| up(cookies)));
         writer.single(names::XDP_STEERING, snapshot.xdp_steering.map(up));
+        render_forwards(&snapshot.forwards, &mut writer);
         text::merged(&self.recorder.render(), &writer.finish())
     }
 
@@ -255,6 +263,25 @@ impl Handle {
         let seconds = cpu.map(|all| format!("{}.{:06}", all / 1_000_000, all % 1_000_000));
         writer.single(names::CPU_SECONDS, seconds);
     }
+}
+
+fn render_forwards(forwards: &[ForwardStatus], writer: &mut text::Writer) {
+    let in_kernel = forwards.iter().map(|row| (vec![row.listener.clone()], u8::from(row.path == "kernel")));
+    writer.family(names::FORWARD_IN_KERNEL, in_kernel);
+    let servers = || {
+        let labelled = |row: &ForwardStatus, server: &ForwardServer| {
+            (vec![row.listener.clone(), server.name.clone()], server.clone())
+        };
+        forwards.iter().flat_map(move |row| {
+            row.servers.iter().map(move |server| labelled(row, server)).collect::<Vec<_>>()
+        })
+    };
+    let up = |server: &ForwardServer| u8::from(server.state != "down");
+    let weight = |server: &ForwardServer| if server.drained { 0 } else { server.weight };
+    let flows = |server: &ForwardServer| server.flows;
+    writer.family(names::FORWARD_SERVER_UP, servers().map(|(labels, server)| (labels, up(&server))));
+    writer.family(names::FORWARD_SERVER_WEIGHT, servers().map(|(labels, server)| (labels, weight(&server))));
+    writer.family(names::FORWARD_FLOWS, servers().map(|(labels, server)| (labels, flows(&server))));
 }
 
 /// A session that left the table and is not yet in the ledger must not make a counter fall.

@@ -118,6 +118,11 @@ impl Enrolled {
         Arc::clone(&self.session.counters)
     }
 
+    /// It goes to another server than it was admitted for.
+    pub fn retarget(&mut self, target: String) {
+        lock(&self.context.sessions).retarget(self.session.id, target);
+    }
+
     /// The server answered.
     pub fn establish(&mut self) {
         lock(&self.context.sessions).establish(self.session.id);

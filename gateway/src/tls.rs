@@ -6,3 +6,4 @@ mod sni;
 
 pub mod certs;
 pub mod stream;
+pub(crate) mod verify;

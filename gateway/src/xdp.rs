@@ -6,6 +6,7 @@
 //! `portcullis ports test` alike.
 
 mod flood;
+pub mod forward;
 pub mod loader;
 mod maps;
 pub mod presets;
@@ -13,6 +14,7 @@ pub mod rules;
 pub mod steering;
 
 pub use flood::FloodState;
+pub use forward::{FlowEnd, ForwardedFlow};
 pub use loader::{Kernel, XdpError};
 pub use maps::BanRow;
 

@@ -57,7 +57,12 @@ pub(crate) struct Backend {
 impl Backend {
     /// Starts on a free port of loopback, on the CPU that the calling thread is bound to.
     pub(crate) fn start() -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listen as the back end")?;
+        Self::start_at((Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    /// The same at an address of the caller's.
+    pub(crate) fn start_at(address: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(address).context("listen as the back end")?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let counters = Arc::new(Counters::default());

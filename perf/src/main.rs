@@ -16,6 +16,7 @@ mod report;
 mod smoke;
 mod stats;
 mod tickets;
+mod xdp;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -52,12 +53,37 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         results: Option<PathBuf>,
     },
+    /// The kernel side: drop cost, sessions under a flood, cost in peace, forwarding; needs root
+    Xdp {
+        /// Rounds of every measure [default: 9, quick: 5]
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: Option<u32>,
+        /// Measure only this
+        #[arg(long, value_enum)]
+        only: Option<xdp::Part>,
+        /// Shorter and fewer slices: a few minutes
+        #[arg(long)]
+        quick: bool,
+        /// Print one JSON object as the last line
+        #[arg(long)]
+        json: bool,
+        /// Where to keep the raw series [default: perf/results of this source tree]
+        #[arg(long, value_name = "DIR")]
+        results: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
-    let Command::Smoke { rounds, seconds, json, null, results } = Arguments::parse().command;
-    let plan = smoke::Plan { rounds, time: Duration::from_secs(seconds.into()), null };
-    match smoke(plan, json, results) {
+    let result = match Arguments::parse().command {
+        Command::Smoke { rounds, seconds, json, null, results } => {
+            smoke(smoke::Plan { rounds, time: Duration::from_secs(seconds.into()), null }, json, results)
+        }
+        Command::Xdp { rounds, only, quick, json, results } => {
+            let rounds = rounds.unwrap_or(if quick { 5 } else { 9 });
+            xdp(xdp::Plan { rounds, quick, only }, json, results)
+        }
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Where standard error is closed there is nobody to tell.
@@ -75,6 +101,18 @@ fn smoke(plan: smoke::Plan, json: bool, results: Option<PathBuf>) -> Result<()> 
         let dir = results.unwrap_or_else(|| portcullis_tests::process::repository().join("perf/results"));
         writeln!(out, "raw series: {}", report.save(&dir)?.display())?;
     }
+    if json {
+        writeln!(out, "{}", report.summary())?;
+    }
+    Ok(())
+}
+
+fn xdp(plan: xdp::Plan, json: bool, results: Option<PathBuf>) -> Result<()> {
+    let report = xdp::run(plan, &mut std::io::stderr())?;
+    let mut out = std::io::stdout().lock();
+    write!(out, "{report}")?;
+    let dir = results.unwrap_or_else(|| portcullis_tests::process::repository().join("perf/results"));
+    writeln!(out, "raw series: {}", report.save(&dir)?.display())?;
     if json {
         writeln!(out, "{}", report.summary())?;
     }

@@ -7,6 +7,7 @@
 // `cfg(test)` is always true here; it tells clippy that helpers, too, are test code.
 #[cfg(test)]
 mod gateway {
+    mod bans;
     mod cgp;
     mod connect;
     mod connect_command;
@@ -17,6 +18,7 @@ mod gateway {
     mod fault_names;
     mod fault_sta;
     mod fixture;
+    mod forward;
     mod hostile;
     mod http;
     mod limits;

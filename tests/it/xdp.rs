@@ -1,14 +1,23 @@
 //! The kernel side in a real kernel: the program on frames of our making, and the filter on real interfaces.
 
 #[cfg(test)]
+#[path = "xdp/bans.rs"]
+mod bans;
+#[cfg(test)]
 #[path = "xdp/flood.rs"]
 mod flood;
 #[cfg(test)]
 #[path = "xdp/program.rs"]
 mod program;
 #[cfg(test)]
+#[path = "xdp/sessions.rs"]
+mod sessions;
+#[cfg(test)]
 #[path = "xdp/steer.rs"]
 mod steer;
+#[cfg(test)]
+#[path = "xdp/verifier.rs"]
+mod verifier;
 #[cfg(test)]
 #[path = "xdp/wire.rs"]
 mod wire;

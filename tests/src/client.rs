@@ -363,6 +363,8 @@ impl Receiver {
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
                 self.end = Some(End::Reset);
             }
+            // A read with a time-out is broken off when the process was stopped and goes on; the caller tries again.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error).context("nothing more came from the gateway"),
         }
         let new = self.pending.get(before..).unwrap_or_default();

@@ -16,7 +16,9 @@
 //! # drop((edge, ticket)); Ok(()) }
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+mod filter;
+mod metrics;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -36,6 +38,8 @@ use crate::pki::{Authority, Leaf};
 use crate::process::{self, Child, Output};
 use crate::topology::Place;
 use crate::wait::{self, PATIENCE};
+pub use filter::{BpfFs, available as filter_available};
+pub use metrics::Metrics;
 
 /// The most that one answer on the control socket may take.
 const CONTROL_LIMIT: Duration = Duration::from_secs(20);
@@ -48,6 +52,8 @@ pub struct Setup {
     ca: Authority,
     table: Table,
     environment: Vec<(String, String)>,
+    /// Where the filter is pinned, if it is to filter. Dropped after the daemon has ended, which leaves it in force.
+    pins: Option<BpfFs>,
 }
 
 impl Setup {
@@ -75,7 +81,8 @@ impl Setup {
             log = { level = "debug" }
             certificate = [{ name = "main", chain = "main.crt", key = "main.key" }]
         "#;
-        Ok(Self { dir, ca, table: table.parse().context("first configuration")?, environment: Vec::new() })
+        let table = table.parse().context("first configuration")?;
+        Ok(Self { dir, ca, table, environment: Vec::new(), pins: None })
     }
 
     /// The directory that relative paths of the configuration start from.
@@ -125,7 +132,7 @@ impl Setup {
         listener.insert("name".into(), name.into());
         listener.insert("kind".into(), kind.into());
         listener.insert("listen".into(), listen.into());
-        if !matches!(kind, "socks" | "secure-proxy") {
+        if !matches!(kind, "socks" | "secure-proxy" | "forward") {
             listener.entry("certificates").or_insert_with(|| vec!["main"].into());
         }
         let mut more = Table::new();
@@ -434,37 +441,6 @@ impl Control {
     }
 }
 
-/// A page of Prometheus metrics.
-#[derive(Debug, Clone)]
-pub struct Metrics(pub String);
-
-impl Metrics {
-    /// The sum of all samples with this name whose labels hold all of `labels` (as `name="value"`). `None` when
-    /// there is no such sample.
-    #[must_use]
-    pub fn sum(&self, name: &str, labels: &[&str]) -> Option<f64> {
-        let samples = self.0.lines().filter_map(|line| {
-            let (series, value) = line.rsplit_once(' ')?;
-            let (found, rest) = series.split_once('{').unwrap_or((series, ""));
-            (found == name && labels.iter().all(|label| rest.contains(label)))
-                .then(|| value.parse::<f64>().ok())?
-        });
-        samples.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
-    }
-
-    /// The values that a label has in the samples with this name, each with the sum of its samples.
-    #[must_use]
-    pub fn by_label(&self, name: &str, label: &str) -> BTreeMap<String, f64> {
-        let start = format!("{name}{{");
-        let opening = format!("{label}=\"");
-        let series = self.0.lines().filter(|line| line.starts_with(&start));
-        let values = series.filter_map(|line| line.split_once(&opening)?.1.split('"').next());
-        let values: BTreeSet<&str> = values.collect();
-        let sum = |value: &str| self.sum(name, &[&format!("{opening}{value}\"")]).unwrap_or(0.0);
-        values.into_iter().map(|value| (value.to_owned(), sum(value))).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -482,15 +458,5 @@ mod tests {
         assert_eq!(table["server"]["state_dir"].as_str(), Some("state"));
         assert_eq!(table["listener"][0]["certificates"][0].as_str(), Some("main"));
         assert!(table["listener"][1].get("certificates").is_none());
-    }
-
-    #[test]
-    fn samples_are_summed_by_name_and_label() {
-        let page = Metrics("# HELP x y\nx{a=\"1\",b=\"2\"} 2\nx{a=\"2\"} 3\nxy 7\nz 1\n".to_owned());
-        assert_eq!(page.sum("x", &[]), Some(5.0));
-        assert_eq!(page.sum("x", &["a=\"1\""]), Some(2.0));
-        assert_eq!(page.sum("none", &[]), None);
-        let by_a = page.by_label("x", "a");
-        assert_eq!(by_a, BTreeMap::from([(String::from("1"), 2.0), (String::from("2"), 3.0)]));
     }
 }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+mod cards;
 pub mod client;
 pub mod dns_double;
 pub mod gateway;

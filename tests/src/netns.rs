@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use nix::sched::{CloneFlags, setns};
 
-use crate::process;
+use crate::{cards, process};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -125,15 +125,19 @@ impl Drop for Namespace {
     }
 }
 
-/// Joins two namespaces by an Ethernet pair, with addresses that are usable at once.
+/// Joins two namespaces by an Ethernet pair, or by two cards where there are some to spare, with addresses that are usable at once.
 ///
 /// # Errors
 /// What `ip` said.
 pub fn join(left: End<'_>, right: End<'_>) -> Result<()> {
     let (l, r) = (left.namespace.name(), right.namespace.name());
-    let pair =
-        ["link", "add", "name", left.interface, "netns", l, "type", "veth", "peer", "name", right.interface];
-    ip(&[&pair[..], &["netns", r]].concat())?;
+    if let Some((left_card, right_card)) = cards::pair()? {
+        ip(&["link", "set", "dev", &left_card, "netns", l, "name", left.interface])?;
+        ip(&["link", "set", "dev", &right_card, "netns", r, "name", right.interface])?;
+    } else {
+        let pair = ["link", "add", "name", left.interface, "netns", l, "type", "veth"];
+        ip(&[&pair[..], &["peer", "name", right.interface, "netns", r]].concat())?;
+    }
     for end in [left, right] {
         for address in end.addresses {
             // Without duplicate address detection an IPv6 address is usable immediately.

@@ -4,6 +4,8 @@
 //! An oracle panics when something does not hold: a parser panics or disagrees with its own length function, a value
 //! changes when it is written and read again, or an answer depends on how the bytes were cut.
 
+mod packets;
+
 use portcullis_proto::host_port::HostPort;
 use portcullis_proto::http_connect::{ConnectTarget, basic_credentials, connect_request, parse_target};
 use portcullis_proto::http_head::{RequestHead, ResponseHead, head_len};
@@ -21,11 +23,13 @@ use portcullis_proto::ticket::TicketString;
 use portcullis_proto::websocket::{Decoder, Event, Role, Violation};
 use portcullis_proto::{Malformed, cgp as cgp_packet, sniff as first_bytes, sta, websocket as ws};
 
+pub use packets::walk;
+
 /// An oracle by the name of its fuzz target.
 pub type Oracle = (&'static str, fn(&[u8]));
 
 /// Every oracle.
-pub const ALL: [Oracle; 11] = [
+pub const ALL: [Oracle; 12] = [
     ("sniff", sniff),
     ("socks5", socks5),
     ("http_head", http_head),
@@ -37,6 +41,7 @@ pub const ALL: [Oracle; 11] = [
     ("sta_request", sta_request),
     ("sta_response", sta_response),
     ("ica_file", ica_file),
+    ("walk", walk),
 ];
 
 /// The first byte says where the rest is cut.

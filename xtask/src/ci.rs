@@ -15,7 +15,7 @@ use portcullis_tests::wait;
 use crate::shell;
 pub(crate) use steps::target_directory;
 use steps::{STEPS, Step};
-use tally::Tally;
+pub(crate) use tally::Tally;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {

@@ -1,10 +1,12 @@
 //! `cargo xtask demo`: the whole picture on one machine, walked through with real programs.
 //!
 //! An outside client, the gateway, and a farm with a ticket authority, an OpenSSH server and a web server, each in a
-//! network namespace of its own; where namespaces are not allowed, on loopback, and it says so. It follows the steps
+//! network namespace of its own, with the packet filter on the gateway's interfaces; where namespaces are not allowed,
+//! on loopback without a filter, and it says so. It follows the steps
 //! of "Establishing a Secure Connection to the Server Farm" that concern tickets and relaying. Nothing is left behind.
 
 mod farm;
+mod filter;
 mod observe;
 mod outage;
 mod refusals;
@@ -19,6 +21,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use portcullis_tests::{netns, process, wait};
 
+use crate::ebpf::{self, Toolchain};
 use crate::setup::{self, Use};
 use crate::shell;
 pub(crate) use report::Report;
@@ -85,10 +88,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
 /// Builds, stages and walks. A demo that could not even be staged is a failed report, not an error.
 pub(crate) fn perform(options: &Options) -> Result<Report> {
     setup::ensure(Use::Demo)?;
+    let loopback = loopback_reason(options);
+    if loopback.is_none() {
+        build_kernel_side()?;
+    }
     build(options.profile)?;
     let mut reporter = Reporter::default();
     let mut staged = None;
-    let loopback = loopback_reason(options);
     reporter.step("stage: client, gateway and farm", || {
         let stage = Stage::build(loopback)?;
         let what = stage.describe();
@@ -112,6 +118,7 @@ fn act(stage: &mut Stage, reporter: &mut Reporter) {
     walk::run(stage, reporter);
     ways::run(stage, reporter);
     refusals::run(stage, reporter);
+    filter::run(stage, reporter);
     outage::run(stage, reporter);
     observe::run(stage, reporter);
 }
@@ -122,6 +129,19 @@ fn loopback_reason(options: &Options) -> Option<String> {
         return Some(String::from("asked for"));
     }
     netns::available().err().map(|reason| format!("network namespaces are not allowed here: {reason}"))
+}
+
+/// Where the gateway's interfaces can be filtered, the gateway shall have what filters. The demo goes without it only
+/// where there is no toolchain for it, and says so.
+fn build_kernel_side() -> Result<()> {
+    setup::ensure(Use::Ebpf)?;
+    match Toolchain::find() {
+        Ok(toolchain) => ebpf::build_with(&toolchain).map(drop),
+        Err(missing) => {
+            shell::say(&missing);
+            Ok(())
+        }
+    }
 }
 
 fn build(profile: Profile) -> Result<()> {

@@ -3,6 +3,7 @@
 //! A command that needs something says what is missing and how to get it.
 #![forbid(unsafe_code)]
 
+mod boot;
 mod ci;
 mod demo;
 mod deps;
@@ -44,6 +45,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Build the kernel side, which the gateway then embeds
     Ebpf(ebpf::Arguments),
+    /// Boot the appliance's kernel in QEMU and run the tests of the kernel side on it
+    Boot(boot::Arguments),
     /// Run fuzz targets
     Fuzz(fuzz::Arguments),
     /// Measure the gateway beside its peers (arguments go to the perf program)
@@ -71,6 +74,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Licences => shell::report("licences", &licences::check()?),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Ebpf(arguments) => ebpf::run(&arguments),
+        Command::Boot(arguments) => boot::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Perf(arguments) => perf::run(&arguments),
     }

@@ -1,8 +1,10 @@
 //! `cargo xtask setup`: finds what is missing on this machine and installs it where that is allowed.
 //!
-//! It installs Debian packages, without letting their services start, and the Python clients of the tests into
-//! `target/python`. It installs no Rust toolchain: rustup does that by `rust-toolchain.toml`.
+//! It installs Debian packages, without letting their services start and without removing any, the Python clients of the
+//! tests into `target/python`, the kernel side's linker into `target/tools`, and what `cargo xtask boot` needs into
+//! `target/boot`. The product's own Rust toolchain is installed by rustup, by `rust-toolchain.toml`.
 
+mod kernel;
 mod packages;
 mod python;
 
@@ -14,7 +16,7 @@ use clap::Args;
 use nix::unistd::Uid;
 use portcullis_tests::process;
 
-use crate::shell;
+use crate::{boot, shell};
 pub(crate) use packages::Use;
 use packages::{PACKAGES, Package};
 
@@ -34,9 +36,10 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let uses = if arguments.uses.is_empty() { Use::ALL.to_vec() } else { arguments.uses.clone() };
     if !arguments.check {
-        uses.into_iter().try_for_each(ensure)?;
-        shell::print("setup: everything is there");
-        return Ok(true);
+        // What is built here runs in process groups of its own, which Ctrl-C does not reach by itself.
+        shell::unwind_on_interrupt()?;
+        uses.iter().copied().try_for_each(ensure)?;
+        return Ok(without_what(&uses, &arguments.uses));
     }
     let mut complete = true;
     for package in PACKAGES.iter().filter(|package| uses.iter().any(|wanted| package.is_for(*wanted))) {
@@ -54,19 +57,63 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
             python::LIST
         ));
     }
+    if uses.contains(&Use::Boot) {
+        let there = boot::is_prepared();
+        complete &= there;
+        let state = if there { "there  " } else { "MISSING" };
+        shell::print(&format!("{state} Debian 13's kernel and QEMU, in target/boot"));
+    }
+    if uses.iter().any(|wanted| matches!(wanted, Use::Test | Use::Ebpf)) {
+        let (there, how) = kernel::state();
+        complete &= there;
+        shell::print(&format!("{} {how}", if there { "there  " } else { "MISSING" }));
+    }
     if !complete {
         shell::print("`cargo xtask setup` installs what is missing");
     }
     Ok(complete)
 }
 
+/// Says what could not be had and can be done without. Returns whether nothing of that was asked for by name.
+fn without_what(uses: &[Use], named: &[Use]) -> bool {
+    let mut missing = Vec::new();
+    let (kernel_side, why) = kernel::state();
+    if !kernel_side && uses.iter().any(|wanted| matches!(wanted, Use::Test | Use::Ebpf)) {
+        missing.push((Use::Ebpf, format!("the kernel side: {why}")));
+    }
+    if uses.contains(&Use::Boot) && !boot::is_prepared() {
+        missing.push((Use::Boot, String::from("the appliance's kernel, see above")));
+    }
+    if missing.is_empty() {
+        shell::print("setup: everything is there");
+    }
+    for (_, what) in &missing {
+        shell::print(&format!("setup: it goes without {what}"));
+    }
+    !missing.iter().any(|(wanted, _)| named.contains(wanted))
+}
+
 /// Makes sure that everything for one use is there.
 pub(crate) fn ensure(wanted: Use) -> Result<()> {
     let missing: Vec<&Package> =
         PACKAGES.iter().filter(|package| package.is_for(wanted) && !package.is_there()).collect();
-    install(&missing)?;
-    if wanted == Use::Test {
-        python::ensure();
+    match wanted {
+        // With another toolchain than Debian's the packages are not missed.
+        Use::Ebpf if kernel::is_complete() => {}
+        Use::Ebpf => {
+            install(&missing)?;
+            kernel::ensure();
+        }
+        Use::Test => {
+            install(&missing)?;
+            python::ensure();
+            ensure(Use::Ebpf)?;
+        }
+        Use::Boot => {
+            install(&missing)?;
+            boot::prepare();
+        }
+        Use::Demo | Use::Perf => install(&missing)?,
     }
     Ok(())
 }
@@ -84,7 +131,11 @@ fn install(missing: &[&Package]) -> Result<()> {
         return without(missing, &format!("this needs root on Debian or Ubuntu; run: {remedy}"));
     };
     shell::say(&format!("installing {} …", names.join(" ")));
-    let installed = apt(&root, &names);
+    let installed = apt(&root, &names).or_else(|error| {
+        // A release that does not have one of the others must not keep us from what is needed.
+        let needed: Vec<&str> = missing.iter().filter(|p| p.required).map(|p| p.name).collect();
+        if needed.is_empty() || needed.len() == names.len() { Err(error) } else { apt(&root, &needed) }
+    });
     let still: Vec<&Package> = missing.iter().copied().filter(|package| !package.is_there()).collect();
     match installed {
         Ok(()) if still.is_empty() => Ok(()),
@@ -142,7 +193,8 @@ fn apt(root: &Root, names: &[&str]) -> Result<()> {
     if !apt(&["update"])? {
         shell::say("`apt-get update` failed; going on with the package lists that are there");
     }
-    let install = ["install", "-y", "--no-install-recommends"];
+    // Some of the packages conflict with others, as rustc-web with rustc: what somebody has installed stays.
+    let install = ["install", "-y", "--no-install-recommends", "--no-remove"];
     if !apt(&[&install[..], names].concat())? {
         bail!("`apt-get install` failed");
     }

@@ -48,6 +48,14 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(program);
     command.current_dir(process::repository()).args(arguments);
+    // `cargo xtask` told us about our own package. Build scripts that look at that would run again, and with them
+    // half of the dependencies be built again, each time that somebody changes between `cargo xtask` and `cargo`.
+    let ours = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(ours) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

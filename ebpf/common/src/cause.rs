@@ -61,6 +61,10 @@ causes! {
     Cookie Pass "cookie",
     /// a SYN over the budget, answered with a SYN cookie
     CookieSent Answer "cookie",
+    /// it belongs to a forwarded flow
+    Forwarded Pass "forwarded",
+    /// an ICMP error about a forwarded flow
+    ForwardedError Pass "forwarded_error",
     /// a rule accepts the port
     RuleAccepts Pass "rule",
     /// it belongs to a connection or a client socket of this machine
@@ -93,6 +97,18 @@ causes! {
     IcmpRate Drop "icmp_rate",
     /// a rule drops the port
     RuleDrops Drop "rule",
+    /// it would begin a forwarded flow, and no server is usable
+    ForwardNoServer Drop "forward_no_server",
+    /// it would begin a forwarded flow, and no port towards the server is free
+    ForwardNoPort Drop "forward_no_port",
+    /// it would begin a forwarded flow, and the table of flows is full
+    ForwardFull Drop "forward_full",
+    /// forwarding: nothing routes there, or nobody there answers ARP or neighbour discovery
+    ForwardNoRoute Drop "forward_no_route",
+    /// forwarding: it is larger than the next link takes
+    ForwardTooBig Drop "forward_too_big",
+    /// forwarding: it has been on its way for too long
+    ForwardHopLimit Drop "forward_hop_limit",
     /// its source is banned
     Banned Drop "banned",
     /// shorter than its headers

@@ -12,6 +12,9 @@ use crate::packet::{Addresses, Family, Packet, Ports, Protocol, Quoted};
 pub struct FlowKey([u64; 5]);
 
 impl FlowKey {
+    /// Nobody's.
+    pub const NONE: Self = Self([0; 5]);
+
     #[must_use]
     #[inline(always)]
     pub const fn new(addresses: &Addresses, protocol: Protocol, ports: Ports) -> Self {
@@ -19,21 +22,10 @@ impl FlowKey {
     }
 
     #[inline(always)]
-    const fn of_ports(addresses: &Addresses, protocol: u8, ports: Ports) -> Self {
+    pub(crate) const fn of_ports(addresses: &Addresses, protocol: u8, ports: Ports) -> Self {
         let [s0, s1] = ports.source.to_be_bytes();
         let [d0, d1] = ports.destination.to_be_bytes();
         Self::with_tail(addresses, [s0, s1, d0, d1, protocol])
-    }
-
-    /// The key of a packet with ports.
-    #[must_use]
-    #[inline(always)]
-    pub const fn of(packet: &Packet) -> Option<Self> {
-        if packet.has_ports() {
-            Some(Self::of_ports(&packet.addresses, packet.protocol, packet.ports))
-        } else {
-            None
-        }
     }
 
     /// The key of the flow that a quoted packet answers.
@@ -58,6 +50,43 @@ impl FlowKey {
         let (s, d) = (&addresses.source, &addresses.destination);
         let tail = u64::from_ne_bytes([t0, t1, t2, t3, protocol, family, 0, 0]);
         Self([pair(s[0], s[1]), pair(s[2], s[3]), pair(d[0], d[1]), pair(d[2], d[3]), tail])
+    }
+
+    /// The key of what answers.
+    #[must_use]
+    #[inline(always)]
+    pub const fn reversed(self) -> Self {
+        let [w0, w1, w2, w3, tail] = self.0;
+        let [s0, s1, d0, d1, protocol, family, _, _] = tail.to_ne_bytes();
+        Self([w2, w3, w0, w1, u64::from_ne_bytes([d0, d1, s0, s1, protocol, family, 0, 0])])
+    }
+
+    /// The same from another port.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_port(self, port: u16) -> Self {
+        let [w0, w1, w2, w3, tail] = self.0;
+        let [s0, s1] = port.to_be_bytes();
+        let [_, _, d0, d1, protocol, family, _, _] = tail.to_ne_bytes();
+        Self([w0, w1, w2, w3, u64::from_ne_bytes([s0, s1, d0, d1, protocol, family, 0, 0])])
+    }
+
+    /// The key of a service: what any client's packets for it have in common.
+    #[must_use]
+    #[inline(always)]
+    pub const fn service(self) -> Self {
+        let [_, _, w2, w3, tail] = self.0;
+        let [_, _, d0, d1, protocol, family, _, _] = tail.to_ne_bytes();
+        Self([0, 0, w2, w3, u64::from_ne_bytes([0, 0, d0, d1, protocol, family, 0, 0])])
+    }
+
+    /// The words of source and destination, and that of both ports, all in network order.
+    #[must_use]
+    #[inline(always)]
+    pub const fn words(&self) -> ([u32; 4], [u32; 4], u32) {
+        let [w0, w1, w2, w3, tail] = self.0;
+        let ([s0, s1], [s2, s3], [d0, d1], [d2, d3]) = (split(w0), split(w1), split(w2), split(w3));
+        ([s0, s1, s2, s3], [d0, d1, d2, d3], split(tail)[0])
     }
 
     /// Addresses, protocol and ports; `None` for what no side writes.
@@ -94,6 +123,7 @@ const fn pair(first: u32, second: u32) -> u64 {
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
+#[inline(always)]
 const fn split(word: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
     [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
@@ -173,6 +203,24 @@ mod tests {
             let quoted =
                 Quoted { addresses: addresses.reversed(), protocol: Protocol::Tcp, ports: ports.reversed() };
             prop_assert_eq!(FlowKey::answered_by(&quoted), flow);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_can_be_turned_around_and_moved_to_another_port(addresses in addresses(), ports in ports()) {
+            let key = FlowKey::new(&addresses, Protocol::Tcp, ports);
+            prop_assert_eq!(key.reversed(), FlowKey::new(&addresses.reversed(), Protocol::Tcp, ports.reversed()));
+            prop_assert_eq!(key.reversed().reversed(), key);
+            let moved = Ports { source: 7, ..ports };
+            prop_assert_eq!(key.from_port(7), FlowKey::new(&addresses, Protocol::Tcp, moved));
+            let nobody = Addresses { source: [0; 4], ..addresses };
+            let service = FlowKey::new(&nobody, Protocol::Tcp, Ports { source: 0, ..ports });
+            prop_assert_eq!(key.service(), service);
+            let (source, destination, both) = key.words();
+            prop_assert_eq!((source, destination), (addresses.source, addresses.destination));
+            let [s0, s1, d0, d1] = both.to_ne_bytes();
+            prop_assert_eq!((u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])), (ports.source, ports.destination));
         }
     }
 

@@ -9,6 +9,20 @@ pub trait Frame {
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
 }
 
+/// A frame whose bytes can be written.
+pub trait FrameMut: Frame {
+    /// Writes `N` bytes at `at`, or nothing when they are not all there.
+    fn write<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()>;
+}
+
+impl FrameMut for [u8] {
+    fn write<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()> {
+        let at = usize::try_from(at).ok()?;
+        *self.get_mut(at..)?.first_chunk_mut()? = bytes;
+        Some(())
+    }
+}
+
 impl Frame for [u8] {
     fn length(&self) -> u32 {
         u32::try_from(self.len()).unwrap_or(u32::MAX)

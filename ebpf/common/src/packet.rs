@@ -2,6 +2,8 @@
 
 use core::net::IpAddr;
 
+use crate::flow::FlowKey;
+
 /// An IP packet: what [`Payload`] tells, in fields that are always written. A packet goes from one function of the
 /// program to the next by its address, and the verifier refuses what is copied or compared without being written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub struct Packet {
     pub identification: u32,
     /// Of an ICMP error.
     pub quoted: Quoted,
+    /// What it is looked up by: its flow, the flow that an error is about, or the datagram of a later fragment.
+    pub key: FlowKey,
 }
 
 /// What a packet carries; see [`Payload`].
@@ -50,6 +54,7 @@ impl Packet {
         data: 0,
         identification: 0,
         quoted: Quoted { addresses: Addresses::NONE, protocol: Protocol::Tcp, ports: Ports::NONE },
+        key: FlowKey::NONE,
     };
 
     /// `first_of` names the datagram that it is the first fragment of, where it is one.
@@ -78,6 +83,12 @@ impl Packet {
         if let Some(identification) = first_of {
             (packet.is_first, packet.identification) = (true, identification);
         }
+        packet.key = match packet.kind {
+            Kind::Tcp | Kind::Udp => FlowKey::of_ports(&packet.addresses, packet.protocol, packet.ports),
+            Kind::IcmpError => FlowKey::answered_by(&packet.quoted),
+            Kind::Fragment => FlowKey::of_fragments(&packet),
+            Kind::Icmp | Kind::Neighbour | Kind::Other => FlowKey::NONE,
+        };
         packet
     }
 
@@ -166,10 +177,21 @@ impl Addresses {
         self.ip(self.destination)
     }
 
+    /// The 16 bytes of an address.
+    #[must_use]
+    #[inline(always)]
+    pub const fn bytes(words: [u32; 4]) -> [u8; 16] {
+        let [a0, a1, a2, a3] = words[0].to_ne_bytes();
+        let [b0, b1, b2, b3] = words[1].to_ne_bytes();
+        let [c0, c1, c2, c3] = words[2].to_ne_bytes();
+        let [d0, d1, d2, d3] = words[3].to_ne_bytes();
+        [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3]
+    }
+
     fn ip(&self, words: [u32; 4]) -> IpAddr {
         match self.family {
             Family::V4 => words[0].to_ne_bytes().into(),
-            Family::V6 => bytes(words).into(),
+            Family::V6 => Self::bytes(words).into(),
         }
     }
 }
@@ -184,16 +206,6 @@ const fn words(address: [u8; 16]) -> [u32; 4] {
         u32::from_ne_bytes([c0, c1, c2, c3]),
         u32::from_ne_bytes([d0, d1, d2, d3]),
     ]
-}
-
-/// The 16 bytes of an address.
-#[inline(always)]
-const fn bytes(words: [u32; 4]) -> [u8; 16] {
-    let [a0, a1, a2, a3] = words[0].to_ne_bytes();
-    let [b0, b1, b2, b3] = words[1].to_ne_bytes();
-    let [c0, c1, c2, c3] = words[2].to_ne_bytes();
-    let [d0, d1, d2, d3] = words[3].to_ne_bytes();
-    [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3]
 }
 
 /// What a packet carries.

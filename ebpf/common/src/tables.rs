@@ -16,6 +16,11 @@ pub const FLOWS: &str = "FLOWS";
 pub const FRAGMENTS: &str = "FRAGMENTS";
 pub const CPUS: &str = "CPUS";
 pub const SYN_SOURCES: &str = "SYN_SOURCES";
+pub const SERVICES: &str = "SERVICES";
+pub const SLOTS: &str = "SLOTS";
+pub const SERVERS: &str = "SERVERS";
+pub const FORWARDS: &str = "FORWARDS";
+pub const HALF_OPEN: &str = "HALF_OPEN";
 /// Name of the program.
 pub const PROGRAM: &str = "portcullis";
 
@@ -57,6 +62,8 @@ pub enum Setting {
     Icmp,
     /// What becomes of SYNs over the budget, as [`Cookies`] says.
     Cookies,
+    /// Whether there are services to be forwarded, or flows of former ones.
+    Forward,
 }
 
 /// Places in [`SETTINGS`], some of them free.

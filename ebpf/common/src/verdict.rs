@@ -6,7 +6,7 @@
 use crate::cause::{Cause, Verdict};
 use crate::flow::FlowKey;
 use crate::frame::Frame;
-use crate::packet::{Addresses, Kind, Packet, Quoted};
+use crate::packet::{Addresses, Kind, Packet};
 use crate::tables::Action;
 use crate::walk::{Seen, walk};
 
@@ -28,15 +28,21 @@ pub enum Effect {
     Steer,
     /// The program answers it.
     Answer,
+    /// It is rewritten and sent on.
+    Forward,
+    /// So is the error and what it quotes.
+    ForwardError,
 }
 
 impl From<Cause> for Decision {
     #[inline(always)]
     fn from(cause: Cause) -> Self {
-        let effect = match cause.verdict() {
-            Verdict::Pass => Effect::Pass,
-            Verdict::Drop => Effect::Drop,
-            Verdict::Answer => Effect::Answer,
+        let effect = match (cause, cause.verdict()) {
+            (Cause::Forwarded, _) => Effect::Forward,
+            (Cause::ForwardedError, _) => Effect::ForwardError,
+            (_, Verdict::Pass) => Effect::Pass,
+            (_, Verdict::Drop) => Effect::Drop,
+            (_, Verdict::Answer) => Effect::Answer,
         };
         Self { cause, effect, processor: 0 }
     }
@@ -56,9 +62,27 @@ pub trait Lookup {
     fn is_management(&self) -> bool;
 
     /// The flow that a packet belongs to; counts the packet there.
-    fn flow(&self, key: &FlowKey, packet: &Packet) -> Option<Hit> {
-        let _ = (key, packet);
+    fn flow(&self, packet: &Packet) -> Option<Hit> {
+        let _ = packet;
         None
+    }
+
+    /// Whether the packet belongs to a flow that is forwarded; counts it there.
+    fn forwarded(&self, packet: &Packet) -> bool {
+        let _ = packet;
+        false
+    }
+
+    /// What becomes of a first segment for a service that is forwarded; `None` where it is for none.
+    fn forward(&self, packet: &Packet) -> Option<Cause> {
+        let _ = packet;
+        None
+    }
+
+    /// Whether a packet that was quoted by an error is one of a forwarded flow.
+    fn forwards(&self, error: &Packet) -> bool {
+        let _ = error;
+        false
     }
 
     /// Whether the packet's source is banned now.
@@ -90,8 +114,8 @@ pub trait Lookup {
     fn is_ours(&self, packet: &Packet) -> bool;
 
     /// Whether a packet that was quoted by an error is one of a live flow or of a socket of this machine.
-    fn is_live(&self, quoted: &Quoted) -> bool {
-        let _ = quoted;
+    fn is_live(&self, error: &Packet) -> bool {
+        let _ = error;
         false
     }
 
@@ -119,14 +143,17 @@ pub fn verdict<F: Frame + ?Sized, L: Lookup>(frame: &F, tables: &L) -> Decision 
 /// What becomes of a well-formed packet, and why.
 #[inline(always)]
 pub fn judge<L: Lookup>(packet: &Packet, tables: &L) -> Decision {
-    if let Some(key) = FlowKey::of(packet)
-        && let Some(hit) = tables.flow(&key, packet)
+    if packet.has_ports()
+        && let Some(hit) = tables.flow(packet)
     {
         remember_first(packet, tables);
         return match hit.steer {
             Some(processor) => Decision { cause: Cause::Steered, effect: Effect::Steer, processor },
             None => Cause::Flow.into(),
         };
+    }
+    if packet.has_ports() && tables.forwarded(packet) {
+        return Cause::Forwarded.into();
     }
     let cause = judge_stranger(packet, tables);
     if cause.verdict() == Verdict::Pass {
@@ -151,9 +178,10 @@ fn judge_stranger<L: Lookup>(packet: &Packet, tables: &L) -> Cause {
     match packet.kind {
         Kind::Icmp => return tables.echo(),
         Kind::Neighbour => return Cause::Neighbour,
-        Kind::IcmpError if tables.is_live(&packet.quoted) => return Cause::IcmpError,
+        Kind::IcmpError if tables.is_live(packet) => return Cause::IcmpError,
+        Kind::IcmpError if tables.forwards(packet) => return Cause::ForwardedError,
         Kind::IcmpError => return Cause::IcmpUnrelated,
-        Kind::Fragment if tables.remembers(&FlowKey::of_fragments(packet)) => return Cause::Fragment,
+        Kind::Fragment if tables.remembers(&packet.key) => return Cause::Fragment,
         Kind::Fragment => return Cause::FragmentUnknown,
         Kind::Tcp | Kind::Udp | Kind::Other => {}
     }
@@ -172,7 +200,10 @@ fn accepted<L: Lookup>(packet: &Packet, tables: &L) -> Cause {
     if packet.kind != Kind::Tcp {
         Cause::RuleAccepts
     } else if packet.flags.opens() {
-        tables.open(packet)
+        match tables.open(packet) {
+            Cause::RuleAccepts => tables.forward(packet).unwrap_or(Cause::RuleAccepts),
+            refused => refused,
+        }
     } else {
         tables.continues(packet)
     }
@@ -183,7 +214,7 @@ mod tests {
     use core::cell::Cell;
 
     use super::*;
-    use crate::packet::{Layout, Payload, Ports, Protocol, TcpFlags};
+    use crate::packet::{Layout, Payload, Ports, Protocol, Quoted, TcpFlags};
 
     /// Tables that give one answer each, whatever they are asked.
     #[derive(Clone, Default)]
@@ -195,6 +226,8 @@ mod tests {
         ours: bool,
         continues: bool,
         live: bool,
+        forwarded: bool,
+        forward: Option<Cause>,
         remembered: Cell<Option<FlowKey>>,
     }
 
@@ -203,8 +236,20 @@ mod tests {
             self.management
         }
 
-        fn flow(&self, _: &FlowKey, _: &Packet) -> Option<Hit> {
+        fn flow(&self, _: &Packet) -> Option<Hit> {
             self.flow
+        }
+
+        fn forwarded(&self, _: &Packet) -> bool {
+            self.forwarded
+        }
+
+        fn forward(&self, _: &Packet) -> Option<Cause> {
+            self.forward
+        }
+
+        fn forwards(&self, _: &Packet) -> bool {
+            self.forwarded
         }
 
         fn is_banned(&self, _: &Addresses) -> bool {
@@ -227,7 +272,7 @@ mod tests {
             self.ours
         }
 
-        fn is_live(&self, _: &Quoted) -> bool {
+        fn is_live(&self, _: &Packet) -> bool {
             self.live
         }
 
@@ -279,6 +324,27 @@ mod tests {
         let tables = Tables { flow: Some(Hit { steer: Some(1) }), ..Tables::default() };
         let steered = Decision { cause: Cause::Steered, effect: Effect::Steer, processor: 1 };
         assert_eq!(judge(&packet(ACK), &tables), steered);
+    }
+
+    #[test]
+    fn a_forwarded_flow_goes_on_whatever_the_rules_say_and_a_new_one_needs_a_rule() {
+        let closed = Tables { banned: true, forwarded: true, ..Tables::default() };
+        assert_eq!(judge(&packet(ACK), &closed).effect, Effect::Forward);
+        let service = Tables { forward: Some(Cause::Forwarded), ..Tables::default() };
+        assert_eq!(cause(SYN, &service), Cause::NoRule);
+        let open = Tables { rule: Some(Action::Accept), ..service };
+        assert_eq!(judge(&packet(SYN), &open), Cause::Forwarded.into());
+        assert_eq!(cause(ACK, &open), Cause::NoFlow);
+        assert_eq!(cause(SYN, &Tables { banned: true, ..open.clone() }), Cause::Banned);
+        let full = Tables { forward: Some(Cause::ForwardFull), ..open };
+        assert_eq!(judge(&packet(SYN), &full).effect, Effect::Drop);
+    }
+
+    #[test]
+    fn an_error_about_a_forwarded_flow_is_forwarded() {
+        let quoted = Quoted { addresses: ADDRESSES.reversed(), protocol: Protocol::Tcp, ports: PORTS };
+        let tables = Tables { forwarded: true, ..Tables::default() };
+        assert_eq!(judge(&packet(Payload::IcmpError { quoted }), &tables).effect, Effect::ForwardError);
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub enum Deny {
     ServerTimeout,
     #[error("the source address is not allowed here")]
     SourceForbidden,
+    #[error("the source address is banned")]
+    Banned,
     #[error("too many connections")]
     TooManyConnections,
     #[error("too many connections from this source")]
@@ -69,7 +71,7 @@ pub enum Deny {
 }
 
 impl Deny {
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::UnknownProtocol,
         Self::Malformed,
         Self::SlowRequest,
@@ -90,6 +92,7 @@ impl Deny {
         Self::ServerUnreachable,
         Self::ServerTimeout,
         Self::SourceForbidden,
+        Self::Banned,
         Self::TooManyConnections,
         Self::TooManyConnectionsFromSource,
         Self::TooManyHandshakes,
@@ -125,6 +128,7 @@ impl Deny {
             Self::ServerUnreachable => "server_unreachable",
             Self::ServerTimeout => "server_timeout",
             Self::SourceForbidden => "source_forbidden",
+            Self::Banned => "banned",
             Self::TooManyConnections => "too_many_connections",
             Self::TooManyConnectionsFromSource => "too_many_connections_from_source",
             Self::TooManyHandshakes => "too_many_handshakes",
@@ -150,7 +154,8 @@ impl Deny {
             | Self::CredentialsRequired
             | Self::CredentialsWrong
             | Self::Forbidden
-            | Self::SourceForbidden => Reply::NotAllowed,
+            | Self::SourceForbidden
+            | Self::Banned => Reply::NotAllowed,
             Self::NameUnknown | Self::ServerUnreachable => Reply::HostUnreachable,
             Self::ServerTimeout => Reply::TtlExpired,
             Self::ServerRefused => Reply::ConnectionRefused,
@@ -183,7 +188,8 @@ impl Deny {
             | Self::AuthorityUnknown
             | Self::TicketWithoutServer
             | Self::Forbidden
-            | Self::SourceForbidden => (403, "Forbidden"),
+            | Self::SourceForbidden
+            | Self::Banned => (403, "Forbidden"),
             Self::UnsupportedCommand => (405, "Method Not Allowed"),
             Self::UnsupportedVersion => (426, "Upgrade Required"),
             Self::SlowRequest => (408, "Request Timeout"),

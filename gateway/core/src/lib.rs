@@ -10,9 +10,11 @@
 )]
 
 pub mod answer;
+pub mod balance;
 pub mod command;
 pub mod deny;
 pub mod limits;
+pub mod penalty;
 pub mod policy;
 pub mod profile;
 pub mod quota;

@@ -17,6 +17,10 @@ pub const ENDED_SESSIONS_KEPT: usize = 256;
 pub const CONTROL_QUEUE: usize = 4096;
 /// Sessions that may wait for one relay worker.
 pub const RELAY_QUEUE: usize = 1024;
+/// Sources whose offences are remembered; some 10 MiB when an attack comes from that many.
+pub const SUSPECTS_MAX: usize = 65_536;
+/// Bans in force; as many as the kernel's table for one family of addresses holds.
+pub const BANS_MAX: usize = 65_536;
 /// Bytes of user, domain and application names that are kept for display.
 pub const LABEL_MAX_BYTES: usize = 128;
 

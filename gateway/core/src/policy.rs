@@ -183,6 +183,16 @@ impl Policy {
         if addresses.is_empty() { Err(Deny::NameUnknown) } else { Ok(Permit { addresses }) }
     }
 
+    /// Permits servers that the operator named in the configuration itself and that were chosen for this flow, in
+    /// the order in which they are to be tried.
+    ///
+    /// # Errors
+    /// [`Deny::ServerUnreachable`] when none is left to choose.
+    pub fn permit_servers(&self, servers: &[SocketAddr]) -> Result<Permit, Deny> {
+        let addresses: Vec<SocketAddr> = servers.iter().take(DIAL_ADDRESSES_MAX).copied().collect();
+        if addresses.is_empty() { Err(Deny::ServerUnreachable) } else { Ok(Permit { addresses }) }
+    }
+
     /// The addresses that no rule can open: see the module's first paragraph.
     fn is_reachable(&self, address: IpAddr) -> bool {
         if address.is_loopback() {

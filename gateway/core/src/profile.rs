@@ -21,11 +21,20 @@ pub enum Kind {
     Relay,
     /// TLS ends here, bytes go to one fixed server.
     SslRelay,
+    /// Bytes go as they are to one of several servers, which ends their encryption itself.
+    Forward,
 }
 
 impl Kind {
-    pub const ALL: [Self; 6] =
-        [Self::Gateway, Self::HdxOnly, Self::Socks, Self::SecureProxy, Self::Relay, Self::SslRelay];
+    pub const ALL: [Self; 7] = [
+        Self::Gateway,
+        Self::HdxOnly,
+        Self::Socks,
+        Self::SecureProxy,
+        Self::Relay,
+        Self::SslRelay,
+        Self::Forward,
+    ];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -36,6 +45,7 @@ impl Kind {
             Self::SecureProxy => "secure-proxy",
             Self::Relay => "relay",
             Self::SslRelay => "ssl-relay",
+            Self::Forward => "forward",
         }
     }
 

@@ -42,6 +42,8 @@ pub enum Protocol {
     WebSocketSocks,
     WebSocketCgp,
     Tls,
+    /// It did not speak to the gateway at all: its bytes are the server's affair.
+    Forward,
 }
 
 impl Protocol {
@@ -54,6 +56,7 @@ impl Protocol {
             Self::WebSocketSocks => "websocket-socks5",
             Self::WebSocketCgp => "websocket-cgp",
             Self::Tls => "tls",
+            Self::Forward => "forward",
         }
     }
 }
@@ -66,7 +69,7 @@ pub struct SessionInfo {
     pub source: SocketAddr,
     pub user: Option<String>,
     pub application: Option<String>,
-    /// As the ticket or the request names it.
+    /// As the ticket or the request names it; for a forwarded flow the server's address.
     pub target: String,
 }
 
@@ -226,6 +229,13 @@ impl Table {
         Some(record)
     }
 
+    /// The session goes to another server than it was admitted for, because that one did not answer.
+    pub fn retarget(&mut self, id: SessionId, target: String) {
+        if let Some(session) = self.live.get_mut(&id) {
+            session.info.target = target;
+        }
+    }
+
     /// Asks for the end of one session; its relay worker ends it. `false`: no such session.
     #[must_use]
     pub fn kill(&self, id: SessionId) -> bool {
@@ -327,6 +337,16 @@ mod tests {
             assert!(table.end(now, session.id, EndReason::Killed).is_none());
         }
         assert!(table.is_empty());
+    }
+
+    #[test]
+    fn the_record_names_the_server_that_answered() {
+        let (now, wall) = start();
+        let mut table = Table::new(1);
+        let session = table.admit(now, wall, info("192.0.2.1:1", None), &Limits::default()).unwrap();
+        table.retarget(session.id, "10.0.0.8:443".into());
+        let record = table.end(now, session.id, EndReason::ClientClosed).unwrap();
+        assert_eq!(record.session.info.target, "10.0.0.8:443");
     }
 
     #[test]

@@ -65,6 +65,8 @@ enum Speech {
     Cgp,
     Connect,
     Tls,
+    /// Nothing that the gateway understands.
+    Forward,
 }
 
 /// What the client asked for and in which speech; the ticket's user and application once they are known.
@@ -136,8 +138,24 @@ impl Tunnel {
     /// Begins a connection; an `ssl-relay` asks for its server at once.
     #[must_use]
     pub fn new(profile: Arc<Profile>, source: SocketAddr, now: Instant) -> Self {
+        let mut tunnel = Self::at_first_bytes(profile, source, now);
+        if tunnel.profile.kind == Kind::SslRelay {
+            tunnel.seek_fixed_server(now);
+        }
+        tunnel
+    }
+
+    /// Begins a connection of a `forward` listener, whose servers were chosen already, the best first.
+    #[must_use]
+    pub fn forward(profile: Arc<Profile>, source: SocketAddr, servers: &[SocketAddr], now: Instant) -> Self {
+        let mut tunnel = Self::at_first_bytes(profile, source, now);
+        tunnel.seek_chosen_servers(servers, now);
+        tunnel
+    }
+
+    fn at_first_bytes(profile: Arc<Profile>, source: SocketAddr, now: Instant) -> Self {
         let deadline = now.checked_add(profile.limits.first_bytes_timeout).unwrap_or(now);
-        let mut tunnel = Self {
+        Self {
             profile,
             source,
             state: State::FirstBytes { settle: None },
@@ -146,11 +164,7 @@ impl Tunnel {
             input: Vec::new(),
             deadline,
             commands: VecDeque::new(),
-        };
-        if tunnel.profile.kind == Kind::SslRelay {
-            tunnel.seek_fixed_server(now);
         }
-        tunnel
     }
 
     /// Whether the tunnel waits for bytes of the client.
@@ -287,11 +301,12 @@ impl Tunnel {
             (Framing::Direct, Speech::Socks) => Protocol::Socks,
             (Framing::Direct, Speech::Cgp) => Protocol::Cgp,
             (Framing::WebSocket(_), Speech::Cgp) => Protocol::WebSocketCgp,
-            (Framing::WebSocket(_), Speech::Socks | Speech::Connect | Speech::Tls) => {
+            (Framing::WebSocket(_), Speech::Socks | Speech::Connect | Speech::Tls | Speech::Forward) => {
                 Protocol::WebSocketSocks
             }
             (Framing::Direct, Speech::Connect) => Protocol::Connect,
             (Framing::Direct, Speech::Tls) => Protocol::Tls,
+            (Framing::Direct, Speech::Forward) => Protocol::Forward,
         }
     }
 
@@ -381,8 +396,8 @@ impl Tunnel {
         match speech {
             Speech::Socks => self.reply(&reason.socks_reply().encode()),
             Speech::Connect => return self.refuse_http(reason),
-            // No refusal of CGP is publicly known, and an SSL relay promised none: closing is the answer.
-            Speech::Cgp | Speech::Tls => {}
+            // No refusal of CGP is publicly known, and the others promised none: closing is the answer.
+            Speech::Cgp | Speech::Tls | Speech::Forward => {}
         }
         if matches!(self.framing, Framing::WebSocket(_)) {
             let bytes = websocket::close_frame(reason.websocket_close_code());
@@ -430,6 +445,6 @@ fn server_of(data: &TicketData, speech: Speech) -> Option<HostPort> {
             let port = if ica.port() == ICA_PORT { CGP_PORT } else { ica.port() };
             HostPort::new(ica.host().clone(), port).ok()
         }),
-        Speech::Socks | Speech::Connect | Speech::Tls => data.ica.clone(),
+        Speech::Socks | Speech::Connect | Speech::Tls | Speech::Forward => data.ica.clone(),
     }
 }

@@ -67,9 +67,15 @@ pub enum Command {
     Reload,
     /// Print the gateway's metrics in Prometheus's text format
     Metrics,
+    /// Who may not come in: bans by hand, and those that the gateway makes after repeated offences
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Bans(Bans),
     /// The packet filter of the kernel side
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Xdp(Xdp),
+    /// The servers of `forward` listeners
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Forward(Forward),
     /// What may come in by which port, and which rule decides
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Ports(Ports),
@@ -131,6 +137,29 @@ pub struct Kill {
     /// All sessions
     #[arg(long)]
     pub all: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Forward {
+    /// Show listeners, where their flows run, their servers, and how these do
+    Status {
+        /// Only this listener
+        listener: Option<String>,
+    },
+    /// Let a server take no new flows; those that it has go on. Holds until the daemon ends or `undrain`
+    Drain(Server),
+    /// Let a server take new flows again
+    Undrain(Server),
+}
+
+#[derive(Debug, Args)]
+pub struct Server {
+    /// The server's name, as `status` shows it
+    #[arg(value_name = "NAME")]
+    pub server: String,
+    /// Only the server of this listener [default: every listener that has a server of that name]
+    #[arg(long)]
+    pub listener: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

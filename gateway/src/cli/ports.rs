@@ -1,7 +1,6 @@
 //! `portcullis ports`: the rules as the configuration has them, and which one decides. The daemon need not run; where
 //! it does, its bans count too.
 
-use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::Context;
@@ -9,7 +8,6 @@ use super::args::{self, Ports};
 use super::output::{Failure, Outcome};
 use super::table::{Paint, Table as Shown};
 use crate::config::{self, Config, XdpConfig};
-use crate::ctl::protocol::{Command, XdpBan};
 use crate::exit::Exit;
 use crate::xdp::presets::{Passage, PortRow};
 use crate::xdp::rules::{Probe, Row, Table};
@@ -75,10 +73,8 @@ fn show(context: &Context, config: &Config, xdp: &XdpConfig) -> Outcome {
 }
 
 fn test(context: &Context, table: &Table, typed: &args::Probe) -> Outcome {
-    let bans: Option<Vec<XdpBan>> = context.call(&Command::XdpBans {}).ok();
-    let banned = bans.iter().flatten().any(|ban| {
-        ban.prefix.parse::<IpNet>().is_ok_and(|prefix| prefix.contains(&typed.source.to_canonical()))
-    });
+    let bans = super::bans::all(context, Some(typed.source.to_canonical().to_string())).ok();
+    let banned = bans.as_ref().is_some_and(|bans| !bans.is_empty());
     let role = match typed.role {
         args::Role::Edge => Role::Edge,
         args::Role::Farm => Role::Farm,

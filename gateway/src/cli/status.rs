@@ -31,7 +31,10 @@ pub(super) fn run(context: &Context) -> Outcome {
         let (connections, sessions) = (listener.connections.to_string(), listener.sessions.to_string());
         let cells = [
             listener.name.clone(),
-            listener.kind.clone(),
+            listener
+                .path
+                .as_ref()
+                .map_or_else(|| listener.kind.clone(), |path| format!("{} ({path})", listener.kind)),
             listener.listen.join(" "),
             tls.into(),
             connections,

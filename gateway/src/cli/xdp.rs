@@ -1,17 +1,15 @@
 //! `portcullis xdp`
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde_json::json;
 
 use super::Context;
-use super::args::{Bans, Xdp};
+use super::args::Xdp;
 use super::output::{Failure, Outcome};
-use super::status::age;
 use super::table::{Paint, Table};
 use crate::config;
-use crate::ctl::protocol::{Command, XdpBan, XdpCount, XdpStatus};
+use crate::ctl::protocol::{Command, XdpCount, XdpStatus};
 use crate::exit::Exit;
 use crate::xdp::{PINS_DEFAULT, XdpError, loader};
 
@@ -20,7 +18,7 @@ pub(super) fn run(context: &Context, command: Xdp) -> Outcome {
         Xdp::Status => status(context),
         Xdp::Drops => drops(context),
         Xdp::Detach { pins } => detach(context, pins),
-        Xdp::Bans(command) => bans(context, command),
+        Xdp::Bans(command) => super::bans::run(context, command),
     }
 }
 
@@ -103,26 +101,5 @@ fn detach(context: &Context, pins: Option<PathBuf>) -> Outcome {
         format!("detached from {}", detached.join(", "))
     };
     context.output.value_or_text(&json!({ "detached": detached }), &text)?;
-    Ok(Exit::Ok)
-}
-
-fn bans(context: &Context, command: Bans) -> Outcome {
-    let rows: Vec<XdpBan> = match command {
-        Bans::List => context.call(&Command::XdpBans {})?,
-        Bans::Add { prefix, time } => {
-            vec![context.call(&Command::XdpBan { prefix, seconds: time.as_secs() })?]
-        }
-        Bans::Remove { prefix } => {
-            let lifted: XdpBan = context.call(&Command::XdpUnban { prefix })?;
-            let text = format!("{} is not banned any more", lifted.prefix);
-            context.output.value_or_text(&lifted, &text)?;
-            return Ok(Exit::Ok);
-        }
-    };
-    let mut table = Table::new().column("PREFIX").number("LEFT");
-    for row in &rows {
-        table.row([row.prefix.clone(), age(Duration::from_secs(row.seconds_left))], &[]);
-    }
-    context.output.value_or_table(&rows, &table)?;
     Ok(Exit::Ok)
 }

@@ -1,9 +1,12 @@
 //! What the file alone cannot tell: certificates, users and other files as they are now, and settings that are
 //! legal but probably not meant.
 
+mod forward;
+
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use portcullis_core::limits::Limits;
@@ -56,8 +59,12 @@ pub fn check(config: &Config) -> Vec<Finding> {
     }
     for listener in &config.listeners {
         check_listener(listener, &mut findings);
+        if let Some(forward) = &listener.forward {
+            forward::check(config, listener, forward, &mut findings);
+        }
     }
     limits(&config.limits, &mut findings);
+    bans(config, &mut findings);
     if let Some(xdp) = &config.xdp {
         check_xdp(config, xdp, &mut findings);
     }
@@ -164,7 +171,7 @@ fn check_listener(listener: &ListenerConfig, findings: &mut Vec<Finding>) {
             "set `users`, or narrow `allow_from` or the prefixes in [[listener.allow]]",
         );
     }
-    if listener.policy.permits_loopback() && listener.kind != Kind::SslRelay {
+    if listener.policy.permits_loopback() && !matches!(listener.kind, Kind::SslRelay | Kind::Forward) {
         add(
             Severity::Warning,
             "sessions may lead to services on this machine's loopback addresses",
@@ -196,6 +203,32 @@ fn check_xdp(config: &Config, xdp: &XdpConfig, findings: &mut Vec<Finding>) {
     if xdp.allow_no_management {
         let message = "administrators may be locked out (`allow_no_management`)".to_owned();
         add(Severity::Info, message, "`portcullis xdp detach` on the machine lets everything in again");
+    }
+}
+
+/// Passwords that can be guessed at without end, and sources that are wider than a customer.
+fn bans(config: &Config, findings: &mut Vec<Finding>) {
+    let mut add = |severity, message: String, remedy: &str| {
+        findings.push(Finding::new(severity, "bans", message, remedy));
+    };
+    let Some(bans) = &config.bans else {
+        let asks = |listener: &&Arc<ListenerConfig>| {
+            listener.users.is_some() && listener.listen.iter().any(is_public)
+        };
+        if let Some(listener) = config.listeners.iter().find(asks) {
+            let message =
+                format!("whoever guesses at the passwords of listener {} is not banned", listener.name);
+            add(Severity::Info, message, "add [bans]");
+        }
+        return;
+    };
+    if bans.allow.iter().any(|prefix| prefix.prefix_len() == 0) {
+        let message = "`allow` holds everybody: nobody is banned".to_owned();
+        add(Severity::Warning, message, "name the networks that you trust, or leave out [bans]");
+    }
+    if bans.rules.ipv4_prefix < 32 {
+        let message = format!("one address that misbehaves bans its whole /{}", bans.rules.ipv4_prefix);
+        add(Severity::Info, message, "leave out `ipv4_prefix`, unless its neighbours are to suffer with it");
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Config, ListenerConfig, StaServerConfig};
+use super::{Config, ForwardConfig, ListenerConfig, ServerConfig, StaServerConfig};
 
 /// The difference between two configurations.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -59,6 +59,7 @@ pub fn compare(old: &Config, new: &Config) -> ReloadPlan {
     named(&mut plan, "sta", &old.stas, &new.stas, |sta| &sta.name);
     sta_server(&mut plan, old.sta_server.as_ref(), new.sta_server.as_ref());
     listeners(&mut plan, &old.listeners, &new.listeners);
+    plan.live(old.bans != new.bans, "bans");
     plan.restart(old.xdp != new.xdp, "xdp");
     plan
 }
@@ -116,12 +117,41 @@ fn listener(plan: &mut ReloadPlan, old: &ListenerConfig, new: &ListenerConfig) {
     plan.live(old.stas != new.stas, &of("stas"));
     plan.live(old.users != new.users, &of("users"));
     plan.live(old.target != new.target, &of("target"));
+    forward(plan, &old.name, old.forward.as_ref(), new.forward.as_ref());
     plan.live(old.allow_from != new.allow_from, &of("allow_from"));
     let (before, after) = (&old.policy, &new.policy);
-    plan.live(before.rules() != after.rules(), &of("allow"));
+    // Those of a `forward` listener are its servers.
+    let is_list = old.forward.is_none() || new.forward.is_none();
+    plan.live(is_list && before.rules() != after.rules(), &of("allow"));
     plan.live(before.permits_loopback() != after.permits_loopback(), &of("permit_loopback"));
     plan.live(before.permits_own_addresses() != after.permits_own_addresses(), &of("permit_own_addresses"));
     plan.live(before.own_addresses() != after.own_addresses(), &of("the machine's own addresses"));
+}
+
+/// Flows that have their server keep it, so all of this changes under way.
+fn forward(plan: &mut ReloadPlan, name: &str, old: Option<&ForwardConfig>, new: Option<&ForwardConfig>) {
+    // Otherwise the kind has changed, which is told.
+    let (Some(old), Some(new)) = (old, new) else { return };
+    let of = |what: &str| format!("listener {name}: {what}");
+    let before: BTreeMap<&String, &ServerConfig> = old.servers.iter().map(|it| (&it.name, it)).collect();
+    let after: BTreeMap<&String, &ServerConfig> = new.servers.iter().map(|it| (&it.name, it)).collect();
+    for (server, settings) in &before {
+        match after.get(server) {
+            None => plan.live(true, &of(&format!("server {server}: removed"))),
+            Some(now) => {
+                plan.live(now.address != settings.address, &of(&format!("server {server}: address")));
+                plan.live(now.weight != settings.weight, &of(&format!("server {server}: weight")));
+            }
+        }
+    }
+    for server in after.keys().filter(|server| !before.contains_key(*server)) {
+        plan.live(true, &of(&format!("server {server}: added")));
+    }
+    plan.live(old.health != new.health, &of("health"));
+    plan.live(old.data_path != new.data_path, &of("data_path"));
+    plan.live(old.idle_timeout != new.idle_timeout, &of("idle_timeout"));
+    plan.live(old.source != new.source, &of("source"));
+    plan.live(old.source_ports != new.source_ports, &of("source_ports"));
 }
 
 fn by_name<T>(rows: &[T], name: impl Fn(&T) -> &String) -> BTreeMap<&String, &T> {

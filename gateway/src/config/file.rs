@@ -70,6 +70,7 @@ tables! {
         sta: Vec<Located<Sta>>,
         sta_server: StaServer,
         listener: Vec<Located<Listener>>,
+        bans: Bans,
         xdp: Xdp,
     }
     Server "server" {
@@ -151,10 +152,44 @@ tables! {
         permit_loopback: bool,
         permit_own_addresses: bool,
         allow: Vec<Located<Allow>>,
+        server: Vec<Located<ForwardServer>>,
+        health: Health,
+        data_path: String,
+        idle_timeout: String,
+        source: Vec<Located<String>>,
+        source_ports: String,
     }
     Allow "listener.allow" {
         to: Vec<Located<String>>,
         ports: Vec<Located<Ports>>,
+    }
+    ForwardServer "listener.server" {
+        name: String,
+        address: String,
+        weight: i64,
+    }
+    Health "listener.health" {
+        kind: String,
+        interval: String,
+        timeout: String,
+        rise: i64,
+        fall: i64,
+        path: String,
+        expect: String,
+        server_name: String,
+        ca: String,
+        pin_sha256: String,
+    }
+    Bans "bans" {
+        bad_tickets: Threshold,
+        failed_logins: Threshold,
+        broken_handshakes: Threshold,
+        violations: Threshold,
+        ban_time: String,
+        ban_time_most: String,
+        ipv4_prefix: i64,
+        ipv6_prefix: i64,
+        allow: Vec<Located<String>>,
     }
     Xdp "xdp" {
         preset: String,
@@ -207,6 +242,29 @@ impl FromToml for Ports {
                 None
             }
         }
+    }
+}
+
+/// So many within that time, as typed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Threshold {
+    pub(super) count: Option<Located<i64>>,
+    pub(super) within: Option<Located<String>>,
+}
+
+impl FromToml for Threshold {
+    fn expected() -> String {
+        "a count and a time, such as { count = 20, within = \"5m\" }".into()
+    }
+
+    fn from_toml(value: &Spanned<DeValue<'_>>, key: &str, problems: &mut Problems<'_>) -> Option<Self> {
+        let DeValue::Table(table) = value.get_ref() else {
+            problems.wrong_type::<Self>(value, key);
+            return None;
+        };
+        let at = value.span().start;
+        problems.refuse_unknown(table, key, &["count", "within"], &[]);
+        Some(Self { count: problems.field(table, at, "count"), within: problems.field(table, at, "within") })
     }
 }
 
@@ -268,7 +326,13 @@ mod tests {
 
     #[test]
     fn the_example_has_every_key_that_is_read_and_no_other() {
-        let below = [("listener", "allow"), ("xdp", "interface"), ("xdp", "rule")];
+        let below = [
+            ("listener", "allow"),
+            ("listener", "server"),
+            ("listener", "health"),
+            ("xdp", "interface"),
+            ("xdp", "rule"),
+        ];
         let known: BTreeSet<(String, String)> = TABLES
             .iter()
             .flat_map(|(table, keys)| keys.iter().map(|key| ((*table).to_owned(), (*key).to_owned())))

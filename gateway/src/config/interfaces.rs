@@ -1,28 +1,40 @@
-//! The addresses of this machine, which sessions are not relayed to unless the operator permits it.
+//! The addresses of this machine, which sessions are not relayed to unless the operator permits it, and the networks
+//! that its interfaces are in.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+use nix::sys::socket::SockaddrStorage;
+
 /// Every IPv4 and IPv6 address of every interface, sorted.
-pub(super) fn own_addresses() -> Result<BTreeSet<IpAddr>, nix::Error> {
+pub(crate) fn own_addresses() -> Result<BTreeSet<IpAddr>, nix::Error> {
     Ok(nix::ifaddrs::getifaddrs()?
         .filter_map(|interface| interface.address)
-        .filter_map(|address| {
-            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
-        })
+        .filter_map(|address| ip(&address))
         .collect())
 }
 
 /// The name of the interface that has this address. `None` for any address, and for one that no interface has (yet).
 pub(crate) fn interface_of(address: IpAddr) -> Option<String> {
     let interfaces = nix::ifaddrs::getifaddrs().ok()?;
-    let has = |interface: &nix::ifaddrs::InterfaceAddress| {
-        let found = interface.address?;
-        let v4 = found.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-        Some(v4.or_else(|| found.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))? == address)
-    };
+    let has = |interface: &nix::ifaddrs::InterfaceAddress| Some(ip(&interface.address?)? == address);
     interfaces.into_iter().find(|interface| has(interface) == Some(true)).map(|found| found.interface_name)
+}
+
+/// The networks that the interface is connected to.
+pub(crate) fn networks_of(interface: &str) -> Vec<IpNet> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let network = |found: nix::ifaddrs::InterfaceAddress| {
+        let (address, mask) = (ip(&found.address?)?, ip(&found.netmask?)?);
+        IpNet::with_netmask(address, mask).ok().map(|network| network.trunc())
+    };
+    interfaces.filter(|found| found.interface_name == interface).filter_map(network).collect()
+}
+
+fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
 }
 
 #[cfg(test)]
@@ -32,6 +44,12 @@ mod tests {
     #[test]
     fn loopback_is_among_the_machines_addresses() {
         assert!(own_addresses().unwrap().iter().any(IpAddr::is_loopback));
+    }
+
+    #[test]
+    fn loopback_is_connected_to_its_network() {
+        assert!(networks_of("lo").contains(&"127.0.0.0/8".parse().unwrap()));
+        assert_eq!(networks_of("nowhere0"), []);
     }
 
     #[test]

@@ -4,14 +4,15 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use portcullis_core::limits::Limits;
+use portcullis_core::penalty::Threshold;
 use portcullis_core::policy::{Destination, Policy, Rule};
 use serde_json::{Value, json};
 
 use super::duration::format;
 use super::rate;
 use super::{
-    Config, ListenerConfig, LogFormat, SecurityKey, StaConfig, StaServerConfig, StaTls, XdpConfig,
-    XdpInterface, XdpRule,
+    BansConfig, Check, CheckTrust, Config, ForwardConfig, HealthConfig, ListenerConfig, LogFormat,
+    SecurityKey, ServerConfig, StaConfig, StaServerConfig, StaTls, XdpConfig, XdpInterface, XdpRule,
 };
 use crate::xdp::presets::Preset;
 
@@ -42,6 +43,7 @@ pub(super) fn config(config: &Config) -> Value {
         "sta": config.stas.iter().map(|config| sta(config)).collect::<Value>(),
         "sta_server": config.sta_server.as_ref().map(sta_server),
         "listener": config.listeners.iter().map(|config| listener(config)).collect::<Value>(),
+        "bans": config.bans.as_ref().map(bans),
         "xdp": config.xdp.as_ref().map(xdp),
     })
 }
@@ -67,7 +69,7 @@ fn sta(sta: &StaConfig) -> Value {
     let (ca, pin) = match &sta.tls {
         StaTls::PublicRoots => (None, None),
         StaTls::Ca(path) => (Some(path), None),
-        StaTls::Pin(pin) => (None, Some(pin.iter().map(|byte| format!("{byte:02x}")).collect::<String>())),
+        StaTls::Pin(pin) => (None, Some(digits(pin))),
     };
     json!({
         "name": sta.name,
@@ -111,12 +113,70 @@ fn listener(listener: &ListenerConfig) -> Value {
         "stas": listener.stas,
         "users": listener.users,
         "target": listener.target.as_ref().map(ToString::to_string),
+        "forward": listener.forward.as_ref().map(forward),
         "allow_from": prefixes(&listener.allow_from),
         "permit_loopback": policy.permits_loopback(),
         "permit_own_addresses": policy.permits_own_addresses(),
         "own_addresses": policy.own_addresses(),
         "allow": policy.rules().iter().map(rule).collect::<Value>(),
     })
+}
+
+fn bans(bans: &BansConfig) -> Value {
+    let threshold =
+        |threshold: Threshold| json!({ "count": threshold.count, "within": format(threshold.within) });
+    json!({
+        "bad_tickets": threshold(bans.rules.bad_tickets),
+        "failed_logins": threshold(bans.rules.failed_logins),
+        "broken_handshakes": threshold(bans.rules.broken_handshakes),
+        "violations": threshold(bans.rules.violations),
+        "ban_time": format(bans.rules.ban_time),
+        "ban_time_most": format(bans.rules.ban_time_most),
+        "ipv4_prefix": bans.rules.ipv4_prefix,
+        "ipv6_prefix": bans.rules.ipv6_prefix,
+        "allow": prefixes(&bans.allow),
+    })
+}
+
+fn forward(forward: &ForwardConfig) -> Value {
+    let server = |server: &ServerConfig| json!({ "name": server.name, "address": server.address, "weight": server.weight });
+    json!({
+        "server": forward.servers.iter().map(server).collect::<Value>(),
+        "health": forward.health.as_ref().map(health),
+        "data_path": forward.data_path.as_str(),
+        "idle_timeout": format(forward.idle_timeout),
+        "source": forward.source,
+        "source_ports": ports(&forward.source_ports),
+    })
+}
+
+fn health(health: &HealthConfig) -> Value {
+    let (path, expect, host) = match &health.check {
+        Check::Http { path, expect, host, .. } => (Some(path), Some(ports(expect)), host.as_ref()),
+        Check::Tcp | Check::Tls(_) => (None, None, None),
+    };
+    let tls = health.check.tls();
+    let (ca, pin) = match tls.map(|tls| &tls.trust) {
+        Some(CheckTrust::Ca(path)) => (Some(path), None),
+        Some(CheckTrust::Pin(pin)) => (None, Some(digits(pin))),
+        Some(CheckTrust::Any) | None => (None, None),
+    };
+    json!({
+        "kind": health.check.as_str(),
+        "interval": format(health.interval),
+        "timeout": format(health.timeout),
+        "rise": health.thresholds.rise,
+        "fall": health.thresholds.fall,
+        "path": path,
+        "expect": expect,
+        "server_name": tls.and_then(|tls| tls.server_name.as_ref()).or(host),
+        "ca": ca,
+        "pin_sha256": pin,
+    })
+}
+
+fn digits(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn xdp(xdp: &XdpConfig) -> Value {

@@ -6,7 +6,9 @@
 
 mod access;
 mod addresses;
+mod bans;
 mod flood;
+mod forward;
 mod limits;
 mod listener;
 mod secrets;
@@ -17,6 +19,7 @@ mod xdp;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::file::{self, File};
 use super::reader::{Located, Problems};
@@ -29,7 +32,14 @@ pub(super) fn resolve(text: &str, path: &Path) -> Result<Config, ConfigError> {
     // Absolute, so that nothing depends on the directory in which the daemon runs later.
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let base = absolute.parent().unwrap_or_else(|| Path::new("/")).to_owned();
-    let mut resolver = Resolver { problems, base, remarks: Vec::new(), bound: Vec::new() };
+    let mut resolver = Resolver {
+        problems,
+        base,
+        remarks: Vec::new(),
+        bound: Vec::new(),
+        idle_timeout: Duration::ZERO,
+        has_xdp: false,
+    };
     let config = typed.map(|typed| resolver.config(typed, path));
     match (resolver.problems.into_error(path), config) {
         (None, Some(config)) => Ok(config),
@@ -47,6 +57,9 @@ struct Resolver<'a> {
     remarks: Vec<Finding>,
     /// Every address that something listens on.
     bound: Vec<Bound>,
+    /// That of `[limits]`: what a listener without its own has.
+    idle_timeout: Duration,
+    has_xdp: bool,
 }
 
 impl Resolver<'_> {
@@ -58,11 +71,14 @@ impl Resolver<'_> {
         let metrics = typed.metrics.and_then(|typed| self.metrics(typed));
         let sta_server = typed.sta_server.and_then(|typed| self.sta_server(typed, &names));
         self.refuse_shared_authority_ids(&stas, sta_server.as_ref());
+        let limits = self.limits(table(typed.limits));
+        (self.idle_timeout, self.has_xdp) = (limits.idle_timeout, typed.xdp.is_some());
         let listeners = self.listeners(rows(typed.listener), &names);
         if listeners.is_empty() && sta_server.is_none() {
             let message = "no [[listener]] and no [sta_server]";
             self.remark(Severity::Warning, "configuration", message, "nothing is served; add a listener");
         }
+        let bans = typed.bans.map(|typed| self.bans(typed));
         let xdp = typed.xdp.and_then(|typed| self.xdp(typed));
         Config {
             path: path.to_owned(),
@@ -71,12 +87,13 @@ impl Resolver<'_> {
             log: self.log(table(typed.log)),
             metrics,
             dns: self.dns(table(typed.dns)),
-            limits: self.limits(table(typed.limits)),
+            limits,
             certificates,
             users,
             stas: stas.into_iter().map(|sta| Arc::new(sta.value)).collect(),
             sta_server: sta_server.map(|server| server.value),
             listeners: listeners.into_iter().map(Arc::new).collect(),
+            bans,
             xdp,
             remarks: std::mem::take(&mut self.remarks),
         }

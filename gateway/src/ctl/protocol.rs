@@ -19,6 +19,8 @@ pub const REQUEST_MAX_BYTES: usize = 64 * 1024;
 pub const ANSWER_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Most rows of one `sessions-list` answer; ask again with `after` for more.
 pub const SESSIONS_PER_ANSWER: usize = 10_000;
+/// Bans in one answer.
+pub const BANS_PER_ANSWER: usize = 10_000;
 
 /// A ticket string on its way; never shown by `Debug`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,9 +46,13 @@ impl fmt::Debug for TicketText {
     }
 }
 
+mod bans;
+mod forward;
 mod kernel;
 
-pub use kernel::{XdpBan, XdpCount, XdpFlood, XdpInterfaceStatus, XdpStatus, XdpSteering};
+pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
+pub use forward::{ForwardServer, ForwardStatus, ServerRef};
+pub use kernel::{XdpCount, XdpFlood, XdpInterfaceStatus, XdpStatus, XdpSteering};
 
 mod wiped {
     use serde::{Deserialize, Deserializer, Serializer};
@@ -89,12 +95,27 @@ pub enum Command {
     Metrics {},
     /// [`XdpStatus`]
     XdpStatus {},
-    /// A list of [`XdpBan`], by prefix.
-    XdpBans {},
-    /// [`XdpBan`]. A ban of the same prefix is replaced.
-    XdpBan { prefix: String, seconds: u64 },
-    /// [`XdpBan`] without the time that was left.
-    XdpUnban { prefix: String },
+    /// A list of [`BanRow`], by prefix, at most [`BANS_PER_ANSWER`].
+    #[serde(alias = "xdp-bans")]
+    BansList(BanFilter),
+    /// [`BanRow`]. A ban of the same prefix is replaced.
+    #[serde(alias = "xdp-ban")]
+    BanAdd(BanOrder),
+    /// [`BanRow`], as it was.
+    #[serde(alias = "xdp-unban")]
+    BanRemove { prefix: String },
+    /// [`Cleared`]
+    BansClear {
+        /// Only those that the gateway gave by itself.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        automatic: bool,
+    },
+    /// A list of [`ForwardStatus`], by the name of the listener.
+    ForwardStatus {},
+    /// [`ServerRef`]s that take no new flows from now on, until the daemon ends.
+    ForwardDrain(ServerRef),
+    /// [`ServerRef`]s that take new flows again.
+    ForwardUndrain(ServerRef),
     /// [`LogLevel`]; with `level` sets it first, until the next reload or restart.
     LogLevel {
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -314,6 +335,9 @@ pub struct ListenerStatus {
     pub kind: String,
     pub listen: Vec<String>,
     pub tls: bool,
+    /// Where new flows of a `forward` listener run: `kernel` or `user`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// Accepted connections that are open now.
     pub connections: usize,
     pub sessions: usize,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use portcullis_core::answer::{TicketAnswer, Unavailable};
+use portcullis_core::limits::{BANS_MAX, SUSPECTS_MAX};
 use portcullis_core::session::{Record, Session, SessionId, Table};
 use portcullis_core::ticket_store::TicketData;
 use portcullis_proto::host_port::HostPort;
@@ -21,7 +22,9 @@ use super::protocol::{
     ListenerStatus, LogLevel, MetricsText, Redeemed, ReloadStatus, Reloaded, SESSIONS_PER_ANSWER,
     SessionFilter, SessionRow, StaSummary, Status, TicketOrder, TicketText, Use,
 };
+use crate::bans::Bans;
 use crate::config::{Config, ListenerConfig, ReloadPlan};
+use crate::forward::Balancers;
 use crate::front::gate::Gate;
 use crate::log;
 use crate::metrics::{self, Snapshot};
@@ -31,6 +34,8 @@ use crate::state::State;
 use crate::sync::lock;
 use crate::xdp::Kernel;
 
+mod bans;
+mod forward;
 mod kernel;
 
 /// How long a reload may take before who asked is told that it goes on without them.
@@ -49,6 +54,8 @@ pub struct Services {
     pub authority: Option<Arc<Authority>>,
     pub metrics: metrics::Handle,
     pub kernel: Arc<Kernel>,
+    pub bans: Arc<Bans>,
+    pub balancers: Arc<Balancers>,
     pub log: log::Control,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub last_reload: Mutex<Option<ReloadStatus>>,
@@ -76,9 +83,13 @@ impl Services {
             Command::Reload {} => reply(self.reload().await),
             Command::Metrics {} => reply(Ok(MetricsText { text: self.render_metrics() })),
             Command::XdpStatus {} => reply(self.kernel_status()),
-            Command::XdpBans {} => reply(self.bans()),
-            Command::XdpBan { prefix, seconds } => reply(self.ban(&prefix, seconds)),
-            Command::XdpUnban { prefix } => reply(self.unban(&prefix)),
+            Command::BansList(filter) => reply(self.bans(&filter)),
+            Command::BanAdd(order) => reply(self.ban(order)),
+            Command::BanRemove { prefix } => reply(self.unban(&prefix)),
+            Command::BansClear { automatic } => reply(Ok(self.clear_bans(automatic))),
+            Command::ForwardStatus {} => reply(Ok(self.forward_status())),
+            Command::ForwardDrain(which) => reply(self.drain_server(&which, true)),
+            Command::ForwardUndrain(which) => reply(self.drain_server(&which, false)),
             Command::LogLevel { level } => reply(self.log_level(level.as_deref())),
         }
     }
@@ -124,6 +135,7 @@ impl Services {
             kind: settings.kind.to_string(),
             listen: settings.listen.iter().map(ToString::to_string).collect(),
             tls: settings.uses_tls(),
+            path: self.balancers.path(&settings.name).map(|path| path.as_str().to_owned()),
             connections: self.metrics.connections_of(&settings.name),
             sessions: sessions.iter().filter(|session| session.info.listener == settings.name).count(),
         };
@@ -310,6 +322,7 @@ impl Services {
             *down = down.saturating_add(session.counters.bytes_down.load(Ordering::Relaxed));
         }
         let (connections, handshakes) = self.gate.in_use();
+        let (bans, suspects) = self.bans.counts();
         Snapshot {
             sessions,
             bytes,
@@ -323,11 +336,15 @@ impl Services {
                 ("sessions", Some(live.len()), limits.sessions),
                 ("sessions_per_source", None, limits.sessions_per_source),
                 ("sessions_per_user", None, limits.sessions_per_user),
+                ("bans", Some(bans.iter().map(|(_, count)| count).sum()), BANS_MAX),
+                ("suspects", Some(suspects), SUSPECTS_MAX),
             ],
             ebpf: self.kernel.to_string(),
             xdp_packets: self.kernel.counts().unwrap_or_default(),
             xdp_flood: self.kernel.flood().map(|state| (state.pressure_since.is_some(), state.cookies)),
             xdp_steering: self.kernel.steering().map(|(on, _)| on),
+            bans: bans.to_vec(),
+            forwards: self.forward_status(),
             log_lines_lost: self.log.lines_lost(),
             relay_workers: self.workers,
         }

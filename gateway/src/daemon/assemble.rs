@@ -18,6 +18,7 @@ use crate::authn::local::UserDb;
 use crate::config::{CertificateFiles, Config, ListenerConfig, UserFile};
 use crate::ctl;
 use crate::dns::Resolver;
+use crate::forward::{Balancer, Balancers};
 use crate::front::{self, Bound, Listener, Service};
 use crate::metrics;
 use crate::sta::authority::Authority;
@@ -36,6 +37,7 @@ pub(super) struct Assembled {
     pub(super) users: Arc<ArcSwap<Users>>,
     pub(super) ticketer: Arc<dyn ProducesTickets>,
     pub(super) sta_server_tls: Option<Arc<ArcSwap<ServerConfig>>>,
+    pub(super) balancers: Arc<Balancers>,
 }
 
 impl Assembled {
@@ -50,16 +52,20 @@ impl Assembled {
         let resolver = Arc::new(Resolver::new(&config.dns)?);
         let pool = Arc::new(Pool::new(&config.stas, authority.clone(), Arc::clone(&resolver))?);
         let users = Arc::new(ArcSwap::from_pointee(load_users(&config.users)?));
+        let balancers = Arc::new(Balancers::new(config.xdp.is_some()));
+        let forwarding = balancers.prepare(&config.listeners)?;
         let mut listeners = Vec::new();
         for listener in &config.listeners {
+            let balancer = forwarding.get(&listener.name);
             listeners.push(Arc::new(Listener {
                 name: listener.name.as_str().into(),
                 metrics: metrics.listener(&listener.name),
-                service: ArcSwap::from_pointee(service(listener, config, &ticketer)?),
+                service: ArcSwap::from_pointee(service(listener, config, &ticketer, balancer)?),
             }));
         }
         let sta_server_tls = sta_server_tls(config)?.map(|tls| Arc::new(ArcSwap::new(tls)));
-        Ok(Self { listeners, pool, authority, resolver, users, ticketer, sta_server_tls })
+        balancers.install(forwarding);
+        Ok(Self { listeners, pool, authority, resolver, users, ticketer, sta_server_tls, balancers })
     }
 }
 
@@ -68,6 +74,7 @@ pub(super) fn service(
     listener: &ListenerConfig,
     config: &Config,
     ticketer: &Arc<dyn ProducesTickets>,
+    balancer: Option<Arc<Balancer>>,
 ) -> anyhow::Result<Service> {
     let tls = if listener.uses_tls() {
         let tls = certs::server_config(listener, &config.certificates, Arc::clone(ticketer));
@@ -75,6 +82,12 @@ pub(super) fn service(
     } else {
         None
     };
+    let mut limits = config.limits.clone();
+    let mut source = Vec::new();
+    if let Some(forward) = &listener.forward {
+        limits.idle_timeout = forward.idle_timeout;
+        source.clone_from(&forward.source);
+    }
     let profile = Profile {
         listener: listener.name.clone(),
         kind: listener.kind,
@@ -82,7 +95,7 @@ pub(super) fn service(
         credentials: listener.users.is_some(),
         target: listener.target.clone(),
         policy: listener.policy.clone(),
-        limits: config.limits.clone(),
+        limits,
     };
     Ok(Service {
         profile: Arc::new(profile),
@@ -90,6 +103,8 @@ pub(super) fn service(
         stas: listener.stas.clone().into(),
         users: listener.users.clone(),
         allow_from: listener.allow_from.clone(),
+        balancer,
+        source,
     })
 }
 

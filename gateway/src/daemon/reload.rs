@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::assemble::{self, Assembled};
-use crate::config::{self, Config, ReloadPlan, Severity};
+use crate::config::{self, Config, ListenerConfig, ReloadPlan, Severity};
 use crate::ctl::services::Services;
 use crate::log;
 use crate::tls::certs;
@@ -21,6 +21,8 @@ pub(super) struct Reloader {
     /// As the daemon started: what a restart would change is measured against it.
     booted: Config,
     current: Config,
+    /// The listeners that there are: made at start, with the newest settings of theirs.
+    serving: Vec<Arc<ListenerConfig>>,
     parts: Assembled,
     services: Arc<Services>,
     log: log::Control,
@@ -33,7 +35,17 @@ impl Reloader {
         let mut certificates = tokio::time::interval(CERTIFICATES_EVERY);
         certificates.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let fingerprint = certs::fingerprint(&config.certificates);
-        Self { booted: config.clone(), current: config, parts, services, log, fingerprint, certificates }
+        let serving = config.listeners.clone();
+        Self {
+            booted: config.clone(),
+            current: config,
+            serving,
+            parts,
+            services,
+            log,
+            fingerprint,
+            certificates,
+        }
     }
 
     pub(super) fn drain_timeout(&self) -> Duration {
@@ -78,14 +90,17 @@ impl Reloader {
     }
 
     /// Assembles everything anew, and only then puts it in place.
-    fn renew(&self, new: &Config) -> anyhow::Result<()> {
+    fn renew(&mut self, new: &Config) -> anyhow::Result<()> {
         let users = assemble::load_users(&new.users)?;
         let sta_server_tls = assemble::sta_server_tls(new)?;
+        let serving: Vec<_> = self.serving.iter().map(|old| still_serving(old, new)).collect();
+        let forwarding = self.parts.balancers.prepare(&serving)?;
         let mut services = Vec::new();
         for settings in &new.listeners {
             let listener = self.parts.listeners.iter().find(|listener| *listener.name == settings.name);
             if let Some(listener) = listener {
-                services.push((listener, assemble::service(settings, new, &self.parts.ticketer)?));
+                let balancer = forwarding.get(&settings.name);
+                services.push((listener, assemble::service(settings, new, &self.parts.ticketer, balancer)?));
             }
         }
         self.parts.pool.replace(&new.stas, self.parts.authority.clone())?;
@@ -93,10 +108,13 @@ impl Reloader {
         if let (Some(current), Some(tls)) = (&self.parts.sta_server_tls, sta_server_tls) {
             current.store(tls);
         }
+        self.parts.balancers.install(forwarding);
+        self.serving = serving;
         for (listener, service) in services {
             listener.service.store(Arc::new(service));
         }
         self.services.metrics.set_certificates(assemble::certificate_expiry(&new.certificates));
+        self.services.bans.reconfigure(new);
         Ok(())
     }
 
@@ -111,7 +129,8 @@ impl Reloader {
             return;
         }
         self.fingerprint = fingerprint;
-        match self.renew(&self.current) {
+        let current = self.current.clone();
+        match self.renew(&current) {
             Ok(()) => tracing::info!("certificates renewed"),
             Err(error) => {
                 tracing::error!(
@@ -119,6 +138,18 @@ impl Reloader {
                     "changed certificates are not usable, the old ones stay"
                 );
             }
+        }
+    }
+}
+
+/// What a listener serves with a new configuration. Its sockets stay, whatever that says of `listen`, and it is there
+/// until the daemon ends.
+fn still_serving(old: &Arc<ListenerConfig>, new: &Config) -> Arc<ListenerConfig> {
+    match new.listeners.iter().find(|settings| settings.name == old.name) {
+        None => Arc::clone(old),
+        Some(settings) if settings.listen == old.listen => Arc::clone(settings),
+        Some(settings) => {
+            Arc::new(ListenerConfig { listen: old.listen.clone(), ..ListenerConfig::clone(settings) })
         }
     }
 }

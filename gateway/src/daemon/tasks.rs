@@ -1,7 +1,7 @@
 //! The tasks of the control plane: each part runs by itself on the main thread's runtime.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -10,10 +10,13 @@ use crate::config::Config;
 use crate::control_plane::{self, Ask, WebAsk};
 use crate::ctl;
 use crate::ctl::services::Services;
+use crate::forward::Balancers;
 use crate::metrics;
 use crate::metrics::http::Page;
 use crate::sta;
 use crate::web;
+use crate::xdp::Kernel;
+use crate::xdp::forward::{Swept, pause_after};
 
 /// Web connections that may wait to be served.
 const WEB_QUEUE: usize = 256;
@@ -46,6 +49,10 @@ pub(super) fn spawn(
     tokio::spawn(async move { pool.run_health().await });
     tokio::spawn(upkeep(Arc::clone(services)));
     tokio::spawn(watch_for_floods(Arc::clone(services)));
+    tokio::spawn(follow_forwards(Arc::clone(services)));
+    tokio::spawn(sweep_forwards(Arc::clone(services)));
+    let bans = Arc::clone(&services.bans);
+    tokio::spawn(async move { bans.run().await });
     if let Some(socket) = sockets.control.take() {
         let services = Arc::clone(services);
         tokio::spawn(ctl::server::serve(socket, ctl::server::Bounds::default(), move |command| {
@@ -72,15 +79,12 @@ pub(super) fn spawn(
     }
 }
 
-/// Samples of histograms move to their buckets, and bans that have ended go.
+/// Samples of histograms move to their buckets.
 async fn upkeep(services: Arc<Services>) {
     let mut interval = tokio::time::interval(UPKEEP_EVERY);
     loop {
         interval.tick().await;
         services.metrics.run_upkeep();
-        if let Err(error) = services.kernel.bans() {
-            tracing::debug!(%error, "the bans cannot be looked through");
-        }
     }
 }
 
@@ -123,5 +127,62 @@ async fn serve_web(mut inbox: mpsc::Receiver<WebAsk>, services: Arc<Services>) {
             web::serve_connection(stream, meta, move || services.ready().is_ok()).await;
             drop(place);
         });
+    }
+}
+
+/// The kernel side learns of every change of `forward` listeners.
+async fn follow_forwards(services: Arc<Services>) {
+    let mut changed = services.balancers.subscribe();
+    while changed.changed().await.is_ok() {
+        take_forwards(&services.kernel, &services.balancers);
+    }
+}
+
+/// Lets the kernel side take the `forward` listeners that it can take, as they are now.
+pub(super) fn take_forwards(kernel: &Kernel, balancers: &Balancers) {
+    match kernel.forward(&balancers.services()) {
+        Ok(paths) => {
+            for (listener, path) in paths {
+                balancers.set_path(&listener, path);
+            }
+        }
+        Err(error) => tracing::error!(%error, "the kernel side cannot be told of forward listeners"),
+    }
+}
+
+/// Forwarded flows that are over leave the kernel's table, each with a line in the log.
+async fn sweep_forwards(services: Arc<Services>) {
+    loop {
+        let began = Instant::now();
+        let kernel = Arc::clone(&services.kernel);
+        // A look through a full table takes a while; the control plane goes on meanwhile.
+        match tokio::task::spawn_blocking(move || kernel.sweep_forwards()).await {
+            Ok(Ok(swept)) => note_forwards(&services.balancers, swept),
+            Ok(Err(error)) => tracing::warn!(%error, "the forwarded flows cannot be looked through"),
+            Err(error) => tracing::error!(%error, "the look through the forwarded flows ended early"),
+        }
+        tokio::time::sleep(pause_after(began)).await;
+    }
+}
+
+fn note_forwards(balancers: &Balancers, swept: Swept) {
+    for (flow, end) in swept.ended {
+        tracing::info!(
+            target: "session",
+            client = %flow.client,
+            local = %flow.local,
+            server = %flow.server,
+            bytes_up = flow.bytes_up,
+            bytes_down = flow.bytes_down,
+            seconds = flow.age.as_secs(),
+            reason = end.as_str(),
+            "a flow that was forwarded in the kernel ended"
+        );
+    }
+    for service in balancers.services() {
+        let Some(balancer) = balancers.get(&service.listener) else { continue };
+        for server in &service.servers {
+            balancer.set_kernel_flows(server.address, swept.live.get(&server.address).copied().unwrap_or(0));
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Accepting: the allow list, the limits, then one task per connection.
+//! Accepting: the allow list, the bans, the limits, then one task per connection.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -68,10 +68,12 @@ async fn drained(draining: &mut watch::Receiver<bool>) {
 fn accept(index: usize, front: &Arc<Front>, listener: &Arc<Listener>, stream: TcpStream, source: SocketAddr) {
     let service = listener.service.load_full();
     let limits = &service.profile.limits;
-    let admitted = if service.admits(source.ip()) {
-        front.gate.connection(&listener.metrics, source.ip(), limits)
-    } else {
+    let admitted = if !service.admits(source.ip()) {
         Err(Deny::SourceForbidden)
+    } else if front.bans.refuses(source.ip()) {
+        Err(Deny::Banned)
+    } else {
+        front.gate.connection(&listener.metrics, source.ip(), limits)
     };
     let pass = match admitted {
         Ok(pass) => pass,

@@ -36,19 +36,16 @@ pub(super) async fn serve(
     source: SocketAddr,
     pass: ConnectionPass,
 ) {
+    let Ok(local) = socket.local_addr() else { return };
     let Some(client) = shake_hands(front, listener, service, socket, source).await else { return };
     let now = Instant::now();
-    let conn = Conn {
-        front,
-        listener,
-        service,
-        source,
-        client,
-        tunnel: Tunnel::new(Arc::clone(&service.profile), source, now),
-        began: now,
-        session: None,
-        dialed: None,
+    let profile = Arc::clone(&service.profile);
+    let tunnel = match &service.balancer {
+        Some(balancer) => Tunnel::forward(profile, source, &balancer.service().choose(source, local), now),
+        None => Tunnel::new(profile, source, now),
     };
+    let conn =
+        Conn { front, listener, service, source, client, tunnel, began: now, session: None, dialed: None };
     conn.run(index, pass).await;
 }
 
@@ -87,7 +84,9 @@ async fn shake_hands(
             Some(stream)
         }
         Ok(Err(error)) => {
-            listener.metrics.handshake_failed(handshake_failure(&error));
+            let failure = handshake_failure(&error);
+            listener.metrics.handshake_failed(failure);
+            front.bans.on_handshake_failure(source.ip(), failure);
             tracing::debug!(listener = %listener.name, %source, %error, "handshake failed");
             None
         }
@@ -163,6 +162,9 @@ impl Conn<'_> {
                 let (reply, answer) = oneshot::channel();
                 let answer = self.ask(Ask::Redeem { stas, ticket, reply }, answer, Stage::Redeem).await;
                 let overloaded = TicketAnswer::Unavailable(Unavailable::Overloaded);
+                if let Some(Some(TicketAnswer::Granted(_))) = &answer {
+                    self.front.bans.on_success(self.source.ip());
+                }
                 if let Some(answer) = answer {
                     self.tunnel.handle_ticket(answer.unwrap_or(overloaded), Instant::now());
                 }
@@ -172,6 +174,9 @@ impl Conn<'_> {
                 let (reply, answer) = oneshot::channel();
                 let ask = Ask::Verify { users, user, password, reply };
                 if let Some(answer) = self.ask(ask, answer, Stage::Verify).await {
+                    if answer == Some(true) {
+                        self.front.bans.on_success(self.source.ip());
+                    }
                     self.tunnel.handle_verified(answer, Instant::now());
                 }
             }
@@ -192,12 +197,26 @@ impl Conn<'_> {
             Command::Dial { permit } => {
                 let began = Instant::now();
                 let deadline = self.tunnel.poll_timeout().unwrap_or(began);
-                let result = dial::dial(&permit, deadline.into()).await;
+                let result = dial::dial(&permit, &self.service.source, deadline.into()).await;
                 self.listener.metrics.stage(Stage::Dial, began.elapsed());
-                self.tunnel.handle_dialed(result.map(|socket| self.dialed = Some(socket)));
+                let result = result.map(|(socket, server)| {
+                    self.note_server(server, permit.addresses().first());
+                    self.dialed = Some(socket);
+                });
+                self.tunnel.handle_dialed(result);
             }
             Command::Reply { .. } | Command::Relay(_) | Command::HandToWeb { .. } | Command::Close { .. } => {
             }
+        }
+    }
+
+    /// Sessions of a `forward` listener are named after the server that answered, not the one chosen first.
+    fn note_server(&mut self, server: SocketAddr, chosen: Option<&SocketAddr>) {
+        if let (Some(balancer), Some(session)) = (&self.service.balancer, &mut self.session)
+            && chosen != Some(&server)
+        {
+            session.retarget(server.to_string());
+            balancer.note_redialed();
         }
     }
 
@@ -272,10 +291,7 @@ impl Conn<'_> {
     /// Ends the connection politely: what was said reaches the client before the socket is closed.
     async fn close(mut self, reason: Option<Deny>, buffer: &mut [u8]) {
         if let Some(reason) = reason {
-            self.listener.metrics.refused(reason);
-            tracing::info!(
-                listener = %self.listener.name, source = %self.source, reason = reason.label(), "refused"
-            );
+            self.note_refusal(reason);
         }
         let polite = async {
             self.client.shutdown().await?;
@@ -290,8 +306,22 @@ impl Conn<'_> {
         timeout(REFUSAL_LINGER, polite).await.ok();
     }
 
+    fn note_refusal(&self, reason: Deny) {
+        self.listener.metrics.refused(reason);
+        self.front.bans.on_refusal(self.source.ip(), reason);
+        tracing::info!(
+            listener = %self.listener.name, source = %self.source, reason = reason.label(), "refused"
+        );
+    }
+
     /// The client is gone.
     fn give_up(mut self, reason: EndReason) {
+        // Whoever does not wait for a refusal was refused all the same.
+        while let Some(command) = self.tunnel.poll_command() {
+            if let Command::Close { reason: Some(reason) } = command {
+                self.note_refusal(reason);
+            }
+        }
         if let Some(session) = &mut self.session {
             session.set_reason(reason);
         }

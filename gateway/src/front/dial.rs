@@ -1,7 +1,7 @@
 //! Connecting to a permitted server. Nothing else in the data path connects to anything.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use portcullis_core::policy::Permit;
@@ -10,24 +10,32 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use crate::forward::connect;
+
 /// After that much silence the kernel asks whether the peer still lives, that often, that many times: a vanished
 /// peer is noticed within three minutes although an idle session may last hours.
 const KEEPALIVE_AFTER: Duration = Duration::from_mins(2);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 const KEEPALIVE_TRIES: u32 = 4;
 
-/// Connects to the first address that answers, within the deadline.
-pub(super) async fn dial(permit: &Permit, deadline: Instant) -> Result<TcpStream, DialError> {
+/// Connects to the first address that answers, within the deadline, from an address of `source` where there is one
+/// of its family; says which it was.
+pub(super) async fn dial(
+    permit: &Permit,
+    source: &[IpAddr],
+    deadline: Instant,
+) -> Result<(TcpStream, SocketAddr), DialError> {
     let mut last = DialError::Unreachable;
     let mut left = u32::try_from(permit.addresses().len()).unwrap_or(u32::MAX);
     for address in permit.addresses() {
         // A silent address must not use up the time of those behind it.
         let share = deadline.saturating_duration_since(Instant::now()) / left.max(1);
         left = left.saturating_sub(1);
-        match timeout_at(Instant::now() + share, TcpStream::connect(*address)).await {
+        let source = source.iter().copied().find(|source| source.is_ipv4() == address.is_ipv4());
+        match timeout_at(Instant::now() + share, connect(*address, source)).await {
             Ok(Ok(socket)) => {
                 prepare(&socket).map_err(|_| DialError::Unreachable)?;
-                return Ok(socket);
+                return Ok((socket, *address));
             }
             Ok(Err(error)) => last = classify(&error, *address),
             Err(_) => last = DialError::Timeout,

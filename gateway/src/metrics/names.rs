@@ -1,7 +1,8 @@
 //! Every metric: name, type, labels and meaning, in one place. `gateway/docs/METRICS.md` lists them for operators.
 //!
 //! Prometheus conventions: base units, `_total` on counters, labels from closed sets or from the configuration.
-//! No label holds a user, an address of a client or a server, or a ticket.
+//! No label holds a user, an address of a client, a ticket, or an address of a server that the configuration does not
+//! name itself.
 
 /// What kind of number a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +138,42 @@ pub const OPEN_DESCRIPTORS: Family =
 pub const MAX_DESCRIPTORS: Family =
     gauge("portcullis_max_descriptors", &[], "File descriptors that the daemon may have open.");
 
+pub const OFFENCES: Family = counter(
+    "portcullis_offences_total",
+    &["kind"],
+    "What clients did that leads to a ban when it is repeated, whether bans are configured or not.",
+);
+pub const BANS: Family = gauge("portcullis_bans", &["origin"], "Bans in force, by who made them.");
+pub const BANS_MADE: Family =
+    counter("portcullis_bans_total", &["kind"], "Bans that were made, by what they are for.");
+pub const FORWARD_SERVER_UP: Family = gauge(
+    "portcullis_forward_server_up",
+    &["listener", "server"],
+    "1 while the server's checks succeed or it is not checked (yet), else 0.",
+);
+pub const FORWARD_SERVER_WEIGHT: Family = gauge(
+    "portcullis_forward_server_weight",
+    &["listener", "server"],
+    "The server's share of new flows among usable servers; 0 while it is drained.",
+);
+pub const FORWARD_FLOWS: Family =
+    gauge("portcullis_forward_flows", &["listener", "server"], "Flows to the server that are live.");
+pub const FORWARD_CHECKS_FAILED: Family = counter(
+    "portcullis_forward_checks_failed_total",
+    &["listener", "server", "reason"],
+    "Checks of the server that failed.",
+);
+pub const FORWARD_REDIALED: Family = counter(
+    "portcullis_forward_redialed_total",
+    &["listener"],
+    "Flows that went to another server because the one chosen for them did not answer.",
+);
+pub const FORWARD_IN_KERNEL: Family = gauge(
+    "portcullis_forward_in_kernel",
+    &["listener"],
+    "1 while new flows are forwarded in the kernel, 0 while in user space.",
+);
+
 pub const XDP_PACKETS: Family = counter(
     "portcullis_xdp_packets_total",
     &["interface", "verdict", "reason"],
@@ -160,17 +197,26 @@ pub const XDP_STEERING: Family = gauge(
 );
 
 /// All of them, by name.
-pub const ALL: [Family; 32] = [
+pub const ALL: [Family; 41] = [
+    BANS,
+    BANS_MADE,
     BUILD_INFO,
     CERTIFICATE_NOT_AFTER,
     RELOAD_SUCCESS,
     RELOAD_TIMESTAMP,
     CONNECTIONS_ACTIVE,
     CONNECTIONS,
+    FORWARD_CHECKS_FAILED,
+    FORWARD_FLOWS,
+    FORWARD_IN_KERNEL,
+    FORWARD_REDIALED,
+    FORWARD_SERVER_UP,
+    FORWARD_SERVER_WEIGHT,
     LIMIT_CURRENT,
     LIMIT_MAX,
     LOG_LINES_LOST,
     MAX_DESCRIPTORS,
+    OFFENCES,
     OPEN_DESCRIPTORS,
     REFUSALS,
     RELAY_WORKERS,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ::metrics::{Counter, Histogram, counter, histogram};
 use portcullis_core::deny::Deny;
+use portcullis_core::penalty::Offence;
 use portcullis_core::session::Record;
 
 use super::names;
@@ -62,11 +63,13 @@ pub enum HandshakeFailure {
     ServerName,
     /// More bytes than a handshake may take.
     TooLong,
+    /// TLS that breaks its own rules.
+    Misbehaved,
     Other,
 }
 
 impl HandshakeFailure {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Timeout,
         Self::ClientClosed,
         Self::ClientAlert,
@@ -75,6 +78,7 @@ impl HandshakeFailure {
         Self::NoCommonSuite,
         Self::ServerName,
         Self::TooLong,
+        Self::Misbehaved,
         Self::Other,
     ];
 
@@ -89,6 +93,7 @@ impl HandshakeFailure {
             Self::NoCommonSuite => "no_common_suite",
             Self::ServerName => "server_name",
             Self::TooLong => "too_long",
+            Self::Misbehaved => "misbehaved",
             Self::Other => "other",
         }
     }
@@ -112,6 +117,7 @@ impl From<&rustls::Error> for HandshakeFailure {
                 | Peer::Tls13RequiredForQuic
                 | Peer::SupportedVersionsExtensionRequired,
             ) => Self::NoCommonVersion,
+            rustls::Error::PeerMisbehaved(_) | rustls::Error::PeerSentOversizedRecord => Self::Misbehaved,
             // What rustls says when a listener's resolver has no certificate to give.
             rustls::Error::General(text) if text.contains("certificate chain") => Self::ServerName,
             _ => Self::Other,
@@ -277,6 +283,39 @@ pub fn sta_request(sta: &str, result: &'static str, took: Duration) {
 /// A refusal by a part that has no [`Listener`]; `listener` is a word of the configuration.
 pub fn refused(listener: &str, deny: Deny) {
     counter!(names::REFUSALS.name, "listener" => listener.to_owned(), "reason" => deny.label()).increment(1);
+}
+
+/// A client did something that leads to a ban when it is repeated; an [`Offence::label`].
+pub fn offence(kind: &'static str) {
+    counter!(names::OFFENCES.name, "kind" => kind).increment(1);
+}
+
+/// Somebody was banned; an [`Offence::label`], or `hand`.
+pub fn ban(kind: &'static str) {
+    counter!(names::BANS_MADE.name, "kind" => kind).increment(1);
+}
+
+/// Makes the series of offences and bans, so that a rate over the first one is right.
+pub fn bans_exist() {
+    for kind in Offence::ALL.map(Offence::label) {
+        counter!(names::OFFENCES.name, "kind" => kind).increment(0);
+        counter!(names::BANS_MADE.name, "kind" => kind).increment(0);
+    }
+    counter!(names::BANS_MADE.name, "kind" => "hand").increment(0);
+}
+
+/// A check of a server of a `forward` listener failed; the names are words of the configuration.
+pub fn forward_check_failed(listener: &str, server: &str, reason: &'static str) {
+    let (listener, server) = (listener.to_owned(), server.to_owned());
+    counter!(
+        names::FORWARD_CHECKS_FAILED.name, "listener" => listener, "server" => server, "reason" => reason
+    )
+    .increment(1);
+}
+
+/// Counts flows of a `forward` listener that went to another server than the one chosen for them.
+pub fn forward_redialed(listener: &str) -> Counter {
+    counter!(names::FORWARD_REDIALED.name, "listener" => listener.to_owned())
 }
 
 /// The gateway's own authority issued a ticket.

@@ -23,6 +23,33 @@ fn ended(bytes: u64) -> Record {
     table.end(Instant::now(), session.id, EndReason::ClientClosed).unwrap()
 }
 
+/// A listener with one server that is well and one that is drained and down.
+fn forwarding() -> ForwardStatus {
+    let server = |name: &str, state: &str, drained| ForwardServer {
+        name: name.into(),
+        address: "10.0.0.9:443".into(),
+        weight: 7,
+        state: state.into(),
+        drained,
+        share: 50.0,
+        flows: 3,
+        checks: 1,
+        failures: 0,
+        last_error: None,
+        last_check_age_ms: None,
+        latency_ms: None,
+    };
+    ForwardStatus {
+        listener: "farm".into(),
+        listen: Vec::new(),
+        data_path: "auto".into(),
+        path: "kernel".into(),
+        path_reason: None,
+        check: "tcp".into(),
+        servers: vec![server("a", "unknown", false), server("b", "down", true)],
+    }
+}
+
 /// A rendering in which every family occurs.
 fn everything() -> String {
     let (recorder, handle) = build().unwrap();
@@ -36,6 +63,8 @@ fn everything() -> String {
         xdp_packets: vec![("edge".into(), Cause::NoRule, 6)],
         xdp_flood: Some((true, false)),
         xdp_steering: Some(true),
+        bans: vec![("automatic", 8)],
+        forwards: vec![forwarding()],
         log_lines_lost: 4,
         relay_workers: 2,
     };
@@ -51,6 +80,11 @@ fn everything() -> String {
         sta_request("sta1", "granted", Duration::from_millis(7));
         ticket_issued();
         ticket_redeemed("granted");
+        bans_exist();
+        offence("bad_ticket");
+        ban("hand");
+        forward_check_failed("farm", "b", "timeout");
+        forward_redialed("farm").increment(2);
         // Others may keep these by hand; what is read counts.
         ::metrics::gauge!(names::STA_UP.name, "sta" => "sta1").set(0);
         ::metrics::gauge!(names::TICKETS_LIVE.name).set(99);
@@ -98,6 +132,14 @@ fn the_numbers_are_those_that_were_recorded() {
         "portcullis_setup_stage_duration_seconds_bucket{stage=\"dial\",le=\"0.0025\"} 0",
         "portcullis_setup_stage_duration_seconds_count{stage=\"redeem\"} 0",
         "portcullis_sta_up{sta=\"sta1\"} 1",
+        "portcullis_forward_in_kernel{listener=\"farm\"} 1",
+        "portcullis_forward_server_up{listener=\"farm\",server=\"a\"} 1",
+        "portcullis_forward_server_up{listener=\"farm\",server=\"b\"} 0",
+        "portcullis_forward_server_weight{listener=\"farm\",server=\"a\"} 7",
+        "portcullis_forward_server_weight{listener=\"farm\",server=\"b\"} 0",
+        "portcullis_forward_flows{listener=\"farm\",server=\"b\"} 3",
+        "portcullis_forward_checks_failed_total{listener=\"farm\",server=\"b\",reason=\"timeout\"} 1",
+        "portcullis_forward_redialed_total{listener=\"farm\"} 2",
         "portcullis_tickets_live 3",
         "portcullis_limit_current{limit=\"sessions\"} 2",
         "portcullis_limit_max{limit=\"sessions_per_user\"} 100",

@@ -7,21 +7,23 @@
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
 use portcullis_ebpf_common::Cause;
-use portcullis_ebpf_common::tables::{CPUS, Cookies, Interface, PROGRAM, Role};
+use portcullis_ebpf_common::tables::{CPUS, Cookies, Interface, PROGRAM, Role, Setting};
 
 use super::flood::{self, Defence, FloodState};
+use super::forward::{ForwardedFlow, Forwarder, Swept};
 use super::maps::{self, BanRow, Maps};
 use super::rules::Table;
 use super::steering::{Cores, Reason};
 use super::{BUILD, OBJECT};
 use crate::config::{Config, XdpInterface};
+use crate::forward::{self, Service};
 use crate::sync::lock;
 
 mod attach;
@@ -69,6 +71,7 @@ struct Active {
     maps: Mutex<Maps>,
     defence: Mutex<Defence>,
     cores: Cores,
+    forwarder: Mutex<Forwarder>,
     /// Its program is the one that the pinned links hold.
     _program: Ebpf,
 }
@@ -101,6 +104,10 @@ impl Kernel {
         maps.set_budgets(&xdp.flood)?;
         let defence = Defence::new(&xdp.flood, &config.server.state_dir);
         maps.set_cookies(defence.cookies())?;
+        let forwarder = Forwarder::new(&mut ebpf)?;
+        if forwarder.has_flows() {
+            maps.set(Setting::Forward, 1)?;
+        }
         let program = ebpf.program_mut(PROGRAM).ok_or(XdpError::Object(PROGRAM))?;
         let program: &mut Xdp = program.try_into()?;
         program.load()?;
@@ -119,8 +126,9 @@ impl Kernel {
         pins::remove_others(&xdp.pins, &interfaces)?;
         tracing::info!(on = cores.is_on(), reason = %cores.reason, "steering of sessions to their processors");
         let (rules, maps, cores) = (entries.len(), Mutex::new(maps), cores.clone());
-        let defence = Mutex::new(defence);
-        Ok(Self { active: Some(Active { interfaces, rules, maps, defence, cores, _program: ebpf }) })
+        let (defence, forwarder) = (Mutex::new(defence), Mutex::new(forwarder));
+        let active = Active { interfaces, rules, maps, defence, cores, forwarder, _program: ebpf };
+        Ok(Self { active: Some(active) })
     }
 
     /// Looks whether there is pressure, and switches SYN cookies; called several times a second.
@@ -190,6 +198,37 @@ impl Kernel {
         Ok(counts)
     }
 
+    /// Takes `forward` listeners over as they are now, and says where each runs.
+    ///
+    /// # Errors
+    /// When the program cannot be told.
+    pub fn forward(&self, services: &[Arc<Service>]) -> Result<Vec<(String, forward::Path)>, XdpError> {
+        let Some(active) = &self.active else { return Ok(Vec::new()) };
+        let generic = active.interfaces.iter().any(|interface| interface.mode == Mode::Generic);
+        let refused = generic.then_some("an interface is filtered behind its driver (generic mode)");
+        let paths = lock(&active.forwarder).write(services, refused);
+        if paths.iter().any(|(_, path)| *path == forward::Path::Kernel) {
+            lock(&active.maps).set(Setting::Forward, 1)?;
+        }
+        Ok(paths)
+    }
+
+    /// The flows that the program forwards now.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn forwarded_flows(&self) -> Result<Vec<ForwardedFlow>, XdpError> {
+        self.active.as_ref().map_or(Ok(Vec::new()), |active| Ok(lock(&active.forwarder).flows()?))
+    }
+
+    /// Removes the forwarded flows that are over and returns them; the others are counted by server.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn sweep_forwards(&self) -> Result<Swept, XdpError> {
+        self.active.as_ref().map_or(Ok(Swept::default()), |active| Ok(lock(&active.forwarder).sweep()?))
+    }
+
     /// The bans in force. `None` without a kernel side.
     ///
     /// # Errors
@@ -231,7 +270,7 @@ impl fmt::Display for Kernel {
     }
 }
 
-fn client_ports() -> (u16, u16) {
+pub(crate) fn client_ports() -> (u16, u16) {
     let read = || {
         let text = fs::read_to_string(CLIENT_PORTS).ok()?;
         let mut ports = text.split_whitespace().map(str::parse::<u16>);

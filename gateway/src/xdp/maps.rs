@@ -67,7 +67,7 @@ impl Maps {
         Ok(maps)
     }
 
-    fn set(&mut self, setting: Setting, value: u64) -> Result<(), MapError> {
+    pub(super) fn set(&mut self, setting: Setting, value: u64) -> Result<(), MapError> {
         self.settings.set(setting.index(), value, 0)
     }
 
@@ -164,7 +164,7 @@ fn borrow<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Map, Xdp
     ebpf.map_mut(name).ok_or(XdpError::Object(name))
 }
 
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, XdpError> {
+pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, XdpError> {
     ebpf.take_map(name).ok_or(XdpError::Object(name))
 }
 
@@ -181,7 +181,7 @@ fn prefix(address: IpAddr, length: u32) -> Option<IpNet> {
 }
 
 /// Nanoseconds of the clock that `bpf_ktime_get_ns` reads; it does not fail for this clock.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -71,6 +71,7 @@ fn status() -> Status {
             kind: "gateway".into(),
             listen: vec!["0.0.0.0:443".into()],
             tls: true,
+            path: None,
             connections: 3,
             sessions: 2,
         }],

@@ -58,6 +58,8 @@ fn a_wrong_command_line_is_told_apart_from_other_failures() {
         &["connect", "--gateway", "gw", "--plain", "--insecure", "a:1"],
         &["connect", "--gateway", "gw", "--proxy-user", "u", "a:1"],
         &["logs", "level", "loud"],
+        &["forward"],
+        &["forward", "drain"],
         &["xdp"],
         &["ports", "test", "edge", "192.0.2.1", "tcp"],
         &["ports", "test", "wan", "192.0.2.1", "tcp", "1"],

@@ -1,11 +1,15 @@
 //! The configuration file: what is refused, where, and with what advice; what is filled in; what a reload changes.
 
 #[cfg(test)]
+mod bans;
+#[cfg(test)]
 mod base;
 #[cfg(test)]
 mod check;
 #[cfg(test)]
 mod files;
+#[cfg(test)]
+mod forward;
 #[cfg(test)]
 mod kernel;
 #[cfg(test)]

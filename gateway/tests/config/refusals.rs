@@ -20,10 +20,10 @@ fn problem(text: &str) -> Problem {
 }
 
 /// Each case: the text, a part of the message, a part of what was expected, the suggestion.
-type Case<'a> = (&'a str, &'a str, &'a str, Option<&'a str>);
+pub(crate) type Case<'a> = (&'a str, &'a str, &'a str, Option<&'a str>);
 
 #[track_caller]
-fn refused(cases: &[Case<'_>]) {
+pub(crate) fn refused(cases: &[Case<'_>]) {
     for (text, message, expected, suggestion) in cases {
         let problem = problem(text);
         assert!(problem.message.contains(message), "{problem}");
@@ -100,7 +100,7 @@ fn words_outside_a_closed_set_are_refused_with_the_nearest() {
         (
             "[[listener]]\nname = \"a\"\nkind = ‸\"gatway\"\nlisten = [\"192.0.2.1:1\"]",
             "`kind` is \"gatway\"",
-            "gateway, hdx-only, socks, secure-proxy, relay, ssl-relay",
+            "gateway, hdx-only, socks, secure-proxy, relay, ssl-relay, forward",
             Some("gateway"),
         ),
     ]);

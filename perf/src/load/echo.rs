@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
@@ -34,14 +35,11 @@ pub(crate) fn run(
     warm_up: Duration,
     length: Duration,
 ) -> Result<Slice> {
-    let mut load = Load::start(contender, clients)?;
+    let mut load = Load::start(contender.relay, clients, MIX)?;
     let mut window = Window::open(contender.meter(), warm_up, length);
     loop {
-        load.send_what_is_due()?;
-        for (index, _) in load.poller.wait()? {
-            load.receive(index).with_context(|| format!("echo through {}", contender.label))?;
-        }
-        if let Some(slice) = window.turn(load.returned / MESSAGE, load.missed)? {
+        load.turn().with_context(|| format!("echo through {}", contender.label))?;
+        if let Some(slice) = window.turn(load.returned(), load.missed)? {
             return Ok(slice);
         }
     }
@@ -49,12 +47,24 @@ pub(crate) fn run(
 
 const MESSAGE: u64 = 256;
 
+/// How many connections, and how often each sends a message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mix {
+    pub(crate) connections: usize,
+    pub(crate) gap: Duration,
+}
+
+/// The mix that stands for a gateway's sessions.
+pub(crate) const MIX: Mix = Mix { connections: CONNECTIONS, gap: GAP };
+
 struct Peer {
     connection: Connection,
     under_way: usize,
 }
 
-struct Load {
+/// The connections of one slice and their messages so far.
+pub(crate) struct Load {
+    mix: Mix,
     poller: Poller,
     /// Its index in the poller is the number of connections.
     timer: TimerFd,
@@ -67,23 +77,38 @@ struct Load {
 }
 
 impl Load {
-    fn start(contender: &Contender, clients: &Clients) -> Result<Self> {
+    pub(crate) fn start(relay: SocketAddr, clients: &Clients, mix: Mix) -> Result<Self> {
         let poller = Poller::new()?;
-        let mut peers = Vec::with_capacity(CONNECTIONS);
-        for index in 0..CONNECTIONS {
-            let mut connection = Connection::establish(contender.relay, &clients.cheap)?;
+        let mut peers = Vec::with_capacity(mix.connections);
+        for index in 0..mix.connections {
+            let mut connection = Connection::establish(relay, &clients.cheap)?;
             connection.send(&[backend::ECHO])?;
             poller.add(index, &connection, EpollFlags::EPOLLIN)?;
             peers.push(Peer { connection, under_way: 0 });
         }
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?;
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, u64::try_from(CONNECTIONS)?);
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, u64::try_from(mix.connections)?);
         poller.epoll.add(timer.as_fd(), event)?;
         let mut random = Random::new(1);
         let now = Instant::now();
-        let due = (0..CONNECTIONS).map(|index| Reverse((now + jittered(&mut random), index))).collect();
+        let due = (0..mix.connections).map(|index| Reverse((now + jittered(&mut random, mix.gap), index)));
+        let due = due.collect();
         let buffer = vec![0; BUFFER_BYTES];
-        Ok(Self { poller, timer, peers, due, random, returned: 0, missed: 0, buffer })
+        Ok(Self { mix, poller, timer, peers, due, random, returned: 0, missed: 0, buffer })
+    }
+
+    /// Messages that have come back so far.
+    pub(crate) fn returned(&self) -> u64 {
+        self.returned / MESSAGE
+    }
+
+    /// Sends what is due and receives what has come; waits a short while at most.
+    pub(crate) fn turn(&mut self) -> Result<()> {
+        self.send_what_is_due()?;
+        for (index, _) in self.poller.wait()? {
+            self.receive(index)?;
+        }
+        Ok(())
     }
 
     fn send_what_is_due(&mut self) -> Result<()> {
@@ -99,7 +124,7 @@ impl Load {
                     .context("set the timer of the load");
             }
             self.due.pop();
-            self.due.push(Reverse((at + jittered(&mut self.random), index)));
+            self.due.push(Reverse((at + jittered(&mut self.random, self.mix.gap), index)));
             let Some(peer) = self.peers.get_mut(index) else { continue };
             if peer.under_way >= UNDER_WAY_MAX * MESSAGE_BYTES {
                 self.missed += 1;
@@ -125,9 +150,9 @@ impl Load {
 }
 
 /// Between half and one and a half of the gap.
-fn jittered(random: &mut Random) -> Duration {
-    let nanos = usize::try_from(GAP.as_nanos()).unwrap_or(usize::MAX);
-    GAP / 2 + Duration::from_nanos(u64::try_from(random.below(nanos)).unwrap_or(0))
+fn jittered(random: &mut Random, gap: Duration) -> Duration {
+    let nanos = usize::try_from(gap.as_nanos()).unwrap_or(usize::MAX);
+    gap / 2 + Duration::from_nanos(u64::try_from(random.below(nanos)).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -137,7 +162,7 @@ mod tests {
     #[test]
     fn gaps_keep_their_mean_and_their_bounds() {
         let mut random = Random::new(3);
-        let gaps: Vec<Duration> = (0..10_000).map(|_| jittered(&mut random)).collect();
+        let gaps: Vec<Duration> = (0..10_000).map(|_| jittered(&mut random, GAP)).collect();
         assert!(gaps.iter().all(|gap| (GAP / 2..=GAP * 3 / 2).contains(gap)));
         let mean = gaps.iter().sum::<Duration>() / 10_000;
         assert!(mean.abs_diff(GAP) < GAP / 50, "{mean:?}");

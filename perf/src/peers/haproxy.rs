@@ -70,6 +70,30 @@ backend machine
     )
 }
 
+/// A configuration that relays TCP as it is, on one thread.
+pub(crate) fn render_plain(address: SocketAddr, backend: SocketAddr) -> String {
+    format!(
+        "global
+    nbthread 1
+    maxconn 400
+
+defaults
+    mode tcp
+    maxconn 400
+    timeout connect 10s
+    timeout client 2h
+    timeout server 2h
+
+frontend relay
+    bind {address}
+    default_backend machine
+
+backend machine
+    server machine {backend}
+"
+    )
+}
+
 /// HAProxy's version and that of the OpenSSL that it runs on.
 fn version(program: &Path) -> Result<String> {
     let output = process::run(Command::new(program).arg("-vv"), PATIENCE)?.ok()?;

@@ -13,7 +13,7 @@ use crate::demo::{self, Profile};
 use crate::ebpf::{self, Toolchain};
 use crate::setup::{self, Use};
 use crate::shell::{self, cargo, succeeds};
-use crate::{deps, licences, tidy};
+use crate::{boot, deps, licences, tidy};
 
 /// A machine with two cores builds everything from nothing in far less.
 const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
@@ -54,26 +54,24 @@ pub(crate) const STEPS: &[Step] = &[
     step("deps", "which crate may depend on which", |_| Ok(Tally::of_findings(deps::check()?))),
     step("licences", "licences and sources of dependencies", |_| Ok(Tally::of_findings(licences::check()?))),
     slow("advisories", "known faults of dependencies", |_| advisories()),
-    step("clippy", "lints, as errors", |_| {
-        let mut clippy =
-            cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]);
-        Ok(Tally::of(succeeds(&mut clippy)?, "fix what clippy says above"))
+    // Before the lints, because the gateway has more code with a kernel side than without.
+    step("ebpf", "the kernel side, which the gateway embeds", |_| match Toolchain::find() {
+        Ok(toolchain) => ebpf::build_with(&toolchain).map(|_| Tally::passed()),
+        Err(missing) => Ok(Tally::skipped(&missing)),
     }),
+    step("clippy", "lints, as errors, here and in the kernel side", |_| clippy()),
     slow("doc", "documentation, warnings as errors", |_| {
         let mut doc = cargo(&["doc", "--locked", "--workspace", "--no-deps", "--quiet"]);
         Ok(Tally::of(succeeds(doc.env("RUSTDOCFLAGS", "-D warnings"))?, "fix what rustdoc says above"))
     }),
     slow("fuzz", "fuzz targets still build", |_| fuzz()),
-    slow("ebpf", "the kernel side, which the gateway embeds", |_| match Toolchain::find() {
-        Ok(_) => ebpf::build().map(|_| Tally::passed()),
-        Err(missing) => Ok(Tally::skipped(&missing)),
-    }),
     step("build", "all programs", |_| {
         let good =
             shell::stream(&mut cargo(&["build", "--locked", "--workspace", "--bins"]), BUILD_LIMIT, |_| ())?;
         Ok(Tally::of(good, "fix what the compiler says above"))
     }),
     step("test", "unit, conformance, integration tests, replay of fuzz findings", test),
+    slow("boot", "the kernel side on the appliance's kernel, in QEMU", |_| boot::step()),
     slow("demo", "the whole picture on this machine", |_| demonstration()),
 ];
 
@@ -100,6 +98,21 @@ fn advisories() -> Result<Tally> {
     }
     shell::say(&output.stderr);
     Ok(Tally::of(output.success(), "a dependency has a known fault, see above"))
+}
+
+fn clippy() -> Result<Tally> {
+    const REMEDY: &str = "fix what clippy says above";
+    let mut clippy = cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    let mut tally = Tally::of(succeeds(&mut clippy)?, REMEDY);
+    let kernel_side = match Toolchain::find() {
+        Ok(toolchain) => match ebpf::lint(&toolchain)? {
+            Some(good) => Tally::of(good, REMEDY),
+            None => Tally::skipped(toolchain.no_clippy()),
+        },
+        Err(missing) => Tally::skipped(&missing),
+    };
+    tally.add(kernel_side);
+    Ok(tally)
 }
 
 fn fuzz() -> Result<Tally> {

@@ -37,6 +37,13 @@ impl Tally {
         if findings.is_empty() { Self::passed() } else { Self { failed: findings, ..Self::default() } }
     }
 
+    /// Adds another step's outcome.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed.extend(other.failed);
+        self.skipped.extend(other.skipped);
+    }
+
     /// Adds what a line of `cargo test` says, if it says anything that counts.
     pub(crate) fn read_test_line(&mut self, line: &str) {
         if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use portcullis_tests::gateway::{Gateway, Metrics, Setup};
+use portcullis_tests::gateway::{Gateway, Metrics, Setup, filter_available};
 use portcullis_tests::process::{self, Child, Output};
 use portcullis_tests::topology::Lab;
 use portcullis_tests::wait::{self, PATIENCE};
@@ -39,6 +39,8 @@ pub(crate) struct Stage {
     pub(crate) dir: TempDir,
     _bulk: TempDir,
     pub(crate) loopback: Option<String>,
+    /// Why the gateway's interfaces are not filtered; `None` when they are.
+    pub(crate) unfiltered: Option<String>,
     pub(crate) sta_address: SocketAddr,
     pub(crate) metrics_address: SocketAddr,
     edge: SocketAddr,
@@ -62,6 +64,10 @@ impl Stage {
         let sta_address = SocketAddr::new(lab.farm.address(farm::STA), port(8443)?);
         let metrics_address = SocketAddr::new(lab.gateway.address(1), port(9464)?);
         let edge = SocketAddr::new(lab.gateway.address(0), port(443)?);
+        let unfiltered = match lab.is_isolated() {
+            true => filter_available().err(),
+            false => Some(String::from("loopback is not filtered")),
+        };
         let mut stage = Self {
             gateway: None,
             sta: None,
@@ -70,6 +76,7 @@ impl Stage {
             dir,
             _bulk: bulk,
             loopback,
+            unfiltered,
             sta_address,
             metrics_address,
             edge,
@@ -125,6 +132,10 @@ impl Stage {
             rule(self.farm.echo),
         );
         gateway.listener_at("gateway", "gateway", &[self.edge], &keys)?;
+        if self.unfiltered.is_none() {
+            // By the names that the lab gives to the gateway's two interfaces.
+            gateway.filtered(&[("edge", "edge"), ("farm", "farm")])?;
+        }
         Ok(gateway)
     }
 
@@ -133,7 +144,8 @@ impl Stage {
             None => String::from("in network namespaces, no forwarding between them"),
             Some(reason) => format!("ON LOOPBACK, without isolation ({reason})"),
         };
-        format!("client → {} → farm with an STA, OpenSSH and nginx, {place}", self.gateway_name())
+        let filter = if self.unfiltered.is_none() { ", XDP on both interfaces" } else { "" };
+        format!("client → {}{filter} → farm with an STA, OpenSSH and nginx, {place}", self.gateway_name())
     }
 
     /// Name and port as a client uses them.

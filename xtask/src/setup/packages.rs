@@ -17,10 +17,12 @@ pub(crate) enum Use {
     Perf,
     /// `cargo xtask ebpf`
     Ebpf,
+    /// `cargo xtask boot`
+    Boot,
 }
 
 impl Use {
-    pub(crate) const ALL: [Self; 4] = [Self::Demo, Self::Test, Self::Perf, Self::Ebpf];
+    pub(crate) const ALL: [Self; 5] = [Self::Demo, Self::Test, Self::Perf, Self::Ebpf, Self::Boot];
 }
 
 /// A file that exists only when the package is installed.
@@ -75,6 +77,7 @@ const fn optional(name: &'static str, proof: Proof, uses: &'static [Use], why: &
 const DEMO_AND_TEST: &[Use] = &[Use::Demo, Use::Test];
 const TEST: &[Use] = &[Use::Test];
 const ALL: &[Use] = &[Use::Demo, Use::Test, Use::Perf];
+const BOOT: &[Use] = &[Use::Boot];
 const EBPF: &[Use] = &[Use::Ebpf];
 
 pub(crate) const PACKAGES: &[Package] = &[
@@ -104,9 +107,23 @@ pub(crate) const PACKAGES: &[Package] = &[
         &[Use::Perf],
         "the peer that the gateway is measured against",
     ),
+    required("nftables", Proof::Program("nft"), &[Use::Perf], "what the kernel side is measured against"),
+    required("ethtool", Proof::Program("ethtool"), &[Use::Perf], "sets how the measured interfaces receive"),
     optional("rustc-web", Proof::File("/usr/bin/rustc"), EBPF, "a compiler for the kernel side"),
     optional("libstd-rust-web-dev-bpf", Proof::RustLibrary("bpfel-unknown-none"), EBPF, "its core library"),
-    optional("llvm-22-dev", Proof::File("/usr/lib/llvm-22/include"), EBPF, "bpf-linker is built with it"),
+    optional("rust-web-clippy", Proof::File("/usr/bin/clippy-driver"), EBPF, "its lints"),
+    optional(
+        "llvm-22-dev",
+        Proof::File("/usr/lib/llvm-22/include/llvm-c"),
+        EBPF,
+        "bpf-linker is built with it",
+    ),
+    optional(
+        "debian-archive-keyring",
+        Proof::File("/usr/share/keyrings/debian-archive-keyring.gpg"),
+        BOOT,
+        "signatures of Debian 13's packages",
+    ),
 ];
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! From the wish to the relay: redeem, resolve, permit, admit, dial.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use portcullis_proto::host_port::{Host, HostPort};
@@ -23,6 +23,19 @@ impl Tunnel {
         match self.profile.target.clone() {
             Some(target) => self.seek_server(wish, target, now),
             None => self.refuse(Speech::Tls, Deny::Forbidden),
+        }
+    }
+
+    /// The servers of a `forward` listener come from its balancer.
+    pub(super) fn seek_chosen_servers(&mut self, servers: &[SocketAddr], now: Instant) {
+        let wish = Wish { speech: Speech::Forward, user: None, application: None, target: None };
+        match (self.profile.policy.permit_servers(servers), servers.first()) {
+            (Ok(permit), Some(first)) => {
+                self.extend_deadline(self.profile.limits.dial_timeout, now);
+                self.admit(wish, first, permit);
+            }
+            (Err(reason), _) => self.refuse(Speech::Forward, reason),
+            (Ok(_), None) => self.refuse(Speech::Forward, Deny::ServerUnreachable),
         }
     }
 
@@ -129,7 +142,7 @@ impl Tunnel {
         }
     }
 
-    fn admit(&mut self, wish: Wish, target: &HostPort, permit: Permit) {
+    fn admit(&mut self, wish: Wish, target: &impl ToString, permit: Permit) {
         let info = SessionInfo {
             listener: self.profile.listener.clone(),
             protocol: self.protocol(wish.speech),
@@ -162,8 +175,8 @@ impl Tunnel {
                 match speech {
                     Speech::Socks => self.reply(&Reply::Succeeded.encode()),
                     Speech::Connect => self.reply(http_connect::established()),
-                    // CGP and TLS clients hear the server itself.
-                    Speech::Cgp | Speech::Tls => {}
+                    // These clients hear the server itself.
+                    Speech::Cgp | Speech::Tls | Speech::Forward => {}
                 }
                 self.start_relay();
             }

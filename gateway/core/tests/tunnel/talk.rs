@@ -1,6 +1,6 @@
 //! The conversation that every test here holds: it feeds bytes, answers commands, and keeps what the client sees.
 
-pub(crate) use std::net::IpAddr;
+pub(crate) use std::net::{IpAddr, SocketAddr};
 pub(crate) use std::sync::Arc;
 pub(crate) use std::time::{Duration, Instant};
 
@@ -69,7 +69,19 @@ impl Talk {
     #[expect(clippy::disallowed_methods, reason = "a test needs some first instant")]
     pub(crate) fn with(profile: Profile, world: World) -> Self {
         let now = Instant::now();
-        let tunnel = Tunnel::new(Arc::new(profile), "192.0.2.7:5000".parse().expect("a legal value"), now);
+        let tunnel = Tunnel::new(Arc::new(profile), source(), now);
+        Self::of(tunnel, world, now)
+    }
+
+    /// A connection of a `forward` listener for which these servers were chosen.
+    #[expect(clippy::disallowed_methods, reason = "a test needs some first instant")]
+    pub(crate) fn forwarded(servers: &[SocketAddr], world: World) -> Self {
+        let now = Instant::now();
+        let tunnel = Tunnel::forward(Arc::new(profile(Kind::Forward)), source(), servers, now);
+        Self::of(tunnel, world, now)
+    }
+
+    fn of(tunnel: Tunnel, world: World, now: Instant) -> Self {
         let mut talk = Self {
             tunnel,
             world,
@@ -116,7 +128,8 @@ impl Talk {
                     self.tunnel.handle_admitted(self.world.admitted);
                 }
                 Command::Dial { permit } => {
-                    self.dialed = Some(permit.addresses()[0].to_string());
+                    let addresses: Vec<String> = permit.addresses().iter().map(ToString::to_string).collect();
+                    self.dialed = Some(addresses.join(","));
                     self.tunnel.handle_dialed(self.world.dialed);
                 }
                 Command::Reply { bytes } => self.client.extend(bytes),
@@ -144,6 +157,10 @@ impl Talk {
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.client).into_owned()
     }
+}
+
+fn source() -> SocketAddr {
+    "192.0.2.7:5000".parse().expect("a legal value")
 }
 
 pub(crate) fn data(ica: Option<&str>, cgp: Option<&str>) -> TicketData {

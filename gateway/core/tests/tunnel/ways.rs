@@ -141,3 +141,23 @@ fn a_relay_listener_reaches_its_access_list_without_a_ticket() {
     talk.send(b"CONNECT 10.77.0.9:22 HTTP/1.0\r\n\r\n");
     assert_eq!(talk.denied(), Some(Deny::Forbidden));
 }
+
+#[test]
+fn a_forwarded_flow_asks_for_its_servers_in_order_before_any_byte() {
+    let servers = ["10.0.0.7:443", "[2001:db8::8]:443"].map(|server| server.parse().expect("a legal value"));
+    let talk = Talk::forwarded(&servers, World::default());
+    assert_eq!(talk.dialed.as_deref(), Some("10.0.0.7:443,[2001:db8::8]:443"));
+    let info = talk.info.as_ref().expect("it was admitted");
+    assert_eq!((info.protocol.as_str(), info.target.as_str()), ("forward", "10.0.0.7:443"));
+    assert_eq!(talk.outcome, Some(Outcome::Relays { forward: Vec::new(), framed: false }));
+}
+
+#[test]
+fn a_forwarded_flow_without_a_usable_server_is_closed_in_silence() {
+    let talk = Talk::forwarded(&[], World::default());
+    assert_eq!((talk.denied(), talk.client.len()), (Some(Deny::ServerUnreachable), 0));
+    let server = ["10.0.0.7:443".parse().expect("a legal value")];
+    let world = World { dialed: Err(DialError::Refused), ..World::default() };
+    let talk = Talk::forwarded(&server, world);
+    assert_eq!((talk.denied(), talk.client.len()), (Some(Deny::ServerRefused), 0));
+}

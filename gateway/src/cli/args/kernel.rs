@@ -20,25 +20,38 @@ pub enum Xdp {
         #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         pins: Option<PathBuf>,
     },
-    /// Prefixes whose packets are dropped
+    /// The same as `portcullis bans`
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Bans(Bans),
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Bans {
-    /// List the bans and how long they last
-    List,
-    /// Drop packets from an address or prefix on every interface but those of role mgmt
+    /// List the bans: who made them, why, and until when
+    List {
+        /// Only those that hold for some of this address or prefix
+        source: Option<String>,
+    },
+    /// Keep an address or prefix out: listeners refuse it, and the packet filter drops what comes from it, but not on
+    /// interfaces of role mgmt. Its live sessions go on; `sessions kill` ends them
     Add {
         /// Such as 192.0.2.7 or 2001:db8::/32
         prefix: String,
         /// How long; at most 365 days
         #[arg(long = "for", value_name = "TIME", default_value = "1h", value_parser = duration)]
         time: Duration,
+        /// Why, for whoever lists it later
+        #[arg(long, value_name = "TEXT")]
+        note: Option<String>,
     },
-    /// Lift the ban of an address or prefix
+    /// Lift the ban of an address or prefix, and forget what it was for
     Remove { prefix: String },
+    /// Lift all bans
+    Clear {
+        /// Only those that the gateway made by itself
+        #[arg(long)]
+        automatic: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

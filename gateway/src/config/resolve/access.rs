@@ -86,7 +86,7 @@ fn port(number: i64) -> Option<u16> {
     u16::try_from(number).ok().filter(|port| *port != 0)
 }
 
-fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
+pub(super) fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
     let read = |text: &str| {
         text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten().and_then(port)
     };

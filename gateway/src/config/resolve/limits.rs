@@ -1,5 +1,6 @@
 //! `[limits]`: the defaults are core's, the bounds are here.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use portcullis_core::limits::Limits;
@@ -12,6 +13,10 @@ const CONNECTIONS_MAX: usize = 1_000_000;
 /// Below this a slow line can fail; above the other bound a dead peer holds its place for too long.
 const WAIT_MIN: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_mins(5);
+
+/// Months would do no harm, but a value like that is a slip of the unit.
+pub(super) const IDLE_BOUNDS: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_hours(30 * 24);
 
 impl Resolver<'_> {
     pub(super) fn limits(&mut self, typed: file::Limits) -> Limits {
@@ -49,13 +54,7 @@ impl Resolver<'_> {
             ),
             redeem_timeout: wait("redeem_timeout", typed.redeem_timeout, limits.redeem_timeout),
             dial_timeout: wait("dial_timeout", typed.dial_timeout, limits.dial_timeout),
-            // Months would do no harm, but a value like that is a slip of the unit.
-            idle_timeout: self.duration(
-                "idle_timeout",
-                typed.idle_timeout,
-                limits.idle_timeout,
-                Duration::from_secs(1)..=Duration::from_hours(30 * 24),
-            ),
+            idle_timeout: self.duration("idle_timeout", typed.idle_timeout, limits.idle_timeout, IDLE_BOUNDS),
             ..limits
         }
     }

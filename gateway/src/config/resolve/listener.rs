@@ -9,11 +9,12 @@ use portcullis_core::profile::Kind;
 use portcullis_proto::host_port::{Host, HostPort};
 
 use super::Resolver;
+use super::forward::{self, ServerPlaces};
 use super::tables::Names;
 use crate::config::file;
 use crate::config::interfaces;
 use crate::config::reader::{Located, shown};
-use crate::config::{ListenerConfig, TlsFloor, UnmatchedSni};
+use crate::config::{ForwardConfig, ListenerConfig, TlsFloor, UnmatchedSni};
 
 /// Certificates or authorities of one listener.
 const REFERENCES_MAX: usize = 256;
@@ -22,7 +23,10 @@ const REFERENCES_MAX: usize = 256;
 struct Draft {
     config: ListenerConfig,
     permit_own: bool,
+    /// Where the target of an `ssl-relay` stands.
     target_at: Option<usize>,
+    /// The servers of a `forward` listener and where they stand.
+    servers_at: ServerPlaces,
 }
 
 impl Resolver<'_> {
@@ -78,8 +82,18 @@ impl Resolver<'_> {
         let target = row.target.and_then(|typed| self.target(&typed));
         let everyone = [IpAddr::from([0; 4]), IpAddr::from([0; 16])].map(|zero| IpNet::new_assert(zero, 0));
         let allow_from = row.allow_from.is_some();
-        let sources = self.prefixes(row.allow_from);
-        let rules = self.rules(kind, row.allow, target.as_ref());
+        let sources = self.prefixes("allow_from", row.allow_from);
+        let forward = forward::Typed {
+            servers: row.server,
+            health: row.health,
+            data_path: row.data_path,
+            idle_timeout: row.idle_timeout,
+            source: row.source,
+            source_ports: row.source_ports,
+        };
+        let forward = (kind == Some(Kind::Forward)).then(|| self.forward(&table, &listen, forward));
+        let (forward, servers_at) = forward.unzip();
+        let rules = self.rules(kind, row.allow, target.as_ref(), forward.as_ref());
         let permit_loopback = row.permit_loopback.is_some_and(|typed| typed.value);
         let config = ListenerConfig {
             name: name.to_owned(),
@@ -93,17 +107,26 @@ impl Resolver<'_> {
             stas: stas.into_iter().map(|name| name.value).collect(),
             users: users.map(|typed| typed.value),
             target,
+            forward,
             allow_from: if allow_from { sources } else { everyone.to_vec() },
             policy: Policy::new(rules).with_loopback(permit_loopback),
         };
         let permit_own = row.permit_own_addresses.is_some_and(|typed| typed.value);
-        Some(Draft { config, permit_own, target_at })
+        Some(Draft { config, permit_own, target_at, servers_at: servers_at.unwrap_or_default() })
     }
 
     /// Which keys a kind needs and which mean nothing to it.
     fn check_keys_of_kind(&mut self, row: &file::Listener, at: usize, table: &str, kind: Kind) {
-        use Kind::{Gateway, HdxOnly, Relay, SecureProxy, Socks, SslRelay};
-        let keys: [(&str, Option<usize>, &[Kind]); 4] = [
+        use Kind::{Forward, Gateway, HdxOnly, Relay, SecureProxy, Socks, SslRelay};
+        let tls: &[Kind] = &[Gateway, HdxOnly, Socks, SecureProxy, Relay, SslRelay];
+        let keys: [(&str, Option<usize>, &[Kind]); 11] = [
+            ("certificates", row.certificates.as_ref().map(|typed| typed.at), tls),
+            ("server", row.server.as_ref().map(|typed| typed.at), &[Forward]),
+            ("health", row.health.as_ref().map(|typed| typed.at), &[Forward]),
+            ("data_path", row.data_path.as_ref().map(|typed| typed.at), &[Forward]),
+            ("idle_timeout", row.idle_timeout.as_ref().map(|typed| typed.at), &[Forward]),
+            ("source", row.source.as_ref().map(|typed| typed.at), &[Forward]),
+            ("source_ports", row.source_ports.as_ref().map(|typed| typed.at), &[Forward]),
             ("stas", row.stas.as_ref().map(|typed| typed.at), &[Gateway, HdxOnly, SecureProxy]),
             ("users", row.users.as_ref().map(|typed| typed.at), &[Socks, SecureProxy]),
             ("target", row.target.as_ref().map(|typed| typed.at), &[SslRelay]),
@@ -135,6 +158,7 @@ impl Resolver<'_> {
                 ("certificates", certificates, "the names of [[certificate]] tables"),
                 ("target", row.target.is_some(), "such as \"10.0.0.9:1494\""),
             ],
+            Forward => &[("server", row.server.is_some(), "a [[listener.server]] table for each server")],
             Socks | SecureProxy => &[("allow", row.allow.is_some(), OPEN_PROXY)],
         };
         for (key, present, expected) in needs {
@@ -173,7 +197,7 @@ impl Resolver<'_> {
     }
 
     fn finish_listener(&mut self, draft: Draft, own: Vec<IpAddr>) -> ListenerConfig {
-        let Draft { mut config, permit_own, target_at } = draft;
+        let Draft { mut config, permit_own, target_at, servers_at } = draft;
         config.policy = config.policy.with_own_addresses(own, permit_own);
         // Every session of an ssl-relay goes there, so a target that the policy refuses is a mistake here.
         if let (Some(at), Some(target)) = (target_at, &config.target)
@@ -184,6 +208,14 @@ impl Resolver<'_> {
                 .add(at, format!("`target` {target} is an address that is never reached"))
                 .expected("another address, or `permit_loopback` or `permit_own_addresses` = true");
         }
+        for (server, at) in servers_at {
+            let target = HostPort::new(Host::Ip(server.ip()), server.port());
+            if target.is_ok_and(|target| config.policy.permit(&target, &[]).is_err()) {
+                self.problems
+                    .add(at, format!("the server {server} is an address that is never reached"))
+                    .expected("another address, or `permit_loopback` or `permit_own_addresses` = true");
+            }
+        }
         config
     }
 
@@ -193,10 +225,14 @@ impl Resolver<'_> {
         kind: Option<Kind>,
         allow: Option<Located<Vec<Located<file::Allow>>>>,
         target: Option<&HostPort>,
+        forward: Option<&ForwardConfig>,
     ) -> Vec<Rule> {
         let tickets = matches!(kind, Some(Kind::Gateway | Kind::HdxOnly));
         if let Some(allow) = allow {
             return self.access_list(allow, tickets);
+        }
+        if let Some(forward) = forward {
+            return forward::rules(&forward.servers);
         }
         match target {
             Some(target) => vec![Rule {

@@ -100,7 +100,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn pin(&mut self, typed: &Located<String>) -> [u8; 32] {
+    pub(super) fn pin(&mut self, typed: &Located<String>) -> [u8; 32] {
         // `openssl x509 -fingerprint -sha256` writes colons between the bytes.
         let digits: Vec<u8> = typed
             .value
@@ -155,7 +155,7 @@ impl Resolver<'_> {
             listen,
             certificate: certificate.map(|typed| typed.value),
             authority_id: self.authority_id(row.authority_id),
-            allow_from: self.prefixes(row.allow_from),
+            allow_from: self.prefixes("allow_from", row.allow_from),
             security_key: self.security_key(table, row.security_key_header, row.security_key_files),
             ticket_life: self.duration(
                 "ticket_life",
@@ -188,8 +188,8 @@ impl Resolver<'_> {
         }
     }
 
-    pub(super) fn prefixes(&mut self, typed: Option<Located<Vec<Located<String>>>>) -> Vec<IpNet> {
-        let prefixes = self.list("allow_from", typed, PREFIXES_MAX, |resolver, typed| {
+    pub(super) fn prefixes(&mut self, key: &str, typed: Option<Located<Vec<Located<String>>>>) -> Vec<IpNet> {
+        let prefixes = self.list(key, typed, PREFIXES_MAX, |resolver, typed| {
             let prefix = parse_prefix(&typed.value);
             if let Err(suggestion) = &prefix {
                 resolver

@@ -59,10 +59,3 @@ pub struct XdpCount {
     /// The reason in words.
     pub about: String,
 }
-
-/// A prefix whose packets are dropped.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct XdpBan {
-    pub prefix: String,
-    pub seconds_left: u64,
-}

@@ -5,6 +5,16 @@ fn round_trip(command: &Command) -> Command {
 }
 
 #[test]
+fn earlier_names_of_requests_about_bans_are_understood() {
+    let read = |line: &str| Command::from_line(line.as_bytes()).unwrap();
+    assert_eq!(read(r#"{"v":1,"cmd":"xdp-bans"}"#), Command::BansList(BanFilter::default()));
+    let order = BanOrder { prefix: "192.0.2.7".into(), seconds: 5, note: None };
+    assert_eq!(read(r#"{"v":1,"cmd":"xdp-ban","prefix":"192.0.2.7","seconds":5}"#), Command::BanAdd(order));
+    let remove = Command::BanRemove { prefix: "192.0.2.7".into() };
+    assert_eq!(read(r#"{"v":1,"cmd":"xdp-unban","prefix":"192.0.2.7"}"#), remove);
+}
+
+#[test]
 fn every_command_survives_its_line() {
     let order = TicketOrder { target: "10.0.0.9:22".into(), refreshable: true, ..TicketOrder::default() };
     for command in [
@@ -20,9 +30,13 @@ fn every_command_survives_its_line() {
         Command::Reload {},
         Command::Metrics {},
         Command::XdpStatus {},
-        Command::XdpBans {},
-        Command::XdpBan { prefix: "192.0.2.0/24".into(), seconds: 60 },
-        Command::XdpUnban { prefix: "192.0.2.0/24".into() },
+        Command::BansList(BanFilter { source: Some("192.0.2.7".into()), after: None }),
+        Command::BanAdd(BanOrder { prefix: "192.0.2.0/24".into(), seconds: 60, note: None }),
+        Command::BanRemove { prefix: "192.0.2.0/24".into() },
+        Command::BansClear { automatic: true },
+        Command::ForwardStatus {},
+        Command::ForwardDrain(ServerRef { server: "a".into(), listener: None }),
+        Command::ForwardUndrain(ServerRef { server: "a".into(), listener: Some("l".into()) }),
         Command::LogLevel { level: None },
     ] {
         assert_eq!(round_trip(&command), command);

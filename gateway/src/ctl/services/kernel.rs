@@ -1,16 +1,11 @@
 //! Answers about the kernel side.
 
-use std::time::Duration;
-
-use super::{Outcome, Services, prefix};
+use super::{Outcome, Services};
 use crate::ctl::protocol::{
-    ErrorCode, Failure, XdpBan, XdpCount, XdpFlood, XdpInterfaceStatus, XdpStatus, XdpSteering,
+    ErrorCode, Failure, XdpCount, XdpFlood, XdpInterfaceStatus, XdpStatus, XdpSteering,
 };
 use crate::log;
-use crate::xdp::{BanRow, XdpError};
-
-/// Longest ban: a longer one is a rule of a firewall, and should be written down.
-const BAN_MAX: Duration = Duration::from_hours(24 * 365);
+use crate::xdp::XdpError;
 
 impl Services {
     pub(super) fn kernel_status(&self) -> Outcome<XdpStatus> {
@@ -46,41 +41,8 @@ impl Services {
                 .collect(),
         })
     }
-
-    pub(super) fn bans(&self) -> Outcome<Vec<XdpBan>> {
-        let bans = self.kernel.bans().map_err(failed)?.ok_or_else(no_kernel)?;
-        let row = |ban: BanRow| XdpBan { prefix: ban.prefix.to_string(), seconds_left: ban.left.as_secs() };
-        Ok(bans.into_iter().map(row).collect())
-    }
-
-    pub(super) fn ban(&self, text: &str, seconds: u64) -> Outcome<XdpBan> {
-        let prefix = prefix(text)?.trunc();
-        let time = Duration::from_secs(seconds);
-        if prefix.prefix_len() == 0 {
-            return Err(Failure::bad_request("a ban of everybody is none; detach the interface instead"));
-        }
-        if time.is_zero() || time > BAN_MAX {
-            return Err(Failure::bad_request("a ban lasts from 1 second to 365 days"));
-        }
-        self.kernel.ban(prefix, time).map_err(failed)?.ok_or_else(no_kernel)?;
-        tracing::info!(%prefix, seconds, "a prefix was banned by an operator");
-        Ok(XdpBan { prefix: prefix.to_string(), seconds_left: seconds })
-    }
-
-    pub(super) fn unban(&self, text: &str) -> Outcome<XdpBan> {
-        let prefix = prefix(text)?.trunc();
-        if !self.kernel.unban(prefix).map_err(failed)?.ok_or_else(no_kernel)? {
-            return Err(Failure::new(ErrorCode::NotFound, format!("{prefix} is not banned")));
-        }
-        tracing::info!(%prefix, "a ban was lifted by an operator");
-        Ok(XdpBan { prefix: prefix.to_string(), seconds_left: 0 })
-    }
 }
 
 fn failed(error: XdpError) -> Failure {
     Failure::new(ErrorCode::Internal, format!("{:#}", anyhow::Error::from(error)))
-}
-
-fn no_kernel() -> Failure {
-    Failure::new(ErrorCode::Unavailable, "no interface is filtered; [xdp] in the configuration says which")
 }

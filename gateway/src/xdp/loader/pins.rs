@@ -1,11 +1,12 @@
-//! What is pinned on the BPF file system: one link for each interface, and the bans.
+//! What is pinned on the BPF file system: one link for each interface, the bans, and the flows
+//! that are forwarded.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use portcullis_ebpf_common::tables::{BANS_V4, BANS_V6};
+use portcullis_ebpf_common::tables::{BANS_V4, BANS_V6, FORWARDS};
 
 use super::Filtered;
 use super::attach::Mode;
@@ -24,7 +25,7 @@ pub fn detach(pins: &Path) -> Result<Vec<String>, XdpError> {
     for (name, path) in entries(pins)? {
         // Whatever else is in the directory is somebody else's, above all when it is the wrong directory.
         let interface = interface_of_pin(&name).map(|(_, interface)| interface);
-        if interface.is_some() || [BANS_V4, BANS_V6].contains(&name.as_str()) {
+        if interface.is_some() || [BANS_V4, BANS_V6, FORWARDS].contains(&name.as_str()) {
             remove(&path)?;
         }
         detached.extend(interface);

@@ -1,0 +1,329 @@
+//! Forwarding: which packets belong to a forwarded flow, which begin one, and how they leave.
+//!
+//! The decision is made while the verdict is: the tuple that a packet is changed to is put aside. Then the packet is
+//! sent: the kernel's own routing table and neighbours say where to, the headers are rewritten, and the frame goes
+//! out without having been a packet of this machine.
+
+use core::arch::asm;
+
+use aya_ebpf::bindings::{BPF_NOEXIST, xdp_action::XDP_DROP};
+use aya_ebpf::helpers::bpf_redirect;
+use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use portcullis_ebpf_common::forward::{
+    ANSWERED, FINISHED, FORWARDS_MAX, FROM_SERVER, Forward, HALF_OPEN_MAX, RESET, SERVERS_MAX, SERVICES_MAX,
+    Service, TRIES, WORDS_MAX, in_word,
+};
+use portcullis_ebpf_common::nat::{self, Refusal};
+use portcullis_ebpf_common::{Cause, FlowKey, FrameMut as _, Kind, Packet, TcpFlags, maglev};
+
+use crate::context::{Context, now};
+use crate::flows::add;
+
+#[map]
+static SERVICES: HashMap<FlowKey, Service> = HashMap::with_max_entries(SERVICES_MAX, 0);
+/// Tables of Maglev hashing, four slots a word.
+#[map]
+static SLOTS: Array<u64> = Array::with_max_entries(WORDS_MAX, 0);
+/// The tuple from us to each server, without our port.
+#[map]
+static SERVERS: Array<FlowKey> = Array::with_max_entries(SERVERS_MAX, 0);
+/// Pinned by name: flows go on when the daemon ends.
+#[map]
+static FORWARDS: HashMap<FlowKey, Forward> = HashMap::pinned(FORWARDS_MAX, 0);
+#[map]
+static HALF_OPEN: LruHashMap<FlowKey, Forward> = LruHashMap::with_max_entries(HALF_OPEN_MAX, 0);
+/// What the packet at hand is changed to.
+#[map]
+static OUT: PerCpuArray<FlowKey> = PerCpuArray::with_max_entries(1, 0);
+/// An entry on its way into a table.
+#[map]
+static NEW: PerCpuArray<Forward> = PerCpuArray::with_max_entries(1, 0);
+
+/// The loopback interface. Routes are looked up as for what comes from there: the helper asks that the incoming
+/// interface may forward, and the kernel itself forwards nothing that "comes from" loopback.
+const LOOPBACK: u32 = 1;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// Results of the route lookup, of the kernel's interface to programs.
+const FIB_SUCCESS: i64 = 0;
+const FIB_TOO_BIG: i64 = 8;
+
+/// Whether the packet belongs to a forwarded flow. It is counted there, and what it is changed to is put aside.
+#[inline(never)]
+pub(crate) fn belongs(packet: &Packet) -> bool {
+    let Some(flow) = FORWARDS.get_ptr_mut(&packet.key) else {
+        // First segments begin a flow, or ask again for one that has begun: see `begin`.
+        return !packet.flags.opens() && is_half_open(packet);
+    };
+    // SAFETY: the map gave the address of a Forward, which stays allocated as long as the program runs.
+    let state = unsafe { (*flow).state };
+    if packet.flags.opens() && state & (FINISHED | RESET) != 0 {
+        // The client uses its port again; the old flow is over.
+        forget(&packet.key, flow);
+        return false;
+    }
+    take(flow, packet);
+    true
+}
+
+/// Whether the packet belongs to a flow that is being opened; the client's answer opens it.
+#[inline(never)]
+fn is_half_open(packet: &Packet) -> bool {
+    let Some(flow) = HALF_OPEN.get_ptr_mut(&packet.key) else { return false };
+    // SAFETY: the map gave the address of a Forward, which stays allocated as long as the program runs.
+    let state = unsafe { (*flow).state };
+    if state & FROM_SERVER == 0 {
+        return opened(flow, packet);
+    }
+    if packet.flags.has(TcpFlags::SYN) {
+        // SAFETY: as above.
+        set(unsafe { &raw mut (*flow).state }, ANSWERED);
+    }
+    take(flow, packet);
+    true
+}
+
+/// The client answers the server's answer: the flow moves to the table of those that are open.
+#[inline(always)]
+fn opened(flow: *const Forward, packet: &Packet) -> bool {
+    let key = &packet.key;
+    // SAFETY: the pointer is that of a value of a map, which stays allocated as long as the program runs.
+    let reverse = unsafe { (*flow).out }.reversed();
+    let Some(answer) = HALF_OPEN.get_ptr(&reverse) else { return false };
+    // SAFETY: as above.
+    if unsafe { (*answer).state } & ANSWERED == 0 {
+        return false;
+    }
+    // SAFETY: both are values of a map, which the kernel copies.
+    let (flow, answer) = unsafe { (&*flow, &*answer) };
+    if FORWARDS.insert(key, flow, 0).is_err() {
+        return false;
+    }
+    if FORWARDS.insert(&reverse, answer, 0).is_err() {
+        // What is not there need not be removed.
+        let _ = FORWARDS.remove(key);
+        return false;
+    }
+    let _ = (HALF_OPEN.remove(key), HALF_OPEN.remove(&reverse));
+    let Some(flow) = FORWARDS.get_ptr_mut(key) else { return false };
+    take(flow, packet);
+    true
+}
+
+/// Counts a packet of a flow, notes its end, and puts aside what the packet is changed to.
+#[inline(always)]
+fn take(flow: *mut Forward, packet: &Packet) {
+    // SAFETY: the pointer is that of a value of a map, which stays allocated as long as the program runs.
+    let (packets, bytes, seen, state, out) = unsafe {
+        (
+            &raw mut (*flow).packets,
+            &raw mut (*flow).bytes,
+            &raw mut (*flow).seen,
+            &raw mut (*flow).state,
+            &raw const (*flow).out,
+        )
+    };
+    add(packets, 1);
+    add(bytes, u64::from(packet.data));
+    // SAFETY: as above; an aligned word, and whichever processor writes last is right.
+    unsafe { seen.write_volatile(now()) };
+    if packet.flags.has(TcpFlags::FIN) {
+        set(state, FINISHED);
+    }
+    if packet.flags.has(TcpFlags::RST) {
+        set(state, RESET);
+    }
+    // SAFETY: as above; the program writes it before the entry is in the table, and never after.
+    put_aside(unsafe { &*out });
+}
+
+#[inline(always)]
+fn put_aside(out: &FlowKey) {
+    if let Some(place) = OUT.get_ptr_mut(0) {
+        // SAFETY: the place of this processor, where nobody else writes while the program runs.
+        unsafe { *place = *out };
+    }
+}
+
+/// Sets bits in one step: both directions may be handled at once.
+#[inline(always)]
+fn set(to: *mut u64, bits: u64) {
+    // SAFETY: the pointer is that of an aligned word in a map's value, which stays allocated.
+    unsafe { asm!("lock *(u64 *)({to} + 0) |= {bits}", to = in(reg) to, bits = in(reg) bits) };
+}
+
+#[inline(always)]
+fn forget(key: &FlowKey, flow: *const Forward) {
+    // SAFETY: as for `take`.
+    let reverse = unsafe { (*flow).out }.reversed();
+    // Another processor may have been first.
+    let _ = (FORWARDS.remove(key), FORWARDS.remove(&reverse));
+}
+
+/// Whether a packet is for a service.
+#[inline(always)]
+pub(crate) fn serves(packet: &Packet) -> bool {
+    SERVICES.get_ptr(packet.key.service()).is_some()
+}
+
+/// What becomes of a first segment for a service; `None` where it is for none.
+#[inline(never)]
+pub(crate) fn begin(packet: &Packet) -> Option<Cause> {
+    // SAFETY: user space replaces a value, it does not change one.
+    let service = unsafe { SERVICES.get(packet.key.service()) }?;
+    Some(begin_for(packet, service))
+}
+
+#[inline(never)]
+fn begin_for(packet: &Packet, service: &Service) -> Cause {
+    if asks_again(packet) {
+        return Cause::Forwarded;
+    }
+    let hash = maglev::flow_hash(&packet.addresses, packet.ports);
+    let slot = maglev::slot(hash);
+    let Some(word) = SLOTS.get(service.word(slot)) else { return Cause::ForwardNoServer };
+    let index = in_word(*word, slot);
+    if index == maglev::NO_SERVER {
+        return Cause::ForwardNoServer;
+    }
+    let Some(server) = SERVERS.get(service.server(index)) else { return Cause::ForwardNoServer };
+    let (Some(flow), Some(reverse)) = (NEW.get_ptr_mut(0), OUT.get_ptr_mut(0)) else {
+        return Cause::ForwardFull;
+    };
+    // SAFETY: the places of this processor, where nobody else writes while the program runs.
+    let (flow, reverse) = unsafe { (&mut *flow, &mut *reverse) };
+    let since = now();
+    *flow = Forward {
+        out: packet.key.reversed(),
+        state: FROM_SERVER,
+        listener: u32::from(service.listener),
+        server: u32::from(index),
+        packets: 0,
+        bytes: 0,
+        seen: since,
+        since,
+    };
+    for attempt in 0..TRIES {
+        *reverse = server.from_port(service.port(hash, attempt)).reversed();
+        if claim(reverse, flow) {
+            return began(packet, reverse, flow);
+        }
+    }
+    Cause::ForwardNoPort
+}
+
+/// The way to the server is there; now the client's own.
+#[inline(never)]
+fn began(packet: &Packet, reverse: &mut FlowKey, flow: &mut Forward) -> Cause {
+    // What the packet is changed to stays aside.
+    *reverse = reverse.reversed();
+    (flow.out, flow.state, flow.packets) = (*reverse, 0, 1);
+    if HALF_OPEN.insert(&packet.key, &*flow, 0).is_err() { Cause::ForwardFull } else { Cause::Forwarded }
+}
+
+/// A first segment that comes again, because its answer was late or lost.
+#[inline(never)]
+fn asks_again(packet: &Packet) -> bool {
+    let Some(flow) = HALF_OPEN.get_ptr_mut(&packet.key) else { return false };
+    // SAFETY: as for `take`.
+    let reverse = unsafe { (*flow).out }.reversed();
+    if HALF_OPEN.get_ptr(&reverse).is_none() {
+        return false;
+    }
+    take(flow, packet);
+    true
+}
+
+/// Takes a port towards a server, unless an open or half-open flow has it.
+#[inline(never)]
+fn claim(reverse: &FlowKey, flow: &Forward) -> bool {
+    FORWARDS.get_ptr(reverse).is_none() && HALF_OPEN.insert(reverse, flow, u64::from(BPF_NOEXIST)).is_ok()
+}
+
+/// Whether an error is about a forwarded flow; what its packets are changed to is put aside.
+#[inline(never)]
+pub(crate) fn is_about(key: &FlowKey) -> bool {
+    let Some(flow) = FORWARDS.get_ptr(key) else { return false };
+    // SAFETY: as for `take`.
+    put_aside(unsafe { &(*flow).out });
+    true
+}
+
+/// Sends a packet on: the action, and the cause that it is counted for.
+#[inline(always)]
+pub(crate) fn send(context: &mut Context<'_>, packet: &Packet) -> (Cause, u32) {
+    let mut route = [0; 16];
+    let cause = prepare(context, packet, &mut route);
+    if !matches!(cause, Cause::Forwarded | Cause::ForwardedError) {
+        return (cause, XDP_DROP);
+    }
+    // SAFETY: the helper takes numbers only.
+    let action = unsafe { bpf_redirect(route[2], 0) };
+    (cause, action as u32)
+}
+
+#[inline(never)]
+fn prepare(context: &mut Context<'_>, packet: &Packet, route: &mut [u32; 16]) -> Cause {
+    let Some(out) = OUT.get_ptr(0) else { return Cause::ForwardNoRoute };
+    // SAFETY: the place of this processor, which was written for this packet.
+    let out = unsafe { &*out };
+    let cause = find_route(context, packet, out, route);
+    if cause != Cause::Forwarded {
+        return cause;
+    }
+    let error = packet.kind == Kind::IcmpError;
+    let refused = if error { rewrite_error(context, packet, out) } else { rewrite(context, packet, out) };
+    if refused != 0 {
+        return if refused == 1 { Cause::ForwardHopLimit } else { Cause::Truncated };
+    }
+    let [s0, s1, s2, s3] = route[13].to_ne_bytes();
+    let [s4, s5, d0, d1] = route[14].to_ne_bytes();
+    let [d2, d3, d4, d5] = route[15].to_ne_bytes();
+    match context.write(0, [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) {
+        None => Cause::Truncated,
+        Some(()) if error => Cause::ForwardedError,
+        Some(()) => Cause::Forwarded,
+    }
+}
+
+#[inline(never)]
+fn rewrite(context: &mut Context<'_>, packet: &Packet, out: &FlowKey) -> u32 {
+    code(nat::rewrite(context, packet, out))
+}
+
+#[inline(never)]
+fn rewrite_error(context: &mut Context<'_>, packet: &Packet, out: &FlowKey) -> u32 {
+    code(nat::rewrite_error(context, packet, out))
+}
+
+#[inline(always)]
+fn code(rewritten: Result<(), Refusal>) -> u32 {
+    match rewritten {
+        Ok(()) => 0,
+        Err(Refusal::HopLimit) => 1,
+        Err(Refusal::Frame) => 2,
+    }
+}
+
+/// Asks the kernel where the packet goes. `route` is its `struct bpf_fib_lookup`, whose layout is part of the
+/// kernel's interface to programs: [2] is the interface, [13] to [15] are the addresses of the link.
+#[inline(never)]
+fn find_route(context: &mut Context<'_>, packet: &Packet, out: &FlowKey, route: &mut [u32; 16]) -> Cause {
+    let (source, destination, _) = out.words();
+    let family = if packet.addresses.is_v6() { AF_INET6 } else { AF_INET };
+    let [l0, l1, _, _] = (packet.layout.end - packet.layout.ip).to_ne_bytes();
+    route[0] = u32::from_ne_bytes([family, packet.protocol, 0, 0]);
+    route[1] = u32::from_ne_bytes([0, 0, l0, l1]);
+    route[2] = LOOPBACK;
+    [route[4], route[5], route[6], route[7]] = source;
+    [route[8], route[9], route[10], route[11]] = destination;
+    // SAFETY: the context is the kernel's own, and the helper is told the size of what it may read and write.
+    let result = unsafe { bpf_fib_lookup(context.raw().cast(), route.as_mut_ptr().cast(), 64, 0) };
+    match result {
+        FIB_SUCCESS => Cause::Forwarded,
+        FIB_TOO_BIG => Cause::ForwardTooBig,
+        _ => Cause::ForwardNoRoute,
+    }
+}

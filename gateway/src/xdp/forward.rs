@@ -1,0 +1,409 @@
+//! Forwarding in the kernel: which `forward` listeners the program takes over, its tables of them, and the end of
+//! flows.
+//!
+//! The daemon decides servers and shares (`crate::forward`); here they become tables. A listener has two tables, of
+//! which one is in use while the other is written, so that no packet sees half of one. Flows live in the kernel
+//! alone: they are pinned and go on when the daemon ends; a daemon that runs looks through them, and removes those
+//! that have ended.
+
+use std::collections::{BTreeMap, HashMap as Index, HashSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, MapData, MapError};
+use portcullis_ebpf_common::forward::{
+    FINISHED, FORWARD_WORDS, FROM_SERVER, Forward, LISTENERS_MAX, RESET, SERVERS_EACH, Service as Entry,
+    WORDS_EACH, to_word,
+};
+use portcullis_ebpf_common::{Addresses, FlowKey, Ports, Protocol, tables};
+
+use super::XdpError;
+use super::maps::{now, take};
+use crate::config::DataPath;
+use crate::forward::{Path, Service};
+
+/// Where the kernel says whether what "comes from" the loopback interface may be routed on. Nothing does but the
+/// program's own questions for routes.
+const MAY_FORWARD: [&str; 2] =
+    ["/proc/sys/net/ipv4/conf/lo/forwarding", "/proc/sys/net/ipv6/conf/lo/forwarding"];
+/// How long a flow stays after both sides have finished, for what is still on its way.
+const CLOSED: Duration = Duration::from_secs(10);
+/// How long one side may go on alone.
+const HALF_CLOSED: Duration = Duration::from_secs(300);
+/// For flows of listeners that are no more.
+const IDLE: Duration = Duration::from_secs(2 * 3600);
+/// A port on which nobody answers, RFC 863; a datagram there makes the kernel ask for a server's link address.
+const DISCARD: u16 = 9;
+
+/// A forwarded flow as it is now, or as it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ForwardedFlow {
+    pub client: SocketAddr,
+    /// The service's address.
+    pub local: SocketAddr,
+    /// Our own address towards the server.
+    pub source: SocketAddr,
+    pub server: SocketAddr,
+    /// From the client.
+    pub packets_up: u64,
+    pub bytes_up: u64,
+    pub packets_down: u64,
+    pub bytes_down: u64,
+    pub age: Duration,
+    pub idle: Duration,
+    listener: u32,
+    state: u64,
+    key: FlowKey,
+}
+
+/// Why a flow is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowEnd {
+    Closed,
+    Reset,
+    Idle,
+}
+
+impl FlowEnd {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Reset => "reset",
+            Self::Idle => "idle",
+        }
+    }
+}
+
+impl ForwardedFlow {
+    /// Why it is over, if it is.
+    fn end(&self, idle: Duration) -> Option<FlowEnd> {
+        let has = |bits| self.state & bits == bits;
+        if has(RESET) && self.idle > CLOSED {
+            Some(FlowEnd::Reset)
+        } else if has(BOTH_FINISHED) && self.idle > CLOSED {
+            Some(FlowEnd::Closed)
+        } else if self.state & (FINISHED | SERVER_FINISHED) != 0 && self.idle > HALF_CLOSED.min(idle)
+            || self.idle > idle
+        {
+            Some(FlowEnd::Idle)
+        } else {
+            None
+        }
+    }
+}
+
+/// The server's own end, beside that of the client in one word.
+const SERVER_FINISHED: u64 = 1 << 32;
+const BOTH_FINISHED: u64 = FINISHED | SERVER_FINISHED;
+
+/// What a look through the flows found.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Those that were over and are removed.
+    pub ended: Vec<(ForwardedFlow, FlowEnd)>,
+    /// How many others there are of each server.
+    pub live: Index<SocketAddr, u64>,
+}
+
+/// What the daemon keeps of the tables for forwarding.
+pub(super) struct Forwarder {
+    services: HashMap<MapData, [u64; 5], [u64; 2]>,
+    slots: Array<MapData, u64>,
+    servers: Array<MapData, [u64; 5]>,
+    flows: HashMap<MapData, [u64; 5], [u64; FORWARD_WORDS]>,
+    /// What stands in `services`.
+    written: HashSet<FlowKey>,
+    /// Number, table in use, and idle timeout of each listener.
+    listeners: BTreeMap<String, Listener>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Listener {
+    number: u16,
+    table: u32,
+    idle: Duration,
+}
+
+impl fmt::Debug for Forwarder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Forwarder").field("listeners", &self.listeners).finish_non_exhaustive()
+    }
+}
+
+impl Forwarder {
+    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, XdpError> {
+        Ok(Self {
+            services: HashMap::try_from(take(ebpf, tables::SERVICES)?)?,
+            slots: Array::try_from(take(ebpf, tables::SLOTS)?)?,
+            servers: Array::try_from(take(ebpf, tables::SERVERS)?)?,
+            flows: HashMap::try_from(take(ebpf, tables::FORWARDS)?)?,
+            written: HashSet::new(),
+            listeners: BTreeMap::new(),
+        })
+    }
+
+    /// Whether flows of an earlier daemon are there.
+    pub(super) fn has_flows(&self) -> bool {
+        self.flows.keys().next().is_some()
+    }
+
+    /// Takes these listeners over as they are now, and gives back those that are not among them. `refused` is why
+    /// the kernel side can take none that may also run in user space. Returns where each runs.
+    pub(super) fn write(
+        &mut self,
+        services: &[std::sync::Arc<Service>],
+        refused: Option<&'static str>,
+    ) -> Vec<(String, Path)> {
+        let mut paths = Vec::new();
+        let mut keep = HashSet::new();
+        for service in services {
+            let forced = service.data_path == DataPath::Xdp;
+            let path = match (service.user_only, refused.filter(|_| !forced)) {
+                (Some(reason), _) | (None, Some(reason)) => Path::User(reason.to_owned()),
+                (None, None) => match self.write_service(service) {
+                    Ok(keys) => {
+                        keep.extend(keys);
+                        Path::Kernel
+                    }
+                    Err(reason) => Path::User(reason),
+                },
+            };
+            paths.push((service.listener.to_string(), path));
+        }
+        for gone in self.written.difference(&keep) {
+            // Whatever else cannot be removed has gone already.
+            self.services.remove(&gone.to_words()).ok();
+        }
+        self.written = keep;
+        paths
+    }
+
+    fn write_service(&mut self, service: &Service) -> Result<Vec<FlowKey>, String> {
+        allow_routes()?;
+        let listener = self.listener(service)?;
+        let failed = |error: MapError| format!("its tables cannot be written: {error}");
+        let first = listener.table * SERVERS_EACH;
+        let mut sources = Index::new();
+        for (place, server) in (first..).zip(&service.servers) {
+            let source = service
+                .source_towards(server.address.ip())
+                .map_err(|error| format!("nothing routes to {}: {error}", server.address))?;
+            nudge(server.address);
+            sources.insert(server.address, source);
+            let key = key_of(SocketAddr::new(source, 0), server.address);
+            self.servers.set(place, key.to_words(), 0).map_err(failed)?;
+        }
+        let words = service.table.chunks(4).map(to_word);
+        for (place, word) in (listener.table * WORDS_EACH..).zip(words) {
+            self.slots.set(place, word, 0).map_err(failed)?;
+        }
+        let (first_port, last_port) = (*service.source_ports.start(), *service.source_ports.end());
+        let entry = Entry {
+            table: listener.table,
+            listener: listener.number,
+            first_port,
+            ports: u32::from(last_port.saturating_sub(first_port)) + 1,
+            spare: 0,
+        };
+        let mut keys = Vec::new();
+        for at in concrete(&service.listen)? {
+            let nobody = SocketAddr::new(if at.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() }, 0);
+            let key = key_of(nobody, at);
+            self.services.insert(key.to_words(), entry.to_words(), 0).map_err(failed)?;
+            keys.push(key);
+        }
+        self.listeners.insert(service.listener.to_string(), listener);
+        Ok(keys)
+    }
+
+    /// The listener's number, and the table of its two that is not in use.
+    fn listener(&self, service: &Service) -> Result<Listener, String> {
+        let idle = service.idle_timeout;
+        if let Some(known) = self.listeners.get(&*service.listener) {
+            return Ok(Listener { table: known.table ^ 1, idle, ..*known });
+        }
+        let taken: HashSet<u16> = self.listeners.values().map(|listener| listener.number).collect();
+        let numbers = 0..u16::try_from(LISTENERS_MAX).unwrap_or(u16::MAX);
+        let number = numbers.into_iter().find(|number| !taken.contains(number));
+        let number =
+            number.ok_or_else(|| format!("the kernel side has tables for {LISTENERS_MAX} listeners"))?;
+        Ok(Listener { number, table: u32::from(number) * 2, idle })
+    }
+
+    /// The flows that are open, those first that have been so longest. What changes meanwhile may be missed.
+    pub(super) fn flows(&self) -> Result<Vec<ForwardedFlow>, MapError> {
+        let now = now();
+        let mut directions = Index::new();
+        for entry in self.flows.iter() {
+            // A key that has gone meanwhile ends the walk; the next one finds the rest.
+            let Ok((key, value)) = entry else { break };
+            directions.insert(FlowKey::from_words(key), Forward::from_words(value));
+        }
+        let mut flows: Vec<ForwardedFlow> = directions
+            .iter()
+            .filter(|(_, forward)| !forward.has(FROM_SERVER))
+            .filter_map(|(key, forward)| joined(*key, forward, directions.get(&forward.out.reversed())?, now))
+            .collect();
+        flows.sort_by_key(|flow| (std::cmp::Reverse(flow.age), flow.client));
+        Ok(flows)
+    }
+
+    fn idle_of(&self, number: u32) -> Duration {
+        let listener = self.listeners.values().find(|listener| u32::from(listener.number) == number);
+        listener.map_or(IDLE, |listener| listener.idle)
+    }
+
+    /// Removes the flows that are over, and returns them. The others are counted by server.
+    pub(super) fn sweep(&mut self) -> Result<Swept, MapError> {
+        let Swept { mut ended, mut live } = Swept::default();
+        for flow in self.flows()? {
+            let Some(end) = flow.end(self.idle_of(flow.listener)) else {
+                *live.entry(flow.server).or_default() += 1;
+                continue;
+            };
+            let reverse = key_of(flow.server, flow.source);
+            for key in [flow.key, reverse] {
+                self.flows.remove(&key.to_words()).ok();
+            }
+            ended.push((flow, end));
+        }
+        Ok(Swept { ended, live })
+    }
+}
+
+/// Both directions of a flow in one.
+fn joined(key: FlowKey, up: &Forward, down: &Forward, now: u64) -> Option<ForwardedFlow> {
+    let (client, local) = ends(&key)?;
+    let (source, server) = ends(&up.out)?;
+    let since = |then: u64| Duration::from_nanos(now.saturating_sub(then));
+    let finished = if down.has(FINISHED) { SERVER_FINISHED } else { 0 };
+    Some(ForwardedFlow {
+        client,
+        local,
+        source,
+        server,
+        packets_up: up.packets,
+        bytes_up: up.bytes,
+        packets_down: down.packets,
+        bytes_down: down.bytes,
+        age: since(up.since),
+        idle: since(up.seen.max(down.seen)),
+        listener: up.listener,
+        state: up.state | (down.state & RESET) | finished,
+        key,
+    })
+}
+
+fn ends(key: &FlowKey) -> Option<(SocketAddr, SocketAddr)> {
+    let (addresses, _, ports) = key.parts()?;
+    let source = SocketAddr::new(addresses.source_ip(), ports.source);
+    Some((source, SocketAddr::new(addresses.destination_ip(), ports.destination)))
+}
+
+/// The key of what `source` sends to `destination`; both are of one family.
+fn key_of(source: SocketAddr, destination: SocketAddr) -> FlowKey {
+    let addresses = match (source.ip(), destination.ip()) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => Addresses::v4(source.octets(), destination.octets()),
+        (source, destination) => {
+            let v6 = |ip: IpAddr| match ip {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+                IpAddr::V6(v6) => v6.octets(),
+            };
+            Addresses::v6(v6(source), v6(destination))
+        }
+    };
+    let ports = Ports { source: source.port(), destination: destination.port() };
+    FlowKey::new(&addresses, Protocol::Tcp, ports)
+}
+
+/// The addresses that a listener really has: an unspecified one stands for all of this machine's.
+fn concrete(listen: &[SocketAddr]) -> Result<Vec<SocketAddr>, String> {
+    let mut all = Vec::new();
+    for at in listen {
+        if !at.ip().is_unspecified() {
+            all.push(*at);
+            continue;
+        }
+        let own = crate::config::own_addresses().map_err(|error| format!("own addresses: {error}"))?;
+        let same = own.into_iter().filter(|ip| ip.is_ipv4() == at.is_ipv4() && !ip.is_loopback());
+        all.extend(same.map(|ip| SocketAddr::new(ip, at.port())));
+    }
+    let most = usize::try_from(portcullis_ebpf_common::forward::SERVICES_MAX).unwrap_or(usize::MAX);
+    if all.len() > most { Err(format!("it has more than {most} addresses")) } else { Ok(all) }
+}
+
+fn allow_routes() -> Result<(), String> {
+    for path in MAY_FORWARD {
+        // A machine without IPv6 has no such file.
+        let Ok(now) = std::fs::read_to_string(path) else { continue };
+        if now.trim() != "1" {
+            std::fs::write(path, "1").map_err(|error| format!("{path} cannot be set to 1: {error}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the kernel learn the server's link address, which the program only looks up.
+fn nudge(server: SocketAddr) {
+    let any: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
+    // Whoever cannot be reached fails its checks; here nothing depends on it.
+    if let Ok(socket) = UdpSocket::bind(any) {
+        socket.send_to(&[0], SocketAddr::new(server.ip(), DISCARD)).ok();
+    }
+}
+
+/// How long to wait until the next sweep: sweeping takes a fiftieth of the time at most.
+#[must_use]
+pub fn pause_after(began: Instant) -> Duration {
+    (began.elapsed() * 50).clamp(Duration::from_secs(1), Duration::from_secs(60))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(state: u64, idle: Duration) -> ForwardedFlow {
+        let at = |port| SocketAddr::from(([192, 0, 2, 1], port));
+        ForwardedFlow {
+            client: at(1),
+            local: at(2),
+            source: at(3),
+            server: at(4),
+            packets_up: 0,
+            bytes_up: 0,
+            packets_down: 0,
+            bytes_down: 0,
+            age: idle,
+            idle,
+            listener: 0,
+            state,
+            key: FlowKey::NONE,
+        }
+    }
+
+    #[test]
+    fn a_flow_ends_when_both_sides_have_finished_or_one_has_reset_or_nobody_speaks() {
+        let idle = Duration::from_secs(3600);
+        let end = |state, seconds| flow(state, Duration::from_secs(seconds)).end(idle);
+        assert_eq!(end(0, 3600), None);
+        assert_eq!(end(0, 3601), Some(FlowEnd::Idle));
+        assert_eq!(end(BOTH_FINISHED, 10), None);
+        assert_eq!(end(BOTH_FINISHED, 11), Some(FlowEnd::Closed));
+        assert_eq!(end(RESET, 11), Some(FlowEnd::Reset));
+        assert_eq!(end(FINISHED, 300), None);
+        assert_eq!(end(SERVER_FINISHED, 301), Some(FlowEnd::Idle));
+    }
+
+    #[test]
+    fn a_key_names_both_ends() {
+        for (source, destination) in
+            [("192.0.2.1:7", "198.51.100.1:443"), ("[2001:db8::1]:7", "[2001:db8::2]:443")]
+        {
+            let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
+            assert_eq!(ends(&key_of(source, destination)), Some((source, destination)));
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! `xdp`: what the kernel side costs and keeps, side by side with what one would use instead.
+//!
+//! Everything happens in namespaces of this run, on Ethernet pairs (veth). See `perf/README.md` for the method, and
+//! for where such pairs distort.
+
+mod assembly;
+mod bed;
+mod drop;
+mod filters;
+mod flood;
+mod forward;
+mod frames;
+mod generator;
+mod goal;
+mod peace;
+mod program;
+mod sessions;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::unistd::Uid;
+use portcullis_tests::{netns, process};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use self::bed::Pins;
+use self::goal::Goal;
+use crate::cpu::{self, Cpus};
+use crate::interrupt;
+use crate::machine::{self, Facts};
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) rounds: u32,
+    pub(crate) quick: bool,
+    /// Everything when absent.
+    pub(crate) only: Option<Part>,
+}
+
+/// A part of the measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// The program alone, by BPF_PROG_TEST_RUN
+    Program,
+    /// What a dropped packet costs
+    Drop,
+    /// Sessions under a flood
+    Flood,
+    /// What the attached program costs in peace
+    Peace,
+    /// Forwarding of small packets
+    Forward,
+}
+
+/// Everything that one run found.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    kind: &'static str,
+    date: String,
+    machine: Facts,
+    rounds: u32,
+    quick: bool,
+    only: Option<String>,
+    goals: Vec<Goal>,
+    notes: Vec<&'static str>,
+    raw: Map<String, Value>,
+    #[serde(skip)]
+    tables: Vec<String>,
+}
+
+/// What a pair of virtual interfaces (veth) does that a network card does not.
+const NOTES: &[&str] = &[
+    "a program in the driver of a veth switches TSO off at the peer, turns every packet of a socket into a buffer of \
+     its own by a copy, and keeps GRO from joining: bulk TCP loses most of its speed and small messages cost more, \
+     whatever the program does; so only small packets are measured, and the cost in peace is compared with a program \
+     that does nothing",
+    "a veth hands frames over in memory of the sender's core: most of what a dropped packet costs here is fetching \
+     its frame from the other core and handing the page back (`xdp-drop-only` in the table), which a network card \
+     does not charge; so ratios to nftables are smaller here than on a card",
+    "a veth holds 256 packets; what does not fit is lost before any filter has seen it, and the page is handed back \
+     under a lock that the receiver needs too: a filter that is overrun pays for that as well",
+    "generator, clients and the machine behind the gateway share one CPU: under a flood the clients have less of it",
+];
+
+pub(crate) fn run(plan: Plan, progress: &mut impl Write) -> Result<Report> {
+    let (machine, cpus) = (Facts::collect(), Cpus::choose()?);
+    check()?;
+    interrupt::watch()?;
+    cpu::pin(cpus.load)?;
+    let bench = Bench { plan, cpus, pins: Pins::mount()? };
+    let mut report = Report {
+        kind: "xdp",
+        date: machine::today(),
+        machine,
+        rounds: plan.rounds,
+        quick: plan.quick,
+        only: plan.only.map(|part| format!("{part:?}").to_lowercase()),
+        goals: Vec::new(),
+        notes: NOTES.to_vec(),
+        raw: Map::new(),
+        tables: Vec::new(),
+    };
+    for part in [Part::Program, Part::Drop, Part::Flood, Part::Peace, Part::Forward] {
+        if plan.only.is_none_or(|only| only == part) {
+            bench.measure(part, &mut report, progress)?;
+        }
+    }
+    Ok(report)
+}
+
+/// Says what is missing before anything is begun.
+fn check() -> Result<()> {
+    ensure!(Uid::effective().is_root(), "this needs root: it makes network namespaces and loads programs");
+    if let Err(reason) = netns::available() {
+        bail!("no network namespaces: {reason}");
+    }
+    for (program, package) in
+        [("nft", "nftables"), ("ethtool", "ethtool"), ("chrt", "util-linux"), ("haproxy", "haproxy")]
+    {
+        process::find_program(program)
+            .with_context(|| format!("{program} is missing: `apt-get install {package}`"))?;
+    }
+    process::binary("portcullisd").map(drop).context("our own daemon")
+}
+
+/// What every measure needs.
+struct Bench {
+    plan: Plan,
+    cpus: Cpus,
+    pins: Pins,
+}
+
+impl Bench {
+    fn window(&self) -> Duration {
+        Duration::from_secs(if self.plan.quick { 1 } else { 2 })
+    }
+
+    fn measure(&self, part: Part, report: &mut Report, progress: &mut impl Write) -> Result<()> {
+        let name = format!("{part:?}").to_lowercase();
+        writeln!(progress, "{name}: begins")?;
+        let (raw, goals) = match part {
+            Part::Program => {
+                let times = program::run(&self.pins)?;
+                report.tables.push(String::from("the program alone, repeated on one frame:"));
+                report.tables.extend(times.iter().map(program::Time::line));
+                (json!(times), Vec::new())
+            }
+            Part::Drop => {
+                let (series, goals) = drop::run(self, progress)?;
+                report.tables.extend(drop::table(&series));
+                (json!(series), goals)
+            }
+            Part::Flood => flood::run(self, progress).map(|(series, goals)| (json!(series), goals))?,
+            Part::Peace => peace::run(self, progress).map(|(series, goals)| (json!(series), goals))?,
+            Part::Forward => forward::run(self, progress).map(|(series, goals)| (json!(series), goals))?,
+        };
+        report.raw.insert(name, raw);
+        report.goals.extend(goals);
+        Ok(())
+    }
+}
+
+impl Report {
+    /// The last line of output.
+    pub(crate) fn summary(&self) -> Value {
+        let goals: Vec<Value> = self.goals.iter().filter_map(Goal::summary).collect();
+        json!({"goals": goals})
+    }
+
+    /// Keeps everything as `xdp-DATE.json`; a part of it as `xdp-PART-DATE.json`.
+    pub(crate) fn save(&self, dir: &Path) -> Result<PathBuf> {
+        let part = self.only.as_ref().map(|part| format!("{part}-")).unwrap_or_default();
+        let path = dir.join(format!("{}-{part}{}.json", self.kind, self.date));
+        let text = serde_json::to_string_pretty(self).context("write the results as JSON")?;
+        fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+        fs::write(&path, text + "\n").with_context(|| format!("write {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let machine = &self.machine;
+        writeln!(
+            f,
+            "{}, {} CPUs, Linux {}, load before {}; {} rounds",
+            machine.cpu_model, machine.cpus, machine.kernel, machine.load_average, self.rounds
+        )?;
+        self.tables.iter().try_for_each(|line| writeln!(f, "{line}"))?;
+        writeln!(f, "\n{:<66} {:>7} {:>8} {:>16}", "ratio", "goal", "median", "95 %")?;
+        self.goals.iter().try_for_each(|goal| writeln!(f, "{}", goal.line()))?;
+        writeln!(f)?;
+        self.notes.iter().try_for_each(|note| writeln!(f, "! {note}"))
+    }
+}

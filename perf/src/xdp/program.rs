@@ -1,0 +1,94 @@
+//! The program alone: BPF_PROG_TEST_RUN runs the real object on one frame a million times and says how long a run
+//! took. No interface, no frame to fetch from another core's cache: what is left is the program's own.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use aya::maps::HashMap;
+use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use portcullis_ebpf_common::Protocol;
+use portcullis_ebpf_common::tables::{self, Action, Interface, Role, RuleKey, RuleValue};
+use portcullis_tests::process;
+use serde::Serialize;
+
+use super::bed::{GATEWAY, Pins};
+use super::filters::OPEN;
+use super::frames::{Junk, Macs, varied};
+
+const REPEAT: u32 = 1_000_000;
+/// Repeated runs, of which the fastest counts: whatever disturbs only makes them slower.
+const TRIES: usize = 5;
+/// Frames run as if they had come in by the loopback interface.
+const LOOPBACK: u32 = 1;
+
+/// How long the program takes for one kind of frame.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Time {
+    frame: &'static str,
+    nanoseconds: u128,
+}
+
+impl Time {
+    pub(super) fn line(&self) -> String {
+        format!("{:<40} {:>5} ns", self.frame, self.nanoseconds)
+    }
+}
+
+/// Runs the object that the daemon embeds.
+pub(super) fn run(pins: &Pins) -> Result<Vec<Time>> {
+    let object = object()?;
+    let bytes = fs::read(&object).with_context(|| format!("read {}", object.display()))?;
+    let directory = pins.dir("program");
+    fs::create_dir_all(&directory).context("make a directory for pins")?;
+    let mut ebpf = EbpfLoader::new().default_map_pin_directory(&directory).load(&bytes)?;
+    fill(&mut ebpf)?;
+    let program: &mut Xdp =
+        ebpf.program_mut(tables::PROGRAM).context("the object has no program")?.try_into()?;
+    program.load()?;
+    let macs = Macs { to: [2; 6], from: [4; 6] };
+    let closed = OPEN + 1;
+    let junk = |junk: Junk, port| varied(junk.frame(macs, GATEWAY, port), junk.vary(), [7, 9], [0xc3, 0x50]);
+    let frames = [
+        ("neither IP nor ARP: dropped at once", [&[2; 12][..], &[0x88, 0x47], &[0; 46]].concat()),
+        ("malformed TCP: dropped", junk(Junk::Malformed, closed)),
+        ("datagram to a closed port: dropped", junk(Junk::Udp, closed)),
+        ("SYN to a closed port: dropped", junk(Junk::Syn, closed)),
+        ("SYN to an open port", junk(Junk::Syn, OPEN)),
+    ];
+    frames.into_iter().map(|(name, frame)| time(program, name, &frame)).collect()
+}
+
+fn time(program: &Xdp, name: &'static str, frame: &[u8]) -> Result<Time> {
+    let mut best = u128::MAX;
+    for _ in 0..TRIES {
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.repeat = REPEAT;
+        best = best.min(program.test_run(options).with_context(|| name)?.duration.as_nanos());
+    }
+    Ok(Time { frame: name, nanoseconds: best })
+}
+
+/// One interface and one rule, as in the other measures.
+fn fill(ebpf: &mut Ebpf) -> Result<()> {
+    let interfaces = ebpf.map_mut(tables::INTERFACES).context("the object has no interfaces")?;
+    let mut table: HashMap<_, [u8; 4], [u8; 8]> = interfaces.try_into()?;
+    let interface = Interface::new(0, Role::Edge, (32_768, 60_999));
+    table.insert(LOOPBACK.to_be_bytes(), interface.to_bytes(), 0)?;
+    let rules = ebpf.map_mut(tables::RULES).context("the object has no rules")?;
+    let mut table: HashMap<_, [u8; 4], [u8; 4]> = rules.try_into()?;
+    let key = RuleKey::new(Role::Edge.to_byte(), Protocol::Tcp.number(), OPEN);
+    table.insert(key.to_bytes(), RuleValue::new(Action::Accept).to_bytes(), 0)?;
+    Ok(())
+}
+
+/// Where the daemon was built lies what it was built with.
+fn object() -> Result<PathBuf> {
+    let daemon = process::binary("portcullisd")?;
+    let target = daemon.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file());
+    let object = target.context("the daemon lies in no target directory")?.join("ebpf/portcullis-ebpf.o");
+    anyhow::ensure!(object.is_file(), "the kernel side is not built: `cargo xtask ebpf`");
+    Ok(object)
+}

@@ -1,0 +1,43 @@
+//! Network cards in place of Ethernet pairs, on a machine that has some to spare: then a real driver hands the frames
+//! to the kernel side. `cargo xtask boot` starts such a machine.
+//!
+//! `PORTCULLIS_CARDS` names pairs of cards, each pair joined by a wire, by their hardware addresses: `A=B,C=D`.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use crate::wait::{self, PATIENCE};
+
+/// All interfaces of the first network namespace, where cards are that nobody uses.
+const INTERFACES: &str = "/sys/class/net";
+
+/// The interfaces of a pair of cards that is free, or `None` on a machine without spare cards.
+///
+/// A card comes back by itself some time after the namespace that had it is gone, under whatever name.
+///
+/// # Errors
+/// When all pairs stay in use.
+pub(crate) fn pair() -> Result<Option<(String, String)>> {
+    let Ok(pairs) = std::env::var("PORTCULLIS_CARDS") else { return Ok(None) };
+    let free = || {
+        let interfaces = interfaces();
+        let name = |address: &str| {
+            let found = interfaces.iter().find(|(_, of)| of == address);
+            found.map(|(name, _)| name.clone())
+        };
+        let pairs = pairs.split(',').filter_map(|pair| pair.split_once('='));
+        pairs.filter_map(|(left, right)| name(left).zip(name(right))).next()
+    };
+    wait::value(PATIENCE, "two network cards to be free", free).map(Some).context("take network cards")
+}
+
+/// Names and hardware addresses.
+fn interfaces() -> Vec<(String, String)> {
+    let entries = fs::read_dir(INTERFACES).into_iter().flatten().flatten();
+    let address = |path: &Path| fs::read_to_string(path.join("address")).ok();
+    let named =
+        entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, address(&entry.path())?)));
+    named.map(|(name, address)| (name, address.trim().to_owned())).collect()
+}

@@ -1,0 +1,161 @@
+//! What compiles for the kernel's target: a rustc that has core for it, as Debian's rustc-web with
+//! libstd-rust-web-dev-bpf, or else rustup's nightly, which builds core from rust-src.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use portcullis_tests::process;
+
+use super::linker::{self, Linker};
+use crate::shell;
+
+pub(crate) const TARGET: &str = "bpfel-unknown-none";
+/// Debian's own compiler and its clippy; another rustc may come first in the PATH.
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+const DEBIAN_CLIPPY: &str = "/usr/bin/clippy-driver";
+pub(crate) const NO_RUSTC: &str = "no Rust compiler for the kernel's target: `apt-get install rustc-web \
+                                   libstd-rust-web-dev-bpf` on Debian 12, or elsewhere `rustup toolchain install \
+                                   nightly --component rust-src`";
+
+/// What builds for the kernel.
+pub(crate) struct Toolchain {
+    compiler: Compiler,
+    linker: Linker,
+}
+
+pub(crate) enum Compiler {
+    /// With core for the target, which lies in the second path.
+    Ready(PathBuf, PathBuf),
+    /// Builds core from its source.
+    Nightly,
+}
+
+impl Toolchain {
+    /// What there is, or what is missing and how to get it.
+    pub(crate) fn find() -> Result<Self, String> {
+        let compiler = Compiler::find().ok_or(NO_RUSTC)?;
+        let linker = Linker::find(&compiler)?;
+        Ok(Self { compiler, linker })
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        let linker = self.linker.path.display();
+        format!("the kernel side is built by {}, and linked by {linker}", self.compiler.describe())
+    }
+
+    /// A cargo that compiles for the kernel, in the kernel side's workspace.
+    pub(crate) fn cargo(&self) -> Command {
+        let mut cargo = match &self.compiler {
+            Compiler::Ready(rustc, _) => {
+                let mut cargo = shell::cargo(&[]);
+                // The target's core is that of a stable compiler; its helpers use features of nightly.
+                cargo.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTUP_TOOLCHAIN");
+                cargo
+            }
+            Compiler::Nightly => {
+                let mut cargo = nightly(&["cargo", "-Z", "build-std=core"]);
+                cargo.env_remove("RUSTC");
+                cargo
+            }
+        };
+        // The linker's place goes first in the PATH: rustc looks for it there.
+        let paths = std::env::var_os("PATH").unwrap_or_default();
+        let first = self.linker.path.parent().map(PathBuf::from).into_iter();
+        if let Ok(paths) = std::env::join_paths(first.chain(std::env::split_paths(&paths))) {
+            cargo.env("PATH", paths);
+        }
+        cargo.current_dir(process::repository().join("ebpf"));
+        cargo
+    }
+
+    /// The clippy that belongs to the compiler: another one could not read the core that it has for the target.
+    pub(crate) fn clippy(&self) -> Option<Command> {
+        let mut cargo = self.cargo();
+        match &self.compiler {
+            Compiler::Ready(..) if Path::new(DEBIAN_CLIPPY).is_file() => {
+                // What `cargo clippy` does, but it would take the driver that lies beside it.
+                cargo.env("RUSTC_WORKSPACE_WRAPPER", DEBIAN_CLIPPY);
+                cargo.env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__").arg("check");
+                Some(cargo)
+            }
+            Compiler::Nightly if answers(&mut nightly(&["clippy-driver", "--version"])) => {
+                cargo.env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__").arg("clippy");
+                Some(cargo)
+            }
+            Compiler::Ready(..) | Compiler::Nightly => None,
+        }
+    }
+
+    /// Why there is no clippy, and how to get one.
+    pub(crate) const fn no_clippy(&self) -> &'static str {
+        match self.compiler {
+            Compiler::Ready(..) => {
+                "no clippy of the kernel side's compiler: `apt-get install rust-web-clippy`"
+            }
+            Compiler::Nightly => "no clippy of nightly: `rustup component add clippy --toolchain nightly`",
+        }
+    }
+}
+
+impl Compiler {
+    pub(crate) fn find() -> Option<Self> {
+        let ready = PathBuf::from(DEBIAN_RUSTC);
+        if let Some(libraries) = libraries(&ready).filter(|_| ready.is_file()) {
+            return Some(Self::Ready(ready, libraries));
+        }
+        let sysroot = printed(&mut nightly(&["rustc", "--print", "sysroot"]))?;
+        let source = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs");
+        source.is_file().then_some(Self::Nightly)
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Ready(rustc, _) => format!("{}, which has core for {TARGET}", rustc.display()),
+            Self::Nightly => String::from("rustup's nightly, which builds core from rust-src"),
+        }
+    }
+
+    /// The major version of its LLVM: the linker's must not be older.
+    pub(crate) fn llvm(&self) -> Option<u32> {
+        let said = match self {
+            Self::Ready(rustc, _) => printed(Command::new(rustc).arg("-vV")),
+            Self::Nightly => printed(&mut nightly(&["rustc", "-vV"])),
+        }?;
+        linker::llvm_version(&said)
+    }
+
+    /// Core as this compiler has it for the target, as bitcode.
+    pub(crate) fn core(&self) -> Option<PathBuf> {
+        let Self::Ready(_, libraries) = self else { return None };
+        let mut entries = std::fs::read_dir(libraries).ok()?.flatten();
+        let core = entries.find(|entry| {
+            let name = entry.file_name();
+            // Beside the library lies a file with nothing but its metadata.
+            name.to_str().is_some_and(|name| name.starts_with("libcore-") && name.ends_with(".rlib"))
+        })?;
+        Some(core.path())
+    }
+}
+
+/// Where a compiler keeps its libraries for the target, if it has any.
+fn libraries(rustc: &Path) -> Option<PathBuf> {
+    let said = printed(Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]))?;
+    Some(PathBuf::from(said.trim())).filter(|path| path.is_dir())
+}
+
+fn nightly(command: &[&str]) -> Command {
+    let mut rustup = Command::new("rustup");
+    rustup.args(["run", "nightly"]).args(command);
+    rustup
+}
+
+fn answers(command: &mut Command) -> bool {
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    quiet.status().is_ok_and(|status| status.success())
+}
+
+/// What a program prints, if it is there and succeeds.
+fn printed(command: &mut Command) -> Option<String> {
+    let output = command.stdin(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8(output.stdout).ok())?
+}
