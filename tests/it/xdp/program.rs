@@ -19,7 +19,7 @@ use crate::wire::BpfFs;
 
 /// Frames run as if they had come in by the loopback interface.
 const LOOPBACK: u32 = 1;
-const SLOT: u8 = 3;
+pub(crate) const SLOT: u8 = 3;
 pub(crate) const XDP_DROP: u32 = 1;
 pub(crate) const XDP_PASS: u32 = 2;
 pub(crate) const XDP_TX: u32 = 3;
