@@ -57,7 +57,8 @@ fn act(skb: *mut __sk_buff, packet: &Packet, refused: Option<Cause>) -> i32 {
     match cause.verdict() {
         // Whatever else is attached has its turn.
         Verdict::Pass => TC_ACT_UNSPEC,
-        Verdict::Drop => TC_ACT_SHOT,
+        // Nothing that leaves is answered.
+        Verdict::Drop | Verdict::Answer => TC_ACT_SHOT,
     }
 }
 
@@ -189,7 +190,7 @@ fn decide(protocol: u32, port: u32, family: Family, destination: &[u32; 4]) -> i
     maps::count(DIAL_SLOT, cause);
     match cause.verdict() {
         Verdict::Pass => ALLOW,
-        Verdict::Drop => REFUSE,
+        Verdict::Drop | Verdict::Answer => REFUSE,
     }
 }
 

@@ -168,6 +168,12 @@ fn forget(key: &FlowKey, flow: *const Forward) {
     let _ = (FORWARDS.remove(key), FORWARDS.remove(&reverse));
 }
 
+/// Whether a packet is for a service.
+#[inline(always)]
+pub(crate) fn serves(packet: &Packet) -> bool {
+    SERVICES.get_ptr(packet.key.service()).is_some()
+}
+
 /// What becomes of a first segment for a service; `None` where it is for none.
 #[inline(never)]
 pub(crate) fn begin(packet: &Packet) -> Option<Cause> {

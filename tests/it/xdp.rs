@@ -7,6 +7,9 @@ mod bans;
 #[path = "xdp/events.rs"]
 mod events;
 #[cfg(test)]
+#[path = "xdp/flood.rs"]
+mod flood;
+#[cfg(test)]
 #[path = "xdp/flows.rs"]
 mod flows;
 #[cfg(test)]
@@ -21,6 +24,9 @@ mod robust;
 #[cfg(test)]
 #[path = "xdp/sessions.rs"]
 mod sessions;
+#[cfg(test)]
+#[path = "xdp/steer.rs"]
+mod steer;
 #[cfg(test)]
 #[path = "xdp/verifier.rs"]
 mod verifier;

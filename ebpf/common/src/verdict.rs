@@ -26,6 +26,8 @@ pub enum Effect {
     Drop,
     /// It passes, on another processor.
     Steer,
+    /// The program answers it.
+    Answer,
     /// It is rewritten and sent on.
     Forward,
     /// So is the error and what it quotes.
@@ -40,6 +42,7 @@ impl From<Cause> for Decision {
             (Cause::ForwardedError, _) => Effect::ForwardError,
             (_, Verdict::Pass) => Effect::Pass,
             (_, Verdict::Drop) => Effect::Drop,
+            (_, Verdict::Answer) => Effect::Answer,
         };
         Self { cause, effect, processor: 0 }
     }
@@ -100,6 +103,11 @@ pub trait Lookup {
         true
     }
 
+    /// Whether one more echo of ICMP may come in now: [`Cause::Icmp`], or why not.
+    fn echo(&self) -> Cause {
+        Cause::Icmp
+    }
+
     /// Whether a first segment for an open port may come in now: [`Cause::RuleAccepts`], or why not.
     fn open(&self, packet: &Packet) -> Cause {
         let _ = packet;
@@ -107,10 +115,10 @@ pub trait Lookup {
     }
 
     /// Whether a segment for an open port belongs to a connection, one that is being opened or closed included, or
-    /// completes one with a SYN cookie of this machine.
-    fn continues(&self, packet: &Packet) -> bool {
+    /// completes one with a SYN cookie of this machine: [`Cause::RuleAccepts`], [`Cause::Cookie`], or why not.
+    fn continues(&self, packet: &Packet) -> Cause {
         let _ = packet;
-        false
+        Cause::NoFlow
     }
 
     /// Whether a connection or a client's socket of this machine owns the packet. A listening socket does not: it
@@ -152,7 +160,7 @@ pub fn judge<L: Lookup>(packet: &Packet, tables: &L) -> Decision {
     {
         remember_first(packet, tables);
         return match hit.steer {
-            Some(processor) => Decision { cause: Cause::Flow, effect: Effect::Steer, processor },
+            Some(processor) => Decision { cause: Cause::Steered, effect: Effect::Steer, processor },
             None => Cause::Flow.into(),
         };
     }
@@ -183,7 +191,7 @@ fn judge_stranger<L: Lookup>(packet: &Packet, tables: &L) -> Cause {
         return Cause::Banned;
     }
     match packet.kind {
-        Kind::Icmp => return Cause::Icmp,
+        Kind::Icmp => return tables.echo(),
         Kind::Neighbour => return Cause::Neighbour,
         Kind::IcmpError if tables.is_live(packet) => return Cause::IcmpError,
         Kind::IcmpError if tables.forwards(packet) => return Cause::ForwardedError,
@@ -219,10 +227,8 @@ fn accepted<L: Lookup>(packet: &Packet, tables: &L) -> Cause {
             Cause::RuleAccepts => tables.forward(packet).unwrap_or(Cause::RuleAccepts),
             refused => refused,
         }
-    } else if tables.continues(packet) {
-        Cause::RuleAccepts
     } else {
-        Cause::NoFlow
+        tables.continues(packet)
     }
 }
 
@@ -283,8 +289,8 @@ mod tests {
             Cause::RuleAccepts
         }
 
-        fn continues(&self, _: &Packet) -> bool {
-            self.continues
+        fn continues(&self, _: &Packet) -> Cause {
+            if self.continues { Cause::Cookie } else { Cause::NoFlow }
         }
 
         fn refuses(&self, _: &Addresses) -> bool {
@@ -349,7 +355,7 @@ mod tests {
         let tables = Tables { flow: hit, banned: true, rule: Some(Action::Drop), ..Tables::default() };
         assert_eq!(judge(&packet(ACK), &tables), Cause::Flow.into());
         let tables = Tables { flow: Some(Hit { steer: Some(1) }), ..Tables::default() };
-        let steered = Decision { cause: Cause::Flow, effect: Effect::Steer, processor: 1 };
+        let steered = Decision { cause: Cause::Steered, effect: Effect::Steer, processor: 1 };
         assert_eq!(judge(&packet(ACK), &tables), steered);
     }
 
@@ -386,7 +392,7 @@ mod tests {
         let open = Tables { rule: Some(Action::Accept), ..Tables::default() };
         assert_eq!(cause(ACK, &open), Cause::NoFlow);
         assert_eq!(cause(DATAGRAM, &open), Cause::RuleAccepts);
-        assert_eq!(cause(ACK, &Tables { continues: true, ..open }), Cause::RuleAccepts);
+        assert_eq!(cause(ACK, &Tables { continues: true, ..open }), Cause::Cookie);
     }
 
     #[test]
@@ -397,7 +403,7 @@ mod tests {
             assert_eq!(cause(payload, &within), Cause::RuleAccepts);
             assert_eq!(cause(payload, &over), Cause::OverLimit);
         }
-        assert_eq!(cause(ACK, &over), Cause::RuleAccepts);
+        assert_eq!(cause(ACK, &over), Cause::Cookie);
         assert_eq!(cause(ACK, &Tables { continues: false, ..over }), Cause::NoFlow);
     }
 

@@ -174,7 +174,9 @@ fn judged_by_the_tables(packet: &Packet, tables: &Tables) {
     let opened = tables.rules.is_some_and(|rule| rule == Action::Accept) && tables.named(packet);
     let begins = opened && tcp_begins && !tables.pressure;
     let holds = match cause {
-        Cause::Flow => tables.flow && packet.has_ports(),
+        Cause::Flow | Cause::Steered => {
+            tables.flow && packet.has_ports() && tables.steer == (cause == Cause::Steered)
+        }
         Cause::Forwarded => {
             (tables.forwarded && packet.has_ports()) || (begins && tables.service == Some(Cause::Forwarded))
         }
@@ -202,7 +204,7 @@ fn judged_by_the_tables(packet: &Packet, tables: &Tables) {
     };
     let forwarded = matches!(effect, Effect::Forward | Effect::ForwardError);
     assert_eq!(forwarded, matches!(cause, Cause::Forwarded | Cause::ForwardedError));
-    assert_eq!(effect == Effect::Steer, cause == Cause::Flow && tables.steer);
+    assert_eq!(effect == Effect::Steer, cause == Cause::Steered);
     assert!(holds, "{} for {packet:?} with {tables:?}", cause.label());
     // Those of a forwarded flow go on alone: what follows them has no ports to find its flow by.
     let goes_on = cause == Cause::Forwarded && tables.forwarded;
@@ -298,8 +300,8 @@ impl Lookup for Tables {
         self.rules.filter(|_| port == self.port)
     }
 
-    fn continues(&self, _: &Packet) -> bool {
-        self.ours
+    fn continues(&self, _: &Packet) -> Cause {
+        if self.ours { Cause::RuleAccepts } else { Cause::NoFlow }
     }
 
     fn is_ours(&self, _: &Packet) -> bool {
