@@ -330,6 +330,7 @@ mod tests {
             ("listener", "allow"),
             ("listener", "server"),
             ("listener", "health"),
+            ("xdp", "flood"),
             ("xdp", "interface"),
             ("xdp", "rule"),
         ];
