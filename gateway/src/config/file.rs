@@ -372,6 +372,7 @@ mod tests {
             ("listener", "allow"),
             ("listener", "server"),
             ("listener", "health"),
+            ("xdp", "flood"),
             ("xdp", "interface"),
             ("xdp", "rule"),
             ("xdp", "egress"),

@@ -91,8 +91,11 @@ fn answered(program: &mut Program, frame: &[u8]) -> Vec<u8> {
     panic!("never answered");
 }
 
-/// The SYN, how its address part is found again, and the segment that completes the connection.
-fn openings() -> [(Vec<u8>, fn(u32) -> Vec<u8>); 3] {
+/// The segment that completes a connection, by what it acknowledges.
+type Completes = fn(u32) -> Vec<u8>;
+
+/// SYNs, each with the segment that completes its connection.
+fn openings() -> [(Vec<u8>, Completes); 3] {
     fn tagged(frame: Vec<u8>) -> Vec<u8> {
         [&frame[..12], &[0x81, 0, 0, 5], &frame[12..]].concat()
     }
