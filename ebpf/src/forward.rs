@@ -6,17 +6,18 @@
 
 use core::arch::asm;
 
-use aya_ebpf::bindings::{BPF_NOEXIST, xdp_action::XDP_DROP};
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_TX};
 use aya_ebpf::helpers::bpf_redirect;
-use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use portcullis_ebpf_common::forward::{
     ANSWERED, FINISHED, FORWARDS_MAX, FROM_SERVER, Forward, HALF_OPEN_MAX, RESET, SERVERS_MAX, SERVICES_MAX,
     Service, TRIES, WORDS_MAX, in_word,
 };
-use portcullis_ebpf_common::nat::{self, Refusal};
-use portcullis_ebpf_common::{Cause, FlowKey, FrameMut as _, Kind, Packet, TcpFlags, maglev};
+use portcullis_ebpf_common::nat::{self, Refusal, too_big};
+use portcullis_ebpf_common::{Cause, FlowKey, Frame as _, FrameMut as _, Kind, Packet, TcpFlags, maglev};
 
 use crate::context::{Context, now};
 use crate::flows::add;
@@ -250,12 +251,38 @@ pub(crate) fn is_about(key: &FlowKey) -> bool {
 pub(crate) fn send(context: &mut Context<'_>, packet: &Packet) -> (Cause, u32) {
     let mut route = [0; 16];
     let cause = prepare(context, packet, &mut route);
+    if cause == Cause::ForwardTooBig {
+        return (cause, refuse(context, packet, &route));
+    }
     if !matches!(cause, Cause::Forwarded | Cause::ForwardedError) {
         return (cause, XDP_DROP);
     }
     // SAFETY: the helper takes numbers only.
     let action = unsafe { bpf_redirect(route[2], 0) };
     (cause, action as u32)
+}
+
+/// Tells the sender how much the next link takes, in place of the packet; errors are not answered, RFC 1122.
+#[inline(never)]
+fn refuse(context: &mut Context<'_>, packet: &Packet, route: &[u32; 16]) -> u32 {
+    let [_, _, m0, m1] = route[1].to_ne_bytes();
+    let room = too_big::room(packet.addresses.family) as i32;
+    if packet.kind == Kind::IcmpError || !too_big::is_quotable(packet) {
+        return XDP_DROP;
+    }
+    // SAFETY: the context is the kernel's own; places in the frame are computed anew after each of the two.
+    if unsafe { bpf_xdp_adjust_head(context.raw(), -room) } != 0 {
+        return XDP_DROP;
+    }
+    let surplus = context.length().wrapping_sub(too_big::length(packet)) as i32;
+    // SAFETY: as above.
+    if unsafe { bpf_xdp_adjust_tail(context.raw(), surplus.wrapping_neg()) } != 0 {
+        return XDP_DROP;
+    }
+    match too_big::write(context, packet, u16::from_ne_bytes([m0, m1])) {
+        Ok(()) => XDP_TX,
+        Err(_) => XDP_DROP,
+    }
 }
 
 #[inline(never)]

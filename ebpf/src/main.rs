@@ -19,7 +19,7 @@ use aya_ebpf::programs::XdpContext;
 use portcullis_ebpf_common::tables::{Action, Interface, NO_SLOT, Role, Setting};
 use portcullis_ebpf_common::{
     Addresses, Cause, Decision, Effect, Family, FlowKey, Hit, Kind, Lookup, Packet, Ports, Protocol, Seen,
-    Verdict, judge, walk,
+    judge, walk,
 };
 
 use context::Context;
@@ -41,7 +41,8 @@ pub(crate) fn portcullis(context: XdpContext) -> u32 {
         Effect::Forward | Effect::ForwardError => forward::send(&mut context, packet),
     };
     maps::count(slot, cause);
-    if cause.verdict() == Verdict::Drop {
+    // A frame that was turned into an answer is no more what was dropped.
+    if action == XDP_DROP {
         events::show(&context, slot, cause);
     }
     action

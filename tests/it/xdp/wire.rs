@@ -127,7 +127,7 @@ fn connects(from: &Place, to: SocketAddr) -> bool {
     from.enter(|| Ok(TcpStream::connect_timeout(&to, SILENCE).is_ok())).unwrap()
 }
 
-fn dropped(gateway: &Gateway, interface: &str, reason: &str) -> u64 {
+pub(crate) fn dropped(gateway: &Gateway, interface: &str, reason: &str) -> u64 {
     let rows = gateway.cli_json(["xdp", "drops"]).unwrap();
     let found =
         rows.as_array().unwrap().iter().find(|row| {
