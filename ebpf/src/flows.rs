@@ -18,6 +18,10 @@ static FRAGMENTS: LruHashMap<FlowKey, u64> = LruHashMap::with_max_entries(FRAGME
 
 /// Finds the flow and counts the packet.
 #[inline(never)]
+#[allow(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "the addresses of one value's fields, for one reason"
+)]
 pub(crate) fn hit(packet: &Packet) -> Option<Hit> {
     let flow = FLOWS.get_ptr_mut(&packet.key)?;
     // SAFETY: the map gave the address of a Flow, which stays allocated as long as the program runs.

@@ -97,8 +97,10 @@ fn opened(flow: *const Forward, packet: &Packet) -> bool {
     if unsafe { (*answer).state } & ANSWERED == 0 {
         return false;
     }
-    // SAFETY: both are values of a map, which the kernel copies.
-    let (flow, answer) = unsafe { (&*flow, &*answer) };
+    // SAFETY: a value of a map, which the kernel copies.
+    let flow = unsafe { &*flow };
+    // SAFETY: as above.
+    let answer = unsafe { &*answer };
     if FORWARDS.insert(key, flow, 0).is_err() {
         return false;
     }
@@ -115,6 +117,10 @@ fn opened(flow: *const Forward, packet: &Packet) -> bool {
 
 /// Counts a packet of a flow, notes its end, and puts aside what the packet is changed to.
 #[inline(always)]
+#[allow(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "the addresses of one value's fields, for one reason"
+)]
 fn take(flow: *mut Forward, packet: &Packet) {
     // SAFETY: the pointer is that of a value of a map, which stays allocated as long as the program runs.
     let (packets, bytes, seen, state, out) = unsafe {
@@ -187,8 +193,10 @@ fn begin_for(packet: &Packet, service: &Service) -> Cause {
     let (Some(flow), Some(reverse)) = (NEW.get_ptr_mut(0), OUT.get_ptr_mut(0)) else {
         return Cause::ForwardFull;
     };
-    // SAFETY: the places of this processor, where nobody else writes while the program runs.
-    let (flow, reverse) = unsafe { (&mut *flow, &mut *reverse) };
+    // SAFETY: a place of this processor, where nobody else writes while the program runs.
+    let flow = unsafe { &mut *flow };
+    // SAFETY: as above, and another place.
+    let reverse = unsafe { &mut *reverse };
     let since = now();
     *flow = Forward {
         out: packet.key.reversed(),

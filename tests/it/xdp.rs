@@ -12,6 +12,9 @@ mod flows;
 #[path = "xdp/forward.rs"]
 mod forward;
 #[cfg(test)]
+#[path = "xdp/policy.rs"]
+mod policy;
+#[cfg(test)]
 #[path = "xdp/program.rs"]
 mod program;
 #[path = "xdp/robust.rs"]

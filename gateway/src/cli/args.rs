@@ -64,7 +64,10 @@ pub enum Command {
     /// Check a configuration and what it names (the same as `config check`)
     Check(Check),
     /// Apply the configuration file to the running gateway
-    Reload,
+    Reload {
+        #[command(subcommand)]
+        command: Option<Reload>,
+    },
     /// Print the gateway's metrics in Prometheus's text format
     Metrics,
     /// Who may not come in: bans by hand, and those that the gateway makes after repeated offences
@@ -90,6 +93,12 @@ pub enum Command {
         #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         out: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Reload {
+    /// Keep the changed policy of [xdp], which is taken back otherwise
+    Confirm,
 }
 
 #[derive(Debug, Subcommand)]
@@ -348,7 +357,7 @@ pub enum Logs {
 
 mod kernel;
 
-pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Protocol, Role, Top, Xdp};
+pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Role, Top, Xdp};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Level {

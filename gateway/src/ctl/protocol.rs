@@ -54,7 +54,9 @@ pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
 pub use forward::{ForwardServer, ForwardStatus, ServerRef};
 mod traffic;
 
-pub use kernel::{XdpCount, XdpEventUse, XdpFlowUse, XdpInterfaceStatus, XdpMap, XdpStatus};
+pub use kernel::{
+    Confirmed, XdpCount, XdpEventUse, XdpFlowUse, XdpInterfaceStatus, XdpMap, XdpRules, XdpStatus,
+};
 pub use traffic::{FlowFilter, FlowOrder, XdpEvent, XdpEventPage, XdpFlow, XdpFlowPage};
 
 mod wiped {
@@ -94,10 +96,14 @@ pub enum Command {
     ConfigShow {},
     /// [`Reloaded`]
     Reload {},
+    /// [`Confirmed`]: the policy of the last reload stays in force.
+    ReloadConfirm {},
     /// [`MetricsText`]
     Metrics {},
     /// [`XdpStatus`]
     XdpStatus {},
+    /// [`XdpRules`]
+    XdpRules {},
     /// A list of [`BanRow`], by prefix, at most [`BANS_PER_ANSWER`].
     #[serde(alias = "xdp-bans")]
     BansList(BanFilter),
@@ -478,6 +484,9 @@ pub struct Reloaded {
     pub live: Vec<String>,
     /// Changes that wait for a restart.
     pub restart: Vec<String>,
+    /// The changed policy of the kernel side is taken back after that time, unless it is confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_within_seconds: Option<u64>,
 }
 
 /// Answer to `metrics`.
