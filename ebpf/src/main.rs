@@ -101,8 +101,8 @@ impl Lookup for Tables<'_> {
     }
 
     #[inline(always)]
-    fn forwarded(&self, packet: &Packet) -> bool {
-        maps::setting(Setting::Forward) != 0 && forward::belongs(packet)
+    fn forwarded(&self, packet: &Packet) -> Option<Cause> {
+        if maps::setting(Setting::Forward) == 0 { None } else { forward::belongs(packet) }
     }
 
     #[inline(always)]
