@@ -10,6 +10,9 @@ mod events;
 #[path = "xdp/flows.rs"]
 mod flows;
 #[cfg(test)]
+#[path = "xdp/forward.rs"]
+mod forward;
+#[cfg(test)]
 #[path = "xdp/policy.rs"]
 mod policy;
 #[cfg(test)]
