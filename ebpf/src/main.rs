@@ -26,7 +26,7 @@ use portcullis_ebpf_common::rules::{RuleKey, RuleValue};
 use portcullis_ebpf_common::tables::{Action, Interface, NO_SLOT, Role, Setting};
 use portcullis_ebpf_common::{
     Addresses, Cause, Decision, Effect, Family, FlowKey, Hit, Kind, Lookup, Packet, Ports, Protocol, Seen,
-    Verdict, is_bogon, judge, walk,
+    is_bogon, judge, walk,
 };
 
 use context::Context;
@@ -48,7 +48,8 @@ pub(crate) fn portcullis(context: XdpContext) -> u32 {
     };
     let (cause, action) = act(&mut context, packet, decision);
     maps::count(interface.slot(), cause);
-    if cause.verdict() == Verdict::Drop {
+    // A frame that was turned into an answer is no more what was dropped.
+    if action == XDP_DROP {
         events::show(&context, interface.slot(), cause);
     }
     action
@@ -113,8 +114,8 @@ impl Lookup for Tables<'_> {
     }
 
     #[inline(always)]
-    fn forwarded(&self, packet: &Packet) -> bool {
-        maps::setting(Setting::Forward) != 0 && forward::belongs(packet)
+    fn forwarded(&self, packet: &Packet) -> Option<Cause> {
+        if maps::setting(Setting::Forward) == 0 { None } else { forward::belongs(packet) }
     }
 
     #[inline(always)]

@@ -13,6 +13,9 @@ mod flood;
 #[path = "xdp/flows.rs"]
 mod flows;
 #[cfg(test)]
+#[path = "xdp/forward.rs"]
+mod forward;
+#[cfg(test)]
 #[path = "xdp/policy.rs"]
 mod policy;
 #[cfg(test)]

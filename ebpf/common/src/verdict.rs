@@ -67,10 +67,10 @@ pub trait Lookup {
         None
     }
 
-    /// Whether the packet belongs to a flow that is forwarded; counts it there.
-    fn forwarded(&self, packet: &Packet) -> bool {
+    /// What becomes of a packet of a flow that is forwarded, which is counted there; `None` where it is of none.
+    fn forwarded(&self, packet: &Packet) -> Option<Cause> {
         let _ = packet;
-        false
+        None
     }
 
     /// What becomes of a first segment for a service that is forwarded; `None` where it is for none.
@@ -164,8 +164,10 @@ pub fn judge<L: Lookup>(packet: &Packet, tables: &L) -> Decision {
             None => Cause::Flow.into(),
         };
     }
-    if packet.has_ports() && tables.forwarded(packet) {
-        return Cause::Forwarded.into();
+    if packet.has_ports()
+        && let Some(cause) = tables.forwarded(packet)
+    {
+        return cause.into();
     }
     let cause = judge_stranger(packet, tables);
     if cause.verdict() == Verdict::Pass {
@@ -265,8 +267,8 @@ mod tests {
             self.flow
         }
 
-        fn forwarded(&self, _: &Packet) -> bool {
-            self.forwarded
+        fn forwarded(&self, _: &Packet) -> Option<Cause> {
+            self.forwarded.then_some(Cause::Forwarded)
         }
 
         fn forward(&self, _: &Packet) -> Option<Cause> {

@@ -155,6 +155,18 @@ pub enum Forward {
         /// Only this listener
         listener: Option<String>,
     },
+    /// Show the flows that run in the kernel, the oldest first; those in user space are in `sessions list`
+    Flows {
+        /// Only those of this listener
+        #[arg(long)]
+        listener: Option<String>,
+        /// Only those to the server of this name
+        #[arg(long)]
+        server: Option<String>,
+        /// How many at most
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
     /// Let a server take no new flows; those that it has go on. Holds until the daemon ends or `undrain`
     Drain(Server),
     /// Let a server take new flows again

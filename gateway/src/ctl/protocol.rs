@@ -51,7 +51,9 @@ mod forward;
 mod kernel;
 
 pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
-pub use forward::{ForwardServer, ForwardStatus, ServerRef};
+pub use forward::{
+    ForwardFlow, ForwardFlowFilter, ForwardFlowPage, ForwardServer, ForwardStatus, KernelTotals, ServerRef,
+};
 mod traffic;
 
 pub use kernel::{
@@ -122,6 +124,8 @@ pub enum Command {
     },
     /// A list of [`ForwardStatus`], by the name of the listener.
     ForwardStatus {},
+    /// [`ForwardFlowPage`]
+    ForwardFlows(ForwardFlowFilter),
     /// [`ServerRef`]s that take no new flows from now on, until the daemon ends.
     ForwardDrain(ServerRef),
     /// [`ServerRef`]s that take new flows again.

@@ -91,6 +91,7 @@ impl Services {
             Command::BanRemove { prefix } => reply(self.unban(&prefix)),
             Command::BansClear { automatic } => reply(Ok(self.clear_bans(automatic))),
             Command::ForwardStatus {} => reply(Ok(self.forward_status())),
+            Command::ForwardFlows(filter) => reply(self.forward_flows(filter).await),
             Command::ForwardDrain(which) => reply(self.drain_server(&which, true)),
             Command::ForwardUndrain(which) => reply(self.drain_server(&which, false)),
             Command::XdpFlows(filter) => reply(self.flows(&filter).await),

@@ -148,13 +148,15 @@ impl Kernel {
         maps.set(Setting::EventRate, xdp.event_rate.into())?;
         let flows = Flows::of(&mut ebpf, xdp.sizes.flows)?;
         program(&mut ebpf)?.load()?;
-        let interfaces = attach::all(program(&mut ebpf)?, xdp, &indexed)?;
-        pins::remove_others(&xdp.pins, &interfaces)?;
+        // First what leaves: where that cannot be judged nothing has been changed yet.
         if policy.has_egress {
             outgoing::attach(&mut ebpf, xdp)?;
         } else {
             outgoing::remove_all(&xdp.pins)?;
         }
+        let filtered = attach::all(program(&mut ebpf)?, xdp, &indexed);
+        let interfaces = filtered.inspect_err(|_| drop(outgoing::remove_all(&xdp.pins)))?;
+        pins::remove_others(&xdp.pins, &interfaces)?;
         let state = State {
             running: Running {
                 xdp: xdp.clone(),
