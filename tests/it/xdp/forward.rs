@@ -196,13 +196,21 @@ fn flows_reach_the_servers_by_their_weights_and_neither_side_sees_the_others_add
         let names = [names.0, names.1].map(String::from);
         let flows = || {
             let status = gateway.cli_json(["forward", "status"]).unwrap();
-            let rows = status.as_array().unwrap().iter().flat_map(|row| row["servers"].as_array().unwrap().clone());
+            let rows =
+                status.as_array().unwrap().iter().flat_map(|row| row["servers"].as_array().unwrap().clone());
             rows.filter(|row| names.contains(&row["name"].as_str().unwrap().to_owned()))
                 .map(|row| row["flows"].as_u64().unwrap())
                 .sum::<u64>()
         };
         wait::until(PATIENCE, "the status to show the flows", || flows() == 60).unwrap();
     }
+    let page = gateway.cli_json(["forward", "flows", "--listener", "service4", "--limit", "7"]).unwrap();
+    assert_eq!((page["matched"].as_u64(), page["flows"].as_array().unwrap().len()), (Some(60), 7));
+    let flow = &page["flows"][0];
+    assert_eq!((flow["state"].as_str(), flow["bytes_up"].as_u64()), (Some("open"), Some(18)), "{flow}");
+    assert_eq!((flow["bytes_down"].as_u64(), flow["listener"].as_str()), (Some(19), Some("service4")));
+    let table = gateway.cli(["forward", "flows"]).unwrap().ok().unwrap().stdout;
+    assert!(table.contains("203.0.113.10:") && table.contains("10.77.0.1:"), "{table}");
     assert_eq!(gateway.control().sessions().unwrap().len(), 0, "none of them is a session of the daemon");
     assert!(packets(&gateway, "edge", "forwarded") > 400.0 && packets(&gateway, "farm", "forwarded") > 300.0);
 }
@@ -215,11 +223,11 @@ fn tls_ends_at_the_server_whose_certificate_the_client_sees() {
     let mut setup = scene.setup("");
     let (crt, key) = (setup.dir().join("main.crt"), setup.dir().join("main.key"));
     let mut programs = Vec::new();
-    for (name, ip, server) in
-        [("tls4", scene.edge()[0], farm.v4[2]), ("tls6", scene.edge()[1], farm.v6[2])]
-    {
+    for (name, ip, server) in [("tls4", scene.edge()[0], farm.v4[2]), ("tls6", scene.edge()[1], farm.v6[2])] {
         let address = SocketAddr::new(server, BEHIND);
-        let keys = format!("server = [{{ address = \"{address}\" }}]\ndata_path = \"xdp\"\nhealth = {{ kind = \"none\" }}");
+        let keys = format!(
+            "server = [{{ address = \"{address}\" }}]\ndata_path = \"xdp\"\nhealth = {{ kind = \"none\" }}"
+        );
         setup.listener_at(name, "forward", &[SocketAddr::new(ip, PORT)], &keys).unwrap();
         let mut command = farm.command("openssl");
         command.args(["s_server", "-www", "-quiet", "-accept", &address.to_string()]);
@@ -231,8 +239,7 @@ fn tls_ends_at_the_server_whose_certificate_the_client_sees() {
     let gateway = setup.start_in(&scene.lab.gateway).unwrap();
     let ca = gateway.ca_file();
     for ip in scene.edge() {
-        let mut client =
-            scene.lab.outside.enter(|| Client::tls(SocketAddr::new(ip, PORT), &ca)).unwrap();
+        let mut client = scene.lab.outside.enter(|| Client::tls(SocketAddr::new(ip, PORT), &ca)).unwrap();
         client.send(b"GET / HTTP/1.0\r\n\r\n").unwrap();
         let (page, _) = client.read_to_end().unwrap();
         assert!(String::from_utf8_lossy(&page).contains("s_server"));
@@ -285,6 +292,40 @@ fn megabytes_arrive_as_they_were_and_the_records_at_the_end_count_them() {
         assert!(field(&record, "client").as_str().unwrap().contains("113"), "{record}");
     }
     assert_eq!(dropped(&gateway, "edge", "forward_too_big"), 0);
+    let sum = |name: &str, label: &str| gateway.metrics().unwrap().sum(name, &[label]).unwrap();
+    assert_eq!(sum("portcullis_forward_kernel_flows_total", "server=\"a\""), 1.0);
+    for direction in ["direction=\"up\"", "direction=\"down\""] {
+        let bytes = sum("portcullis_forward_kernel_bytes_total", direction);
+        assert!((33_554_432.0..34_000_000.0).contains(&bytes), "{bytes}");
+        assert!(sum("portcullis_forward_kernel_packets_total", direction) > 20_000.0);
+    }
+}
+
+#[test]
+fn senders_learn_how_much_the_next_link_takes() {
+    let Some(scene) = scene() else { return };
+    let farm = &scene.lab.farm;
+    let (a, c) = (Server::start(farm, 'a', farm.v4[0]), Server::start(farm, 'c', farm.v6[0]));
+    let gateway = start(&scene, &[(&a, 1), (&c, 1)], "");
+    // Both ways are narrow behind the gateway, and neither end knows.
+    for route in [
+        "-4 route add 10.77.0.10/32 dev farm mtu lock 1400",
+        "-4 route add 203.0.113.10/32 dev edge mtu lock 1400",
+        "-6 route add fd77::10/128 dev farm mtu lock 1400",
+        "-6 route add 2001:db8:113::10/128 dev edge mtu lock 1400",
+    ] {
+        scene.lab.gateway.namespace().unwrap().ip(&route.split(' ').collect::<Vec<_>>()).unwrap();
+    }
+    let refused = || ["edge", "farm"].map(|interface| dropped(&gateway, interface, "forward_too_big"));
+    for ip in scene.edge() {
+        let before = refused();
+        let (_, client) = flow(&scene, ip);
+        assert_eq!(transfer(client, 128 * 1024).1, 1024 * 1024, "{ip}");
+        let after = refused();
+        for (before, after) in before.into_iter().zip(after) {
+            assert!((1..100).contains(&(after - before)), "{ip}: {before} {after}");
+        }
+    }
 }
 
 #[test]
@@ -328,7 +369,8 @@ fn a_flow_ends_by_a_reset_and_by_silence() {
 /// First segments from as many clients as there are, none of which ever answers.
 fn flood(scene: &Scene, count: u32) {
     let outside = &scene.lab.outside;
-    let socket = outside.enter(|| Ok(Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255)))?)).unwrap();
+    let socket =
+        outside.enter(|| Ok(Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255)))?)).unwrap();
     let IpAddr::V4(service) = scene.edge()[0] else { panic!("not IPv4") };
     let to = SockAddr::from(SocketAddr::new(service.into(), 0));
     let [p0, p1] = PORT.to_be_bytes();
@@ -337,7 +379,28 @@ fn flood(scene: &Scene, count: u32) {
         // The checksum of TCP is wrong: the server does not answer.
         let mut packet = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 198, 18 | (b & 1), c, d];
         packet.extend(service.octets());
-        packet.extend([0xc0 | (d & 0x3f), c, p0, p1, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0]);
+        packet.extend([
+            0xc0 | (d & 0x3f),
+            c,
+            p0,
+            p1,
+            0,
+            0,
+            0,
+            1,
+            0,
+            0,
+            0,
+            0,
+            0x50,
+            2,
+            0xff,
+            0xff,
+            0,
+            0,
+            0,
+            0,
+        ]);
         // A queue that is full for a moment drops one.
         drop(socket.send_to(&packet, &to));
     }
@@ -370,7 +433,11 @@ fn what_cannot_be_forwarded_is_counted_by_its_reason() {
         let at = SocketAddr::new(ip, PORT);
         let tried = scene.lab.outside.enter(|| {
             let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
-            if ip.is_ipv4() { socket.set_ttl_v4(hops)? } else { socket.set_unicast_hops_v6(hops)? };
+            if ip.is_ipv4() {
+                socket.set_ttl_v4(hops)?
+            } else {
+                socket.set_unicast_hops_v6(hops)?
+            };
             Ok(socket.connect_timeout(&at.into(), SILENCE)?)
         });
         tried.is_ok()

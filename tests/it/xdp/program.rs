@@ -30,9 +30,19 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn load(object: &Path) -> Self {
+        Self::load_sized(object, &[])
+    }
+
+    /// Loads it with tables of these sizes.
+    pub(crate) fn load_sized(object: &Path, sizes: &[(&'static str, u32)]) -> Self {
         let pins = BpfFs::mount();
         let bytes = std::fs::read(object).unwrap();
-        let mut ebpf = EbpfLoader::new().default_map_pin_directory(pins.path()).load(&bytes).unwrap();
+        let mut loader = EbpfLoader::new();
+        loader.default_map_pin_directory(pins.path());
+        for (map, entries) in sizes {
+            loader.map_max_entries(map, *entries);
+        }
+        let mut ebpf = loader.load(&bytes).unwrap();
         let mut table: HashMap<_, [u8; 4], [u8; 8]> =
             ebpf.map_mut(tables::INTERFACES).unwrap().try_into().unwrap();
         let interface = Interface::new(SLOT, Role::Edge, (32_768, 60_999));
