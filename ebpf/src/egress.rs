@@ -164,15 +164,17 @@ pub(crate) fn sendmsg_v6(context: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn dial_v4(address: *mut bpf_sock_addr) -> i32 {
-    // SAFETY: the context is the kernel's own; these fields may be read by any program of this type.
-    let (ip, port, protocol) = unsafe { ((*address).user_ip4, (*address).user_port, (*address).protocol) };
-    decide(protocol, port, Family::V4, &[ip, 0, 0, 0])
+    // SAFETY: the context is the kernel's own and lives as long as the program runs. Only the fields that are asked
+    // for are read; any program of this type may.
+    let address = unsafe { &*address };
+    decide(address.protocol, address.user_port, Family::V4, &[address.user_ip4, 0, 0, 0])
 }
 
 #[inline(always)]
 fn dial_v6(address: *mut bpf_sock_addr) -> i32 {
     // SAFETY: as above.
-    let (ip, port, protocol) = unsafe { ((*address).user_ip6, (*address).user_port, (*address).protocol) };
+    let address = unsafe { &*address };
+    let (ip, port, protocol) = (address.user_ip6, address.user_port, address.protocol);
     // IPv4 by a socket of IPv6, RFC 4291 §2.5.5.2.
     if ip[0] | ip[1] == 0 && ip[2] == 0xffff_u32.to_be() {
         return decide(protocol, port, Family::V4, &[ip[3], 0, 0, 0]);

@@ -16,6 +16,9 @@ mod flows;
 #[path = "xdp/forward.rs"]
 mod forward;
 #[cfg(test)]
+#[path = "xdp/forward_program.rs"]
+mod forward_program;
+#[cfg(test)]
 #[path = "xdp/policy.rs"]
 mod policy;
 #[cfg(test)]

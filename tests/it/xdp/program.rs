@@ -31,15 +31,23 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn load(object: &Path) -> Self {
-        Self::load_for(object, 1)
+        Self::load_sized(object, &[])
     }
 
     /// With queues for so many processors.
     pub(crate) fn load_for(object: &Path, processors: u32) -> Self {
+        Self::load_sized(object, &[(tables::CPUS, processors)])
+    }
+
+    /// With tables of these sizes.
+    pub(crate) fn load_sized(object: &Path, sizes: &[(&'static str, u32)]) -> Self {
         let pins = BpfFs::mount();
         let bytes = std::fs::read(object).unwrap();
         let mut loader = EbpfLoader::new();
-        loader.default_map_pin_directory(pins.path()).map_max_entries(tables::CPUS, processors);
+        loader.default_map_pin_directory(pins.path()).map_max_entries(tables::CPUS, 1);
+        for (map, entries) in sizes {
+            loader.map_max_entries(map, *entries);
+        }
         let mut ebpf = loader.load(&bytes).unwrap();
         let mut table: HashMap<_, [u8; 4], [u8; 8]> =
             ebpf.map_mut(tables::INTERFACES).unwrap().try_into().unwrap();

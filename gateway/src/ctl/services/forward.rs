@@ -12,7 +12,7 @@ use crate::sync::lock;
 use crate::xdp::ForwardedFlow;
 
 /// Flows in one answer, which has to fit into one.
-const FLOWS_PER_ANSWER: usize = 500;
+const FLOWS_PER_ANSWER: usize = 5_000;
 
 impl Services {
     pub(super) fn forward_status(&self) -> Vec<ForwardStatus> {
