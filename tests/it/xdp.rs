@@ -9,6 +9,9 @@ mod events;
 #[path = "xdp/flows.rs"]
 mod flows;
 #[cfg(test)]
+#[path = "xdp/nmap.rs"]
+mod nmap;
+#[cfg(test)]
 #[path = "xdp/program.rs"]
 mod program;
 #[path = "xdp/robust.rs"]
