@@ -17,6 +17,9 @@ mod program;
 #[path = "xdp/robust.rs"]
 mod robust;
 #[cfg(test)]
+#[path = "xdp/scapy.rs"]
+mod scapy;
+#[cfg(test)]
 #[path = "xdp/sessions.rs"]
 mod sessions;
 #[cfg(test)]
