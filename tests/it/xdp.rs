@@ -18,6 +18,8 @@ mod forward;
 #[cfg(test)]
 #[path = "xdp/forward_program.rs"]
 mod forward_program;
+#[path = "xdp/nmap.rs"]
+mod nmap;
 #[cfg(test)]
 #[path = "xdp/policy.rs"]
 mod policy;
@@ -27,6 +29,9 @@ mod program;
 #[cfg(test)]
 #[path = "xdp/robust.rs"]
 mod robust;
+#[cfg(test)]
+#[path = "xdp/scapy.rs"]
+mod scapy;
 #[cfg(test)]
 #[path = "xdp/sessions.rs"]
 mod sessions;

@@ -155,7 +155,8 @@ pub fn verdict<F: Frame + ?Sized, L: Lookup>(frame: &F, tables: &L) -> Decision 
 /// What becomes of a well-formed packet, and why.
 #[inline(always)]
 pub fn judge<L: Lookup>(packet: &Packet, tables: &L) -> Decision {
-    if packet.has_ports()
+    // Flows are of TCP, and begin before they are in the table: what a flood is made of need not be looked for.
+    if packet.goes_on()
         && let Some(hit) = tables.flow(packet)
     {
         remember_first(packet, tables);
@@ -164,7 +165,7 @@ pub fn judge<L: Lookup>(packet: &Packet, tables: &L) -> Decision {
             None => Cause::Flow.into(),
         };
     }
-    if packet.has_ports()
+    if packet.kind == Kind::Tcp
         && let Some(cause) = tables.forwarded(packet)
     {
         return cause.into();
@@ -207,6 +208,8 @@ fn judge_stranger<L: Lookup>(packet: &Packet, tables: &L) -> Cause {
         Some(Action::Accept | Action::Limit) => accepted(packet, tables),
         Some(Action::Drop) => Cause::RuleDrops,
         None if !packet.has_ports() => Cause::OtherProtocol,
+        // Nothing that we begin is answered by a first segment.
+        None if packet.kind == Kind::Tcp && packet.flags.opens() => Cause::NoRule,
         None if tables.is_ours(packet) => Cause::OwnSocket,
         None => Cause::NoRule,
     }
@@ -215,8 +218,7 @@ fn judge_stranger<L: Lookup>(packet: &Packet, tables: &L) -> Cause {
 /// Connections are counted when they begin; what has no connections, packet by packet.
 #[inline(always)]
 fn within_limit<L: Lookup>(packet: &Packet, tables: &L) -> bool {
-    let goes_on = packet.kind == Kind::Tcp && !packet.flags.opens();
-    goes_on || tables.is_within_limit(packet)
+    packet.goes_on() || tables.is_within_limit(packet)
 }
 
 /// A packet for an open port: a connection begins, goes on, or is none.
