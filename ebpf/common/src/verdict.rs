@@ -348,7 +348,7 @@ mod tests {
                     (false, None, true) => Cause::OwnSocket,
                     (false, None, false) => Cause::NoRule,
                 };
-                assert_eq!(cause(SYN, &Tables { banned, rule, ours, ..Tables::default() }), expected);
+                assert_eq!(cause(DATAGRAM, &Tables { banned, rule, ours, ..Tables::default() }), expected);
             }
         }
     }
@@ -415,7 +415,15 @@ mod tests {
     fn a_source_that_cannot_be_right_begins_nothing_and_a_flow_goes_on() {
         let refused = Tables { refused: true, rule: Some(Action::Accept), ..Tables::default() };
         assert_eq!(cause(SYN, &refused), Cause::Bogon);
-        assert_eq!(cause(SYN, &Tables { flow: Some(Hit { steer: None }), ..refused }), Cause::Flow);
+        assert_eq!(cause(ACK, &Tables { flow: Some(Hit { steer: None }), ..refused }), Cause::Flow);
+    }
+
+    #[test]
+    fn a_first_segment_belongs_to_no_flow_and_no_socket() {
+        let tables = Tables { flow: Some(Hit { steer: None }), ours: true, ..Tables::default() };
+        assert_eq!(cause(SYN, &tables), Cause::NoRule);
+        assert_eq!(cause(ACK, &tables), Cause::Flow);
+        assert_eq!(cause(ACK, &Tables { flow: None, ..tables }), Cause::OwnSocket);
     }
 
     #[test]
