@@ -175,10 +175,11 @@ fn judged_by_the_tables(packet: &Packet, tables: &Tables) {
     let begins = opened && tcp_begins && !tables.pressure;
     let holds = match cause {
         Cause::Flow | Cause::Steered => {
-            tables.flow && packet.has_ports() && tables.steer == (cause == Cause::Steered)
+            tables.flow && packet.goes_on() && tables.steer == (cause == Cause::Steered)
         }
         Cause::Forwarded => {
-            (tables.forwarded && packet.has_ports()) || (begins && tables.service == Some(Cause::Forwarded))
+            (tables.forwarded && packet.kind == Kind::Tcp)
+                || (begins && tables.service == Some(Cause::Forwarded))
         }
         Cause::ForwardNoServer => begins && tables.service == Some(Cause::ForwardNoServer),
         Cause::ForwardedError => tables.forwards && !tables.live && packet.kind == Kind::IcmpError,
@@ -190,8 +191,8 @@ fn judged_by_the_tables(packet: &Packet, tables: &Tables) {
         Cause::RuleDrops => tables.rules == Some(Action::Drop) && tables.named(packet),
         Cause::NoFlow if tcp_begins => opened && tables.pressure,
         Cause::NoFlow => opened && packet.kind == Kind::Tcp && !tables.ours,
-        Cause::OwnSocket => tables.ours && packet.has_ports() && !tables.named(packet),
-        Cause::NoRule => packet.has_ports() && !tables.named(packet) && !tables.ours,
+        Cause::OwnSocket => tables.ours && packet.has_ports() && !tables.named(packet) && !tcp_begins,
+        Cause::NoRule => packet.has_ports() && !tables.named(packet) && (!tables.ours || tcp_begins),
         Cause::IcmpError => tables.live && packet.kind == Kind::IcmpError,
         Cause::IcmpUnrelated => !tables.live && !tables.forwards && packet.kind == Kind::IcmpError,
         Cause::Fragment => tables.remembers && packet.kind == Kind::Fragment,
