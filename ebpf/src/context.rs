@@ -40,12 +40,7 @@ impl Context<'_> {
     /// Where `N` bytes lie that are all there.
     #[inline(always)]
     fn place<const N: usize>(&self, at: u32) -> Option<usize> {
-        let at = opaque(at as usize);
-        if at > HEADERS_MAX {
-            return None;
-        }
-        let start = opaque(self.xdp.data() + at);
-        (start + N <= self.xdp.data_end()).then_some(start)
+        place::<N>(at, || self.xdp.data(), || self.xdp.data_end())
     }
 }
 
@@ -89,24 +84,50 @@ impl Frame for Context<'_> {
 
     #[inline(always)]
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
-        let start = self.place::<N>(at)?;
-        let mut bytes = [0; N];
-        let mut done = 0;
-        while done + 4 <= N {
-            let [a, b, c, d] = load_u32(start + done).to_ne_bytes();
-            [bytes[done], bytes[done + 1], bytes[done + 2], bytes[done + 3]] = [a, b, c, d];
-            done += 4;
-        }
-        if done + 2 <= N {
-            let [a, b] = load_u16(start + done).to_ne_bytes();
-            [bytes[done], bytes[done + 1]] = [a, b];
-            done += 2;
-        }
-        if done < N {
-            bytes[done] = load_u8(start + done);
-        }
-        Some(bytes)
+        Some(load(self.place::<N>(at)?))
     }
+}
+
+/// Reads from memory between the two, which are asked for each time: the verifier forgets what it knew of them.
+#[inline(always)]
+pub(crate) fn read<const N: usize>(
+    at: u32,
+    data: impl Fn() -> usize,
+    data_end: impl Fn() -> usize,
+) -> Option<[u8; N]> {
+    Some(load(place::<N>(at, data, data_end)?))
+}
+
+/// Where `N` bytes lie that are all there.
+#[inline(always)]
+fn place<const N: usize>(at: u32, data: impl Fn() -> usize, data_end: impl Fn() -> usize) -> Option<usize> {
+    let at = opaque(at as usize);
+    if at > HEADERS_MAX {
+        return None;
+    }
+    let start = opaque(data() + at);
+    (start + N <= data_end()).then_some(start)
+}
+
+/// The bytes at a place that has been compared with the packet's end.
+#[inline(always)]
+fn load<const N: usize>(start: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut done = 0;
+    while done + 4 <= N {
+        let [a, b, c, d] = load_u32(start + done).to_ne_bytes();
+        [bytes[done], bytes[done + 1], bytes[done + 2], bytes[done + 3]] = [a, b, c, d];
+        done += 4;
+    }
+    if done + 2 <= N {
+        let [a, b] = load_u16(start + done).to_ne_bytes();
+        [bytes[done], bytes[done + 1]] = [a, b];
+        done += 2;
+    }
+    if done < N {
+        bytes[done] = load_u8(start + done);
+    }
+    bytes
 }
 
 macro_rules! load {

@@ -6,17 +6,18 @@
 
 use core::arch::asm;
 
-use aya_ebpf::bindings::{BPF_NOEXIST, xdp_action::XDP_DROP};
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_TX};
 use aya_ebpf::helpers::bpf_redirect;
-use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use portcullis_ebpf_common::forward::{
-    ANSWERED, FINISHED, FORWARDS_MAX, FROM_SERVER, Forward, HALF_OPEN_MAX, RESET, SERVERS_MAX, SERVICES_MAX,
+    ANSWERED, FINISHED, FORWARDS_MAX, FROM_SERVER, Forward, HALF_OPEN_MAX, HALF_OPEN_TIME, RESET, SERVERS_MAX, SERVICES_MAX,
     Service, TRIES, WORDS_MAX, in_word,
 };
-use portcullis_ebpf_common::nat::{self, Refusal};
-use portcullis_ebpf_common::{Cause, FlowKey, FrameMut as _, Kind, Packet, TcpFlags, maglev};
+use portcullis_ebpf_common::nat::{self, Refusal, too_big};
+use portcullis_ebpf_common::{Cause, FlowKey, Frame as _, FrameMut as _, Kind, Packet, TcpFlags, maglev};
 
 use crate::context::{Context, now};
 use crate::flows::add;
@@ -44,34 +45,37 @@ static NEW: PerCpuArray<Forward> = PerCpuArray::with_max_entries(1, 0);
 /// The loopback interface. Routes are looked up as for what comes from there: the helper asks that the incoming
 /// interface may forward, and the kernel itself forwards nothing that "comes from" loopback.
 const LOOPBACK: u32 = 1;
+/// The header of Ethernet without tags.
+const ETHERNET: u32 = 14;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// Results of the route lookup, of the kernel's interface to programs.
 const FIB_SUCCESS: i64 = 0;
 const FIB_TOO_BIG: i64 = 8;
 
-/// Whether the packet belongs to a forwarded flow. It is counted there, and what it is changed to is put aside.
+/// What becomes of a packet of a forwarded flow; `None` where it is of none. It is counted there, and what it is changed
+/// to is put aside.
 #[inline(never)]
-pub(crate) fn belongs(packet: &Packet) -> bool {
+pub(crate) fn belongs(packet: &Packet) -> Option<Cause> {
     let Some(flow) = FORWARDS.get_ptr_mut(&packet.key) else {
         // First segments begin a flow, or ask again for one that has begun: see `begin`.
-        return !packet.flags.opens() && is_half_open(packet);
+        return if packet.flags.opens() { None } else { half_open(packet) };
     };
     // SAFETY: the map gave the address of a Forward, which stays allocated as long as the program runs.
     let state = unsafe { (*flow).state };
     if packet.flags.opens() && state & (FINISHED | RESET) != 0 {
         // The client uses its port again; the old flow is over.
         forget(&packet.key, flow);
-        return false;
+        return None;
     }
     take(flow, packet);
-    true
+    Some(Cause::Forwarded)
 }
 
-/// Whether the packet belongs to a flow that is being opened; the client's answer opens it.
+/// The same for a flow that is being opened; the client's answer opens it.
 #[inline(never)]
-fn is_half_open(packet: &Packet) -> bool {
-    let Some(flow) = HALF_OPEN.get_ptr_mut(&packet.key) else { return false };
+fn half_open(packet: &Packet) -> Option<Cause> {
+    let flow = HALF_OPEN.get_ptr_mut(&packet.key)?;
     // SAFETY: the map gave the address of a Forward, which stays allocated as long as the program runs.
     let state = unsafe { (*flow).state };
     if state & FROM_SERVER == 0 {
@@ -82,36 +86,37 @@ fn is_half_open(packet: &Packet) -> bool {
         set(unsafe { &raw mut (*flow).state }, ANSWERED);
     }
     take(flow, packet);
-    true
+    Some(Cause::Forwarded)
 }
 
 /// The client answers the server's answer: the flow moves to the table of those that are open.
 #[inline(always)]
-fn opened(flow: *const Forward, packet: &Packet) -> bool {
+fn opened(flow: *const Forward, packet: &Packet) -> Option<Cause> {
     let key = &packet.key;
     // SAFETY: the pointer is that of a value of a map, which stays allocated as long as the program runs.
     let reverse = unsafe { (*flow).out }.reversed();
-    let Some(answer) = HALF_OPEN.get_ptr(&reverse) else { return false };
+    let answer = HALF_OPEN.get_ptr(&reverse)?;
     // SAFETY: as above.
     if unsafe { (*answer).state } & ANSWERED == 0 {
-        return false;
+        return None;
     }
     // SAFETY: a value of a map, which the kernel copies.
     let flow = unsafe { &*flow };
     // SAFETY: as above.
     let answer = unsafe { &*answer };
     if FORWARDS.insert(key, flow, 0).is_err() {
-        return false;
+        // It stays half open; the client asks again, and there may be room then.
+        return Some(Cause::ForwardFull);
     }
     if FORWARDS.insert(&reverse, answer, 0).is_err() {
         // What is not there need not be removed.
         let _ = FORWARDS.remove(key);
-        return false;
+        return Some(Cause::ForwardFull);
     }
     let _ = (HALF_OPEN.remove(key), HALF_OPEN.remove(&reverse));
-    let Some(flow) = FORWARDS.get_ptr_mut(key) else { return false };
+    let flow = FORWARDS.get_ptr_mut(key)?;
     take(flow, packet);
-    true
+    Some(Cause::Forwarded)
 }
 
 /// Counts a packet of a flow, notes its end, and puts aside what the packet is changed to.
@@ -230,8 +235,9 @@ fn began(packet: &Packet, reverse: &mut FlowKey, flow: &mut Forward) -> Cause {
 fn asks_again(packet: &Packet) -> bool {
     let Some(flow) = HALF_OPEN.get_ptr_mut(&packet.key) else { return false };
     // SAFETY: as for `take`.
-    let reverse = unsafe { (*flow).out }.reversed();
-    if HALF_OPEN.get_ptr(&reverse).is_none() {
+    let (reverse, seen) = unsafe { ((*flow).out.reversed(), (*flow).seen) };
+    // Another client's connection by now, or the same client's next one: the server may be another.
+    if now().wrapping_sub(seen) > HALF_OPEN_TIME || HALF_OPEN.get_ptr(&reverse).is_none() {
         return false;
     }
     take(flow, packet);
@@ -258,12 +264,38 @@ pub(crate) fn is_about(key: &FlowKey) -> bool {
 pub(crate) fn send(context: &mut Context<'_>, packet: &Packet) -> (Cause, u32) {
     let mut route = [0; 16];
     let cause = prepare(context, packet, &mut route);
+    if cause == Cause::ForwardTooBig {
+        return (cause, refuse(context, packet, &route));
+    }
     if !matches!(cause, Cause::Forwarded | Cause::ForwardedError) {
         return (cause, XDP_DROP);
     }
     // SAFETY: the helper takes numbers only.
     let action = unsafe { bpf_redirect(route[2], 0) };
     (cause, action as u32)
+}
+
+/// Tells the sender how much the next link takes, in place of the packet; errors are not answered, RFC 1122.
+#[inline(never)]
+fn refuse(context: &mut Context<'_>, packet: &Packet, route: &[u32; 16]) -> u32 {
+    let [_, _, m0, m1] = route[1].to_ne_bytes();
+    let room = too_big::room(packet.addresses.family) as i32;
+    if packet.kind == Kind::IcmpError || !too_big::is_quotable(packet) {
+        return XDP_DROP;
+    }
+    // SAFETY: the context is the kernel's own; places in the frame are computed anew after each of the two.
+    if unsafe { bpf_xdp_adjust_head(context.raw(), -room) } != 0 {
+        return XDP_DROP;
+    }
+    let surplus = context.length().wrapping_sub(too_big::length(packet)) as i32;
+    // SAFETY: as above.
+    if unsafe { bpf_xdp_adjust_tail(context.raw(), surplus.wrapping_neg()) } != 0 {
+        return XDP_DROP;
+    }
+    match too_big::write(context, packet, u16::from_ne_bytes([m0, m1])) {
+        Ok(()) => XDP_TX,
+        Err(_) => XDP_DROP,
+    }
 }
 
 #[inline(never)]
@@ -283,11 +315,20 @@ fn prepare(context: &mut Context<'_>, packet: &Packet, route: &mut [u32; 16]) ->
     let [s0, s1, s2, s3] = route[13].to_ne_bytes();
     let [s4, s5, d0, d1] = route[14].to_ne_bytes();
     let [d2, d3, d4, d5] = route[15].to_ne_bytes();
-    match context.write(0, [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) {
-        None => Cause::Truncated,
-        Some(()) if error => Cause::ForwardedError,
-        Some(()) => Cause::Forwarded,
+    // Tags are those of the link that the packet came by. What it leaves by has none.
+    let tags = packet.layout.ip.wrapping_sub(ETHERNET);
+    let written = context.write(tags, [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]);
+    if written.is_none() || !cut(context, tags) {
+        return Cause::Truncated;
     }
+    if error { Cause::ForwardedError } else { Cause::Forwarded }
+}
+
+/// Takes bytes off the frame's beginning.
+#[inline(always)]
+fn cut(context: &mut Context<'_>, bytes: u32) -> bool {
+    // SAFETY: the context is the kernel's own; nothing points into the frame.
+    bytes == 0 || unsafe { bpf_xdp_adjust_head(context.raw(), bytes as i32) } == 0
 }
 
 #[inline(never)]

@@ -7,19 +7,23 @@
 #![feature(asm_experimental_arch)]
 
 mod context;
+mod egress;
 mod events;
 mod flows;
 mod forward;
+mod limits;
 mod maps;
+mod rules;
 mod sockets;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
+use portcullis_ebpf_common::rules::{RuleKey, RuleValue};
 use portcullis_ebpf_common::tables::{Action, Interface, NO_SLOT, Role, Setting};
 use portcullis_ebpf_common::{
     Addresses, Cause, Decision, Effect, Family, FlowKey, Hit, Kind, Lookup, Packet, Ports, Protocol, Seen,
-    Verdict, judge, walk,
+    is_bogon, judge, walk,
 };
 
 use context::Context;
@@ -41,7 +45,8 @@ pub(crate) fn portcullis(context: XdpContext) -> u32 {
         Effect::Forward | Effect::ForwardError => forward::send(&mut context, packet),
     };
     maps::count(slot, cause);
-    if cause.verdict() == Verdict::Drop {
+    // A frame that was turned into an answer is no more what was dropped.
+    if action == XDP_DROP {
         events::show(&context, slot, cause);
     }
     action
@@ -96,8 +101,8 @@ impl Lookup for Tables<'_> {
     }
 
     #[inline(always)]
-    fn forwarded(&self, packet: &Packet) -> bool {
-        maps::setting(Setting::Forward) != 0 && forward::belongs(packet)
+    fn forwarded(&self, packet: &Packet) -> Option<Cause> {
+        if maps::setting(Setting::Forward) == 0 { None } else { forward::belongs(packet) }
     }
 
     #[inline(always)]
@@ -123,8 +128,24 @@ impl Lookup for Tables<'_> {
     }
 
     #[inline(always)]
-    fn rule(&self, _: &Addresses, protocol: u8, port: u16) -> Option<Action> {
-        maps::rule(self.interface.role(), protocol, port)
+    fn refuses(&self, addresses: &Addresses) -> bool {
+        self.interface.role() == Role::Edge.to_byte() && is_bogon(addresses, rules::policy())
+    }
+
+    #[inline(always)]
+    fn rule(&self, addresses: &Addresses, protocol: u8, port: u16) -> Option<Action> {
+        let key = RuleKey::new(self.interface.role(), protocol, port);
+        rules::find(key, addresses.family, &addresses.source).map(RuleValue::action)
+    }
+
+    #[inline(always)]
+    fn is_within_limit(&self, packet: &Packet) -> bool {
+        let key = RuleKey::new(self.interface.role(), packet.protocol, packet.ports.destination);
+        let addresses = &packet.addresses;
+        // The policy may have changed since the rule was found; then nothing limits.
+        rules::find(key, addresses.family, &addresses.source)
+            .filter(|rule| rule.action() == Action::Limit)
+            .is_none_or(|rule| limits::take(rule, rules::policy().is_second(), addresses))
     }
 
     #[inline(always)]

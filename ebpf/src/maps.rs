@@ -4,13 +4,10 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use portcullis_ebpf_common::tables::{
-    self, Action, BANS_MAX, Ban, COUNTERS_MAX, INTERFACES_MAX, Interface, RULES_MAX, RuleKey, RuleValue,
-    SETTINGS_MAX, Setting,
+    self, BANS_MAX, Ban, COUNTERS_MAX, INTERFACES_MAX, Interface, SETTINGS_MAX, Setting,
 };
 use portcullis_ebpf_common::{Cause, Packet};
 
-#[map]
-static RULES: HashMap<RuleKey, RuleValue> = HashMap::with_max_entries(RULES_MAX, 0);
 #[map]
 static SETTINGS: Array<u64> = Array::with_max_entries(SETTINGS_MAX, 0);
 #[map]
@@ -45,13 +42,6 @@ pub(crate) fn interface(index: [u8; 4]) -> Option<Interface> {
 #[inline(always)]
 pub(crate) fn setting(setting: Setting) -> u64 {
     SETTINGS.get(setting.index()).copied().unwrap_or(0)
-}
-
-#[inline(always)]
-pub(crate) fn rule(role: u8, protocol: u8, port: u16) -> Option<Action> {
-    // SAFETY: rules are written before the program is attached; another set of rules comes with another program and
-    // its own map. A value is one aligned word in any case.
-    unsafe { RULES.get(RuleKey::new(role, protocol, port)) }.map(|value| value.action())
 }
 
 #[inline(always)]

@@ -26,9 +26,9 @@ use clap::error::ErrorKind;
 use serde::de::DeserializeOwned;
 
 use crate::ctl::client::Client;
-use crate::ctl::protocol::{Command as Request, LogLevel, MetricsText, Reloaded};
+use crate::ctl::protocol::{Command as Request, Confirmed, LogLevel, MetricsText, Reloaded};
 use crate::exit::Exit;
-use args::{Cli, Command, Config, Global, Logs};
+use args::{Cli, Command, Config, Global, Logs, Reload};
 use output::{Failure, Outcome, Output};
 
 /// Runs the command that was typed.
@@ -100,7 +100,8 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Config(Config::Check(check)) | Command::Check(check) => {
             config::check(context, check.file.as_deref())
         }
-        Command::Reload => reload(context),
+        Command::Reload { command: None } => reload(context),
+        Command::Reload { command: Some(Reload::Confirm) } => reload_confirm(context),
         Command::Metrics => metrics(context),
         Command::Bans(command) => bans::run(context, command),
         Command::Xdp(command) => xdp::run(context, command),
@@ -125,7 +126,20 @@ fn reload(context: &Context) -> Outcome {
             list("in force now", &done.live) + "\n" + &list("needs a restart of portcullisd", &done.restart)
         }
     };
+    let text = match done.confirm_within_seconds {
+        Some(seconds) => format!(
+            "{text}\nThe changed policy of [xdp] is taken back in {seconds} seconds unless it is confirmed: \
+             `portcullis reload confirm`"
+        ),
+        None => text,
+    };
     context.output.value_or_text(&done, &text)?;
+    Ok(Exit::Ok)
+}
+
+fn reload_confirm(context: &Context) -> Outcome {
+    let done: Confirmed = context.call(&Request::ReloadConfirm {})?;
+    context.output.value_or_text(&done, "the changed policy of [xdp] stays in force")?;
     Ok(Exit::Ok)
 }
 

@@ -32,7 +32,7 @@ use portcullis_core::limits::Limits;
 use portcullis_core::penalty::Rules;
 use portcullis_core::policy::Policy;
 use portcullis_core::profile::Kind;
-use portcullis_ebpf_common::Protocol;
+use portcullis_ebpf_common::Bogons;
 use portcullis_ebpf_common::tables::{Action, Role};
 use portcullis_proto::host_port::HostPort;
 use portcullis_proto::ticket::AuthorityId;
@@ -46,7 +46,7 @@ pub use duration::{format as format_duration, parse as parse_duration};
 pub use error::{ConfigError, Problem};
 pub use finding::{Finding, Severity};
 pub use forward::{Check, CheckTls, CheckTrust, DataPath, ForwardConfig, HealthConfig, ServerConfig};
-pub(crate) use interfaces::{interface_of, networks_of, own_addresses};
+pub(crate) use interfaces::{interface_of, networks_of, own_addresses, own_networks};
 
 /// Where the configuration is read from unless a path is given.
 pub const PATH_DEFAULT: &str = "/etc/portcullis/portcullis.toml";
@@ -274,6 +274,14 @@ pub struct BansConfig {
 pub struct XdpConfig {
     pub interfaces: Vec<XdpInterface>,
     pub rules: Vec<XdpRule>,
+    pub bogons: Bogons,
+    pub egress: Vec<XdpEgress>,
+    /// Whether the machine begins nothing but what a row accepts.
+    pub egress_closed: bool,
+    /// Whose sockets are asked; the daemon's own where absent.
+    pub cgroup: Option<PathBuf>,
+    /// How long a changed policy waits to be confirmed; at once in force for good where zero.
+    pub confirm: Duration,
     pub preset: Option<Preset>,
     pub mode: XdpMode,
     /// A directory on a BPF file system.
@@ -306,8 +314,26 @@ pub struct XdpInterface {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XdpRule {
     pub role: Role,
-    pub protocol: Protocol,
+    /// As in the IP header.
+    pub protocol: u8,
+    /// Empty for protocols without ports.
     pub ports: Vec<RangeInclusive<u16>>,
+    /// Everywhere where empty.
+    pub from: Vec<IpNet>,
+    pub action: Action,
+    /// Of a limit: so many a second from each source.
+    pub per_second: u32,
+}
+
+/// What the machine itself may contact, or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XdpEgress {
+    /// As in the IP header; 0 for every protocol.
+    pub protocol: u8,
+    /// All where empty.
+    pub ports: Vec<RangeInclusive<u16>>,
+    /// Everywhere where empty.
+    pub to: Vec<IpNet>,
     pub action: Action,
 }
 
@@ -338,7 +364,15 @@ impl XdpMode {
 /// # Errors
 /// Everything that is wrong with it, at once.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    parse(&file::read_text(path, FILE_MAX_BYTES)?, path)
+    parse(&read(path)?, path)
+}
+
+/// Reads the text of the file at `path`.
+///
+/// # Errors
+/// When it cannot be read, is too long, or is no text.
+pub fn read(path: &Path) -> Result<String, ConfigError> {
+    file::read_text(path, FILE_MAX_BYTES)
 }
 
 /// Checks `text` as if it had been read from `path`, to which relative paths in it are relative.

@@ -155,6 +155,7 @@ async fn obey(
     signals: &mut stop::Signals,
     requests: &mut mpsc::Receiver<ReloadRequest>,
 ) -> Duration {
+    let services = reloader.services();
     loop {
         tokio::select! {
             order = signals.next() => match order {
@@ -166,6 +167,7 @@ async fn obey(
                 reply.send(reloader.reload()).ok();
             }
             () = reloader.certificates_due() => reloader.check_certificates(),
+            () = reverting(&services) => reloader.revert(),
         }
     }
 }
@@ -176,6 +178,14 @@ async fn clean_up(services: &Services) {
         tracing::error!(%error, "bans are not kept for the next start");
     }
     ctl::server::remove(&services.config.load().control.socket);
+}
+
+/// Until a changed policy of the kernel side is taken back; forever when none waits.
+async fn reverting(services: &Services) {
+    match services.kernel.reverts_at() {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn start_relays(

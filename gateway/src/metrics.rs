@@ -25,7 +25,7 @@ pub use record::{
 };
 use record::{Ledger, Totals};
 
-use crate::ctl::protocol::{ForwardServer, ForwardStatus};
+use crate::ctl::protocol::{ForwardServer, ForwardStatus, KernelTotals};
 use crate::sync::lock;
 
 /// Bounds of the histograms' buckets in seconds: from a resumed handshake on a local network to a dial that
@@ -271,6 +271,16 @@ fn render_forwards(forwards: &[ForwardStatus], writer: &mut text::Writer) {
     writer.family(names::FORWARD_SERVER_UP, servers().map(|(labels, server)| (labels, up(&server))));
     writer.family(names::FORWARD_SERVER_WEIGHT, servers().map(|(labels, server)| (labels, weight(&server))));
     writer.family(names::FORWARD_FLOWS, servers().map(|(labels, server)| (labels, flows(&server))));
+    let carried = |server: &ForwardServer| server.kernel.flows;
+    writer.family(names::FORWARD_KERNEL_FLOWS, servers().map(|(labels, server)| (labels, carried(&server))));
+    let directions = |up: fn(&KernelTotals) -> u64, down: fn(&KernelTotals) -> u64| {
+        servers().flat_map(move |(labels, server)| {
+            let row = |direction: &str, count| ([&labels[..], &[direction.to_owned()]].concat(), count);
+            [row("up", up(&server.kernel)), row("down", down(&server.kernel))]
+        })
+    };
+    writer.family(names::FORWARD_KERNEL_BYTES, directions(|it| it.bytes_up, |it| it.bytes_down));
+    writer.family(names::FORWARD_KERNEL_PACKETS, directions(|it| it.packets_up, |it| it.packets_down));
 }
 
 /// A session that left the table and is not yet in the ledger must not make a counter fall.

@@ -40,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) quick: bool,
     /// Everything when absent.
     pub(crate) only: Option<Part>,
+    /// Between two frames of the generator, where drops and forwarding are measured.
+    pub(crate) period: Duration,
 }
 
 /// A part of the measurement.
@@ -66,6 +68,7 @@ pub(crate) struct Report {
     rounds: u32,
     quick: bool,
     only: Option<String>,
+    period_seconds: f64,
     goals: Vec<Goal>,
     notes: Vec<&'static str>,
     raw: Map<String, Value>,
@@ -75,10 +78,8 @@ pub(crate) struct Report {
 
 /// What a pair of virtual interfaces (veth) does that a network card does not.
 const NOTES: &[&str] = &[
-    "a program in the driver of a veth switches TSO off at the peer, turns every packet of a socket into a buffer of \
-     its own by a copy, and keeps GRO from joining: bulk TCP loses most of its speed and small messages cost more, \
-     whatever the program does; so only small packets are measured, and the cost in peace is compared with a program \
-     that does nothing",
+    "a program in the driver of a veth switches TSO off at the peer and copies what a socket sends: bulk TCP loses most \
+     of its speed whatever the program does; so only small packets are measured, and TSO is off for all contenders",
     "a veth hands frames over in memory of the sender's core: most of what a dropped packet costs here is fetching \
      its frame from the other core and handing the page back (`xdp-drop-only` in the table), which a network card \
      does not charge; so ratios to nftables are smaller here than on a card",
@@ -100,6 +101,7 @@ pub(crate) fn run(plan: Plan, progress: &mut impl Write) -> Result<Report> {
         rounds: plan.rounds,
         quick: plan.quick,
         only: plan.only.map(|part| format!("{part:?}").to_lowercase()),
+        period_seconds: plan.period.as_secs_f64(),
         goals: Vec::new(),
         notes: NOTES.to_vec(),
         raw: Map::new(),

@@ -3,17 +3,25 @@
 #[cfg(test)]
 #[path = "xdp/bans.rs"]
 mod bans;
+#[cfg(test)]
 #[path = "xdp/events.rs"]
 mod events;
 #[cfg(test)]
 #[path = "xdp/flows.rs"]
 mod flows;
 #[cfg(test)]
+#[path = "xdp/forward.rs"]
+mod forward;
+#[cfg(test)]
 #[path = "xdp/nmap.rs"]
 mod nmap;
 #[cfg(test)]
+#[path = "xdp/policy.rs"]
+mod policy;
+#[cfg(test)]
 #[path = "xdp/program.rs"]
 mod program;
+#[cfg(test)]
 #[path = "xdp/robust.rs"]
 mod robust;
 #[cfg(test)]

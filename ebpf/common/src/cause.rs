@@ -142,6 +142,18 @@ causes! {
     NeighbourFar Drop "neighbour_far",
     /// neither TCP nor UDP nor ICMP
     OtherProtocol Drop "protocol",
+    /// more than a rule lets one source begin in a second
+    OverLimit Drop "limit",
+    /// it leaves, and goes on with what has begun or answers
+    Leaves Pass "leaves",
+    /// it leaves, and a row of the egress rules accepts it
+    EgressAccepts Pass "egress_rule",
+    /// it begins something by no row of the egress rules, which are open
+    EgressOpen Pass "egress_open",
+    /// it would leave, and a row of the egress rules drops it
+    EgressDrops Drop "egress_rule",
+    /// it would leave, the egress rules are closed and none accepts it
+    EgressClosed Drop "egress_closed",
 }
 
 impl Cause {

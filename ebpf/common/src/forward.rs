@@ -25,6 +25,9 @@ pub const WORDS_MAX: u32 = LISTENERS_MAX * 2 * WORDS_EACH;
 pub const FORWARDS_MAX: u32 = 65_536;
 /// Entries of half-open flows.
 pub const HALF_OPEN_MAX: u32 = 16_384;
+/// How long after its last segment a flow is taken for half open still, in nanoseconds: as long as clients repeat their
+/// first segment for a connection that is not answered.
+pub const HALF_OPEN_TIME: u64 = 60_000_000_000;
 /// Ports that are tried for a new flow.
 pub const TRIES: u16 = 16;
 

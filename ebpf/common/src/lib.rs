@@ -5,8 +5,10 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod bogon;
 mod bucket;
 mod cause;
+mod egress;
 pub mod event;
 mod flow;
 pub mod forward;
@@ -14,15 +16,19 @@ mod frame;
 pub mod maglev;
 pub mod nat;
 mod packet;
+pub mod rules;
 pub mod tables;
 mod transport;
 mod verdict;
 mod walk;
 
+pub use bogon::is_bogon;
 pub use bucket::Rate;
 pub use cause::{Cause, Verdict};
+pub use egress::{Outgoing, dial, egress_keys, leave};
 pub use flow::{Flow, FlowKey};
 pub use frame::{Frame, FrameMut};
 pub use packet::{Addresses, Family, Kind, Layout, Packet, Payload, Ports, Protocol, Quoted, TcpFlags};
+pub use rules::{Bogons, Policy};
 pub use verdict::{Decision, Effect, Hit, Lookup, judge, verdict};
 pub use walk::{Seen, walk};

@@ -4,6 +4,8 @@
 //! Checksums are updated by what has changed, RFC 1624: the payload is never read, and a packet that was damaged on
 //! its way arrives as damaged as it was.
 
+pub mod too_big;
+
 use crate::flow::FlowKey;
 use crate::frame::FrameMut;
 use crate::packet::{Addresses, Family, Kind, Packet, Protocol};

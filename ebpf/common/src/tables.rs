@@ -3,8 +3,15 @@
 //! User space reads and writes them as plain arrays (`to_bytes`, `from_bytes`), which is all that aya asks for; no
 //! type here needs an unsafe promise.
 
+pub use crate::rules::{RuleKey, RuleValue};
+
 /// Names of the maps, as both sides spell them.
 pub const RULES: &str = "RULES";
+/// Sets of prefixes with rules of their own, by family.
+pub const RULES_V4: &str = "RULES_V4";
+pub const RULES_V6: &str = "RULES_V6";
+/// What sources have taken of their limits.
+pub const LIMITS: &str = "LIMITS";
 pub const INTERFACES: &str = "INTERFACES";
 pub const BANS_V4: &str = "BANS_V4";
 pub const BANS_V6: &str = "BANS_V6";
@@ -21,9 +28,17 @@ pub const EVENTS: &str = "EVENTS";
 pub const SAMPLERS: &str = "SAMPLERS";
 /// Name of the program.
 pub const PROGRAM: &str = "portcullis";
+/// Name of the program for what leaves by an interface.
+pub const PROGRAM_EGRESS: &str = "portcullis_out";
+/// Names of the programs for what sockets contact: connections and datagrams, IPv4 and IPv6.
+pub const PROGRAMS_DIAL: [&str; 4] = ["connect_v4", "connect_v6", "sendmsg_v4", "sendmsg_v6"];
 
-/// Rules by role, protocol and single port; a range takes one each.
-pub const RULES_MAX: u32 = 16_384;
+/// Rules by role, protocol and single port; a range takes one each. The table holds two generations of them.
+pub const RULES_MAX: u32 = 65_536;
+/// Prefixes in sets of rules, for each family and generation.
+pub const SOURCES_MAX: u32 = 16_384;
+/// Sources whose limits are kept at the same time; whoever was seen longest ago begins anew.
+pub const LIMITS_MAX: u32 = 65_536;
 /// Filtered interfaces.
 pub const INTERFACES_MAX: u32 = 16;
 /// Banned prefixes, for each family.
@@ -38,16 +53,23 @@ pub const FRAGMENTS_TIME: u64 = 30_000_000_000;
 pub const EVENTS_MAX: u32 = 4_096;
 /// Counters of one interface; more than there are causes.
 pub const CAUSES_MAX: u32 = 64;
-/// The interfaces, and one more for those without a role.
-pub const COUNTERS_MAX: u32 = (INTERFACES_MAX + 1) * CAUSES_MAX;
+/// The interfaces, one more for those without a role, the interfaces again for what leaves, and the daemon's own
+/// sockets.
+pub const COUNTERS_MAX: u32 = (2 * INTERFACES_MAX + 2) * CAUSES_MAX;
 /// Counted for interfaces without a role.
 pub const NO_SLOT: u8 = 16;
+/// Counted for what leaves by an interface: its slot and that.
+pub const EGRESS_SLOT: u8 = 17;
+/// Counted for the daemon's own sockets, by what they were to contact.
+pub const DIAL_SLOT: u8 = 33;
 
 /// What user space tells the program, by place in [`SETTINGS`]. All are 0 in the beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setting {
     /// How many bans there are; none need not be looked for.
     Bans,
+    /// Which rules hold: [`crate::Policy`].
+    Policy,
     /// Whether there are services to be forwarded, or flows of former ones.
     Forward,
     /// Most drop events of one processor within a second.
@@ -104,61 +126,20 @@ impl Role {
 pub enum Action {
     Accept,
     Drop,
+    /// Accepts so many a second from each source, and drops the others.
+    Limit,
 }
 
 impl Action {
+    pub const ALL: [Self; 3] = [Self::Accept, Self::Drop, Self::Limit];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Accept => "accept",
             Self::Drop => "drop",
+            Self::Limit => "limit",
         }
-    }
-}
-
-/// Key of [`RULES`]: role, IP protocol number, port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(transparent)]
-pub struct RuleKey([u8; 4]);
-
-impl RuleKey {
-    #[must_use]
-    #[inline(always)]
-    pub const fn new(role: u8, protocol: u8, port: u16) -> Self {
-        let [high, low] = port.to_be_bytes();
-        Self([role, protocol, high, low])
-    }
-
-    #[must_use]
-    pub const fn to_bytes(self) -> [u8; 4] {
-        self.0
-    }
-}
-
-/// Value of [`RULES`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(transparent)]
-pub struct RuleValue([u8; 4]);
-
-impl RuleValue {
-    #[must_use]
-    pub const fn new(action: Action) -> Self {
-        match action {
-            Action::Accept => Self([1, 0, 0, 0]),
-            Action::Drop => Self([0, 0, 0, 0]),
-        }
-    }
-
-    /// Whatever is not known to accept drops.
-    #[must_use]
-    #[inline(always)]
-    pub const fn action(self) -> Action {
-        if self.0[0] == 1 { Action::Accept } else { Action::Drop }
-    }
-
-    #[must_use]
-    pub const fn to_bytes(self) -> [u8; 4] {
-        self.0
     }
 }
 
@@ -253,21 +234,13 @@ mod tests {
     #[test]
     fn keys_and_values_are_bytes_without_padding() {
         assert_eq!((size_of::<RuleKey>(), align_of::<RuleKey>()), (4, 1));
-        assert_eq!((size_of::<RuleValue>(), align_of::<RuleValue>()), (4, 1));
+        assert_eq!((size_of::<RuleValue>(), align_of::<RuleValue>()), (8, 8));
         assert_eq!((size_of::<Interface>(), align_of::<Interface>()), (8, 1));
         assert_eq!((size_of::<Ban>(), align_of::<Ban>()), (8, 1));
         assert_eq!(RuleKey::new(1, 6, 443).to_bytes(), [1, 6, 1, 0xbb]);
         assert_eq!(Interface::new(3, Role::Farm, (0x0102, 0x0304)).to_bytes(), [3, 2, 1, 2, 3, 4, 0, 0]);
         assert_eq!(Ban::until(1).to_bytes(), [0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(Ban::from_bytes(Ban::until(77).to_bytes()).ends(), 77);
-    }
-
-    #[test]
-    fn an_unknown_action_drops() {
-        assert_eq!(RuleValue([9, 0, 0, 0]).action(), Action::Drop);
-        for action in [Action::Accept, Action::Drop] {
-            assert_eq!(RuleValue::new(action).action(), action);
-        }
     }
 
     #[test]
@@ -281,6 +254,9 @@ mod tests {
     fn every_counter_has_its_own_place_in_the_array() {
         assert_eq!(u32::from(NO_SLOT), INTERFACES_MAX);
         let last = counter(NO_SLOT, Cause::OtherProtocol.index());
+        assert_eq!(u32::from(EGRESS_SLOT), INTERFACES_MAX + 1);
+        assert_eq!(u32::from(DIAL_SLOT), u32::from(EGRESS_SLOT) + INTERFACES_MAX);
+        assert_eq!(counter(DIAL_SLOT, CAUSES_MAX - 1) + 1, COUNTERS_MAX);
         assert!(last < COUNTERS_MAX && counter(1, 0) > counter(0, Cause::OtherProtocol.index()));
     }
 }

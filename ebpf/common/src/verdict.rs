@@ -64,10 +64,10 @@ pub trait Lookup {
         None
     }
 
-    /// Whether the packet belongs to a flow that is forwarded; counts it there.
-    fn forwarded(&self, packet: &Packet) -> bool {
+    /// What becomes of a packet of a flow that is forwarded, which is counted there; `None` where it is of none.
+    fn forwarded(&self, packet: &Packet) -> Option<Cause> {
         let _ = packet;
-        false
+        None
     }
 
     /// What becomes of a first segment for a service that is forwarded; `None` where it is for none.
@@ -87,6 +87,18 @@ pub trait Lookup {
 
     /// What the rules of the interface's role say about a protocol and destination port (0 where there is none).
     fn rule(&self, addresses: &Addresses, protocol: u8, port: u16) -> Option<Action>;
+
+    /// Which addresses cannot be right where the packet came in.
+    fn refuses(&self, addresses: &Addresses) -> bool {
+        let _ = addresses;
+        false
+    }
+
+    /// Whether the source may begin one more within the limit of the rule that [`Lookup::rule`] found; takes it.
+    fn is_within_limit(&self, packet: &Packet) -> bool {
+        let _ = packet;
+        true
+    }
 
     /// Whether a first segment for an open port may come in now: [`Cause::RuleAccepts`], or why not.
     fn open(&self, packet: &Packet) -> Cause {
@@ -144,8 +156,10 @@ pub fn judge<L: Lookup>(packet: &Packet, tables: &L) -> Decision {
             None => Cause::Flow.into(),
         };
     }
-    if packet.has_ports() && tables.forwarded(packet) {
-        return Cause::Forwarded.into();
+    if packet.has_ports()
+        && let Some(cause) = tables.forwarded(packet)
+    {
+        return cause.into();
     }
     let cause = judge_stranger(packet, tables);
     if cause.verdict() == Verdict::Pass {
@@ -164,6 +178,9 @@ fn remember_first<L: Lookup>(packet: &Packet, tables: &L) {
 /// What belongs to no flow of the table.
 #[inline(always)]
 fn judge_stranger<L: Lookup>(packet: &Packet, tables: &L) -> Cause {
+    if tables.refuses(&packet.addresses) {
+        return Cause::Bogon;
+    }
     if !tables.is_management() && tables.is_banned(&packet.addresses) {
         return Cause::Banned;
     }
@@ -178,12 +195,20 @@ fn judge_stranger<L: Lookup>(packet: &Packet, tables: &L) -> Cause {
         Kind::Tcp | Kind::Udp | Kind::Other => {}
     }
     match tables.rule(&packet.addresses, packet.protocol, packet.ports.destination) {
-        Some(Action::Accept) => accepted(packet, tables),
+        Some(Action::Limit) if !within_limit(packet, tables) => Cause::OverLimit,
+        Some(Action::Accept | Action::Limit) => accepted(packet, tables),
         Some(Action::Drop) => Cause::RuleDrops,
         None if !packet.has_ports() => Cause::OtherProtocol,
         None if tables.is_ours(packet) => Cause::OwnSocket,
         None => Cause::NoRule,
     }
+}
+
+/// Connections are counted when they begin; what has no connections, packet by packet.
+#[inline(always)]
+fn within_limit<L: Lookup>(packet: &Packet, tables: &L) -> bool {
+    let goes_on = packet.kind == Kind::Tcp && !packet.flags.opens();
+    goes_on || tables.is_within_limit(packet)
 }
 
 /// A packet for an open port: a connection begins, goes on, or is none.
@@ -220,6 +245,8 @@ mod tests {
         ours: bool,
         continues: bool,
         live: bool,
+        refused: bool,
+        exhausted: bool,
         forwarded: bool,
         forward: Option<Cause>,
         remembered: Cell<Option<FlowKey>>,
@@ -234,8 +261,8 @@ mod tests {
             self.flow
         }
 
-        fn forwarded(&self, _: &Packet) -> bool {
-            self.forwarded
+        fn forwarded(&self, _: &Packet) -> Option<Cause> {
+            self.forwarded.then_some(Cause::Forwarded)
         }
 
         fn forward(&self, _: &Packet) -> Option<Cause> {
@@ -260,6 +287,14 @@ mod tests {
 
         fn continues(&self, _: &Packet) -> bool {
             self.continues
+        }
+
+        fn refuses(&self, _: &Addresses) -> bool {
+            self.refused
+        }
+
+        fn is_within_limit(&self, _: &Packet) -> bool {
+            !self.exhausted
         }
 
         fn is_ours(&self, _: &Packet) -> bool {
@@ -297,10 +332,10 @@ mod tests {
     fn a_ban_comes_before_a_rule_and_a_rule_before_a_socket() {
         let both = [false, true];
         for (banned, ours) in both.into_iter().flat_map(|banned| both.map(|ours| (banned, ours))) {
-            for rule in [None, Some(Action::Accept), Some(Action::Drop)] {
+            for rule in [None, Some(Action::Accept), Some(Action::Drop), Some(Action::Limit)] {
                 let expected = match (banned, rule, ours) {
                     (true, _, _) => Cause::Banned,
-                    (false, Some(Action::Accept), _) => Cause::RuleAccepts,
+                    (false, Some(Action::Accept | Action::Limit), _) => Cause::RuleAccepts,
                     (false, Some(Action::Drop), _) => Cause::RuleDrops,
                     (false, None, true) => Cause::OwnSocket,
                     (false, None, false) => Cause::NoRule,
@@ -354,6 +389,25 @@ mod tests {
         assert_eq!(cause(ACK, &open), Cause::NoFlow);
         assert_eq!(cause(DATAGRAM, &open), Cause::RuleAccepts);
         assert_eq!(cause(ACK, &Tables { continues: true, ..open }), Cause::RuleAccepts);
+    }
+
+    #[test]
+    fn a_limit_counts_what_begins_and_lets_go_on_what_has_begun() {
+        let within = Tables { rule: Some(Action::Limit), continues: true, ..Tables::default() };
+        let over = Tables { exhausted: true, ..within.clone() };
+        for payload in [SYN, DATAGRAM] {
+            assert_eq!(cause(payload, &within), Cause::RuleAccepts);
+            assert_eq!(cause(payload, &over), Cause::OverLimit);
+        }
+        assert_eq!(cause(ACK, &over), Cause::RuleAccepts);
+        assert_eq!(cause(ACK, &Tables { continues: false, ..over }), Cause::NoFlow);
+    }
+
+    #[test]
+    fn a_source_that_cannot_be_right_begins_nothing_and_a_flow_goes_on() {
+        let refused = Tables { refused: true, rule: Some(Action::Accept), ..Tables::default() };
+        assert_eq!(cause(SYN, &refused), Cause::Bogon);
+        assert_eq!(cause(SYN, &Tables { flow: Some(Hit { steer: None }), ..refused }), Cause::Flow);
     }
 
     #[test]

@@ -64,7 +64,10 @@ pub enum Command {
     /// Check a configuration and what it names (the same as `config check`)
     Check(Check),
     /// Apply the configuration file to the running gateway
-    Reload,
+    Reload {
+        #[command(subcommand)]
+        command: Option<Reload>,
+    },
     /// Print the gateway's metrics in Prometheus's text format
     Metrics,
     /// Who may not come in: bans by hand, and those that the gateway makes after repeated offences
@@ -90,6 +93,12 @@ pub enum Command {
         #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         out: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Reload {
+    /// Keep the changed policy of [xdp], which is taken back otherwise
+    Confirm,
 }
 
 #[derive(Debug, Subcommand)]
@@ -145,6 +154,18 @@ pub enum Forward {
     Status {
         /// Only this listener
         listener: Option<String>,
+    },
+    /// Show the flows that run in the kernel, the oldest first; those in user space are in `sessions list`
+    Flows {
+        /// Only those of this listener
+        #[arg(long)]
+        listener: Option<String>,
+        /// Only those to the server of this name
+        #[arg(long)]
+        server: Option<String>,
+        /// How many at most
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
     },
     /// Let a server take no new flows; those that it has go on. Holds until the daemon ends or `undrain`
     Drain(Server),
@@ -348,7 +369,7 @@ pub enum Logs {
 
 mod kernel;
 
-pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Protocol, Role, Top, Xdp};
+pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Role, Top, Xdp};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Level {

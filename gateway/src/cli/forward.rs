@@ -5,14 +5,20 @@ use std::time::Duration;
 use super::Context;
 use super::args::{Forward, Server};
 use super::output::{Failure, Outcome};
+use super::sessions::bytes;
 use super::status::age;
 use super::table::{Paint, Table};
-use crate::ctl::protocol::{Command, ForwardServer, ForwardStatus, ServerRef};
+use crate::ctl::protocol::{
+    Command, ForwardFlowFilter, ForwardFlowPage, ForwardServer, ForwardStatus, ServerRef,
+};
 use crate::exit::Exit;
 
 pub(super) fn run(context: &Context, command: Forward) -> Outcome {
     match command {
         Forward::Status { listener } => status(context, listener.as_deref()),
+        Forward::Flows { listener, server, limit } => {
+            flows(context, ForwardFlowFilter { listener, server, limit: Some(limit) })
+        }
         Forward::Drain(server) => drain(context, server, true),
         Forward::Undrain(server) => drain(context, server, false),
     }
@@ -52,6 +58,41 @@ fn status(context: &Context, listener: Option<&str>) -> Outcome {
         listeners.row(cells, &[]);
     }
     output.text(&format!("{}\n{}", listeners.render(width, colour), servers(&rows).render(width, colour)))?;
+    Ok(Exit::Ok)
+}
+
+fn flows(context: &Context, filter: ForwardFlowFilter) -> Outcome {
+    let page: ForwardFlowPage = context.call(&Command::ForwardFlows(filter))?;
+    let mut table = Table::new()
+        .column("LISTENER")
+        .column("SERVER")
+        .wide("CLIENT")
+        .wide("SOURCE")
+        .column("STATE")
+        .number("UP")
+        .number("DOWN")
+        .number("AGE")
+        .number("IDLE");
+    for flow in &page.flows {
+        let ago = |ms| age(Duration::from_millis(ms));
+        let cells = [
+            flow.listener.clone().unwrap_or_else(|| "-".to_owned()),
+            flow.server.clone(),
+            flow.client.clone(),
+            flow.source.clone(),
+            flow.state.clone(),
+            bytes(flow.bytes_up),
+            bytes(flow.bytes_down),
+            ago(flow.age_ms),
+            ago(flow.idle_ms),
+        ];
+        table.row(cells, &[]);
+    }
+    context.output.value_or_table(&page, &table)?;
+    let left = page.matched.saturating_sub(page.flows.len());
+    if left > 0 && !context.output.json {
+        context.output.note(format!("{left} more flows; --limit shows more, --listener and --server choose"));
+    }
     Ok(Exit::Ok)
 }
 

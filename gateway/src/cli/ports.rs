@@ -1,6 +1,11 @@
-//! `portcullis ports`: the rules as the configuration has them, and which one decides. The daemon need not run; where
-//! it does, its bans count too.
+//! `portcullis ports`: the rules as the configuration has them, which one decides, and how they differ from what is
+//! in force. The daemon need not run but for the last; where it does, its bans count too.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use portcullis_ebpf_common::tables::Role;
+use portcullis_ebpf_common::{Cause, Verdict};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -8,12 +13,11 @@ use super::args::{self, Ports};
 use super::output::{Failure, Outcome};
 use super::table::{Paint, Table as Shown};
 use crate::config::{self, Config, XdpConfig};
+use crate::ctl::protocol::{Command, XdpRules};
 use crate::exit::Exit;
-use crate::xdp::presets::{Passage, PortRow};
-use crate::xdp::rules::{Probe, Row, Table};
-use portcullis_ebpf_common::Protocol;
-use portcullis_ebpf_common::Verdict;
-use portcullis_ebpf_common::tables::{Action, Role};
+use crate::xdp::policy::{RuleRow, rule_rows};
+use crate::xdp::rules::{Probe, Table};
+use crate::xdp::{egress, protocols};
 
 pub(super) fn run(context: &Context, command: Ports) -> Outcome {
     let config = config::load(&context.config_path())
@@ -24,116 +28,243 @@ pub(super) fn run(context: &Context, command: Ports) -> Outcome {
     };
     match command {
         Ports::Show => show(context, &config, xdp),
-        Ports::Test(probe) => test(context, &Table::new(&config, xdp), &probe),
+        Ports::Test(probe) => test(context, &config, xdp, &probe),
+        Ports::Diff => diff(context, &config, xdp),
+    }
+}
+
+fn of_file(config: &Config, xdp: &XdpConfig) -> XdpRules {
+    XdpRules {
+        bogons: xdp.bogons.as_str().to_owned(),
+        egress: if xdp.egress_closed { "closed" } else { "open" }.to_owned(),
+        rules: rule_rows(config, xdp),
     }
 }
 
 fn show(context: &Context, config: &Config, xdp: &XdpConfig) -> Outcome {
-    let table = Table::new(config, xdp);
-    let out: Vec<&PortRow> = xdp
-        .preset
-        .into_iter()
-        .flat_map(|preset| preset.rows())
-        .filter(|row| row.passage == Passage::Out)
-        .collect();
+    let rules = of_file(config, xdp);
     if context.output.json {
-        let rules: Vec<Value> = table.rows().iter().map(rule).collect();
-        let begun: Vec<Value> = out.iter().map(|row| begun(row)).collect();
-        context.output.json(&json!({ "rules": rules, "begun_by_the_gateway": begun }))?;
+        context.output.json(&rules)?;
         return Ok(Exit::Ok);
     }
-    let mut rules =
-        Shown::new().column("ROLE").column("PROTOCOL").column("PORTS").column("ACTION").wide("FROM");
-    for row in table.rows() {
-        let paint = if row.action == Action::Accept { Paint::Good } else { Paint::Bad };
+    let (width, colour) = (context.output.width(), context.output.colour);
+    let (coming, leaving): (Vec<&RuleRow>, Vec<&RuleRow>) =
+        rules.rules.iter().partition(|row| row.direction == "in");
+    let mut table = Shown::new()
+        .column("ROLE")
+        .column("PROTOCOL")
+        .column("PORTS")
+        .column("FROM")
+        .column("ACTION")
+        .wide("ORIGIN");
+    for row in coming {
         let cells = [
-            row.role.as_str().to_owned(),
-            row.protocol.as_str().to_owned(),
+            row.role.clone(),
+            row.protocol.clone(),
             ports(row),
-            row.action.as_str().to_owned(),
+            addresses(row),
+            action(row),
             row.origin.clone(),
         ];
-        rules.row(cells, &[(3, paint)]);
+        table.row(cells, &[(4, paint(row))]);
     }
-    let (width, colour) = (context.output.width(), context.output.colour);
-    let mut text = rules.render(width, colour);
+    let mut text = table.render(width, colour);
     text += "\nThe first line that fits decides. Replies to this machine's own connections pass; the rest is dropped.\n";
-    if !out.is_empty() {
-        let mut begun = Shown::new().column("PORTS").column("PROTOCOLS").wide("TO").wide("FOR");
-        for row in out {
-            let cells =
-                [listed(row.ports), protocols(row), row.destination.to_owned(), row.description.to_owned()];
-            begun.row(cells, &[]);
-        }
-        text += "\nBegun by the gateway, as the preset lists it (not enforced):\n";
-        text += &begun.render(width, colour);
+    text += &format!("Sources that cannot be right at the edge: {}.\n", rules.bogons);
+    let mut table =
+        Shown::new().column("PROTOCOL").column("PORTS").column("TO").column("ACTION").wide("ORIGIN");
+    for row in leaving {
+        let cells = [row.protocol.clone(), ports(row), addresses(row), action(row), row.origin.clone()];
+        table.row(cells, &[(3, paint(row))]);
     }
+    text += "\nWhat this machine itself begins:\n";
+    text += &table.render(width, colour);
+    text += match xdp.egress_closed {
+        true => "\nThe first line that fits decides. The rest does not leave.\n",
+        false => "\nThe first line that fits decides. The rest leaves too (egress_policy is open).\n",
+    };
     context.output.text(&text)?;
     Ok(Exit::Ok)
 }
 
-fn test(context: &Context, table: &Table, typed: &args::Probe) -> Outcome {
-    let bans = super::bans::all(context, Some(typed.source.to_canonical().to_string())).ok();
-    let banned = bans.as_ref().is_some_and(|bans| !bans.is_empty());
-    let role = match typed.role {
-        args::Role::Edge => Role::Edge,
-        args::Role::Farm => Role::Farm,
-        args::Role::Mgmt => Role::Mgmt,
-    };
-    let protocol = match typed.protocol {
-        args::Protocol::Tcp => Protocol::Tcp,
-        args::Protocol::Udp => Protocol::Udp,
-    };
-    let probe = Probe { role, source: typed.source, protocol, port: typed.port, banned };
-    let (cause, row) = table.test(&probe);
-    if bans.is_none() {
-        context.output.note("the daemon tells no bans; only the rules were tried");
+fn paint(row: &RuleRow) -> Paint {
+    match row.action.as_str() {
+        "accept" => Paint::Good,
+        "limit" => Paint::Doubtful,
+        _ => Paint::Bad,
     }
+}
+
+fn action(row: &RuleRow) -> String {
+    row.rate.map_or_else(|| row.action.clone(), |rate| format!("{} {rate}/s", row.action))
+}
+
+fn ports(row: &RuleRow) -> String {
+    if row.ports.is_empty() { "-".to_owned() } else { row.ports.clone() }
+}
+
+fn addresses(row: &RuleRow) -> String {
+    if row.prefixes.is_empty() { "any".to_owned() } else { row.prefixes.join(" ") }
+}
+
+/// Where a packet meets the rules.
+enum Way {
+    In(Role),
+    Out,
+    /// It comes by an interface that is not filtered.
+    Unfiltered(String),
+}
+
+fn test(context: &Context, config: &Config, xdp: &XdpConfig, typed: &args::Probe) -> Outcome {
+    let (source, destination) = (typed.source.to_canonical(), typed.destination.to_canonical());
+    if source.is_ipv4() != destination.is_ipv4() {
+        return Err(Failure::new(Exit::Usage, "one address is IPv4 and the other IPv6"));
+    }
+    if protocols::has_ports(typed.protocol) == (typed.port == 0) {
+        let message = "tcp and udp need a port, and other protocols have none";
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    let way = way(xdp, typed, source, destination)?;
+    let (cause, rule) = match &way {
+        Way::Unfiltered(interface) => {
+            let text = format!("pass: {interface} is not filtered");
+            let value = json!({ "verdict": "pass", "direction": "in", "interface": interface, "rule": null });
+            context.output.value_or_text(&value, &text)?;
+            return Ok(Exit::Ok);
+        }
+        Way::Out => {
+            let rows = egress::rows(config, xdp);
+            let (cause, row) =
+                egress::test(&rows, xdp.egress_closed, destination, typed.protocol, typed.port);
+            (cause, row.and_then(|row| rows.get(row)).map(RuleRow::from))
+        }
+        Way::In(role) => {
+            let bans = super::bans::all(context, Some(source.to_string())).ok();
+            if bans.is_none() {
+                context.output.note("the daemon tells no bans; only the rules were tried");
+            }
+            let banned = bans.is_some_and(|bans| !bans.is_empty());
+            let (protocol, port, bogons) = (typed.protocol, typed.port, xdp.bogons);
+            let table = Table::new(config, xdp);
+            let (cause, row) = table.test(&Probe { role: *role, source, protocol, port, banned, bogons });
+            (cause, row.map(RuleRow::from))
+        }
+    };
+    explain(context, &way, cause, rule.as_ref())
+}
+
+fn explain(context: &Context, way: &Way, cause: Cause, rule: Option<&RuleRow>) -> Outcome {
     let verdict = cause.verdict();
-    let by = row.map_or_else(
+    let (direction, role) = match way {
+        Way::In(role) => ("in", Some(role.as_str())),
+        Way::Out | Way::Unfiltered(_) => ("out", None),
+    };
+    let by = rule.map_or_else(
         || cause.about().to_owned(),
-        |row| format!("{} ({} {} {})", row.origin, row.role.as_str(), row.protocol.as_str(), ports(row)),
+        |row| {
+            let about = format!("{} {} {}", row.protocol, ports(row), addresses(row));
+            format!("{} ({about}: {})", row.origin, action(row))
+        },
     );
     let value = json!({
         "verdict": verdict.label(),
+        "direction": direction,
+        "role": role,
         "reason": cause.label(),
         "about": cause.about(),
-        "rule": row.map(rule),
+        "rule": rule,
     });
-    context.output.value_or_text(&value, &format!("{}: {by}", verdict.label()))?;
+    let place = role.map_or_else(|| "out".to_owned(), |role| format!("in by {role}"));
+    context.output.value_or_text(&value, &format!("{} {place}: {by}", verdict.label()))?;
     Ok(if verdict == Verdict::Pass { Exit::Ok } else { Exit::Negative })
 }
 
-fn rule(row: &Row) -> Value {
-    json!({
-        "role": row.role.as_str(),
-        "protocol": row.protocol.as_str(),
-        "ports": ports(row),
-        "action": row.action.as_str(),
-        "from": row.origin,
-    })
-}
-
-fn begun(row: &PortRow) -> Value {
-    json!({
-        "ports": row.ports,
-        "protocols": row.protocols.iter().map(|protocol| protocol.as_str()).collect::<Vec<_>>(),
-        "to": row.destination,
-        "for": row.description,
-    })
-}
-
-fn ports(row: &Row) -> String {
-    match (row.ports.start(), row.ports.end()) {
-        (first, last) if first == last => first.to_string(),
-        (first, last) => format!("{first}-{last}"),
+/// By whose addresses they are: ours as the source means out; ours as the destination, or a neighbour's as the
+/// source, means in by that interface.
+fn way(xdp: &XdpConfig, typed: &args::Probe, source: IpAddr, destination: IpAddr) -> Result<Way, Failure> {
+    if let Some(role) = typed.role {
+        return Ok(Way::In(match role {
+            args::Role::Edge => Role::Edge,
+            args::Role::Farm => Role::Farm,
+            args::Role::Mgmt => Role::Mgmt,
+        }));
     }
+    let own = config::own_networks();
+    if own.iter().any(|(_, network)| network.addr() == source) {
+        return Ok(Way::Out);
+    }
+    let of = |holds: &dyn Fn(&IpNet) -> bool| own.iter().find(|(_, network)| holds(network));
+    let found =
+        of(&|network| network.addr() == destination).or_else(|| of(&|network| network.contains(&source)));
+    let Some((name, _)) = found else {
+        let message = "neither address is this machine's, and neither belongs to a network of it; say the role of the \
+                       interface, such as `--role edge`";
+        return Err(Failure::new(Exit::Usage, message));
+    };
+    let filtered = xdp.interfaces.iter().find(|interface| interface.name == *name);
+    Ok(filtered.map_or_else(|| Way::Unfiltered(name.clone()), |interface| Way::In(interface.role)))
 }
 
-fn listed(ports: &[u16]) -> String {
-    ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+fn diff(context: &Context, config: &Config, xdp: &XdpConfig) -> Outcome {
+    let running: XdpRules = context.call(&Command::XdpRules {})?;
+    let file = of_file(config, xdp);
+    let without = |rows: &[RuleRow], others: &[RuleRow]| -> Vec<RuleRow> {
+        rows.iter().filter(|row| !others.contains(row)).cloned().collect()
+    };
+    let (removed, added) = (without(&running.rules, &file.rules), without(&file.rules, &running.rules));
+    // A row that stands in the same place of the file with other contents has changed.
+    let same_place = |a: &RuleRow, b: &RuleRow| a.origin == b.origin && a.direction == b.direction;
+    let pairs = |row: &RuleRow| {
+        let mut olds = removed.iter().filter(|old| same_place(old, row));
+        let mut news = added.iter().filter(|new| same_place(new, row));
+        match (olds.next(), olds.next(), news.next(), news.next()) {
+            (Some(old), None, Some(new), None) => Some((old.clone(), new.clone())),
+            _ => None,
+        }
+    };
+    let changed: Vec<(RuleRow, RuleRow)> = added.iter().filter_map(pairs).collect();
+    let alone = |rows: &[RuleRow]| -> Vec<RuleRow> {
+        rows.iter().filter(|row| pairs(row).is_none()).cloned().collect()
+    };
+    let (removed, added) = (alone(&removed), alone(&added));
+    let settings: Vec<Value> =
+        [("bogons", &running.bogons, &file.bogons), ("egress_policy", &running.egress, &file.egress)]
+            .into_iter()
+            .filter(|(_, running, file)| running != file)
+            .map(|(key, running, file)| json!({ "key": key, "running": running, "file": file }))
+            .collect();
+    let moved = removed.is_empty() && added.is_empty() && changed.is_empty() && running.rules != file.rules;
+    let equal = running == file;
+    let mut text = String::new();
+    for setting in &settings {
+        let of = |name: &str| setting.get(name).and_then(Value::as_str).unwrap_or_default();
+        text += &format!("~ {}: {} → {}\n", of("key"), of("running"), of("file"));
+    }
+    removed.iter().for_each(|row| text += &format!("- {}\n", line(row)));
+    added.iter().for_each(|row| text += &format!("+ {}\n", line(row)));
+    changed.iter().for_each(|(old, new)| text += &format!("~ {}\n  → {}\n", line(old), line(new)));
+    if moved {
+        text += "the same rows in another order\n";
+    }
+    if equal {
+        text += "the policy in force is that of the file\n";
+    }
+    let changed: Vec<Value> =
+        changed.iter().map(|(running, file)| json!({ "running": running, "file": file })).collect();
+    let value = json!({
+        "equal": equal,
+        "settings": settings,
+        "removed": removed,
+        "added": added,
+        "changed": changed,
+        "order": moved,
+    });
+    context.output.value_or_text(&value, text.trim_end())?;
+    Ok(if equal { Exit::Ok } else { Exit::Negative })
 }
 
-fn protocols(row: &PortRow) -> String {
-    row.protocols.iter().map(|protocol| protocol.as_str()).collect::<Vec<_>>().join(" ")
+fn line(row: &RuleRow) -> String {
+    let role = if row.role.is_empty() { "" } else { " " };
+    let place = format!("{}{role}{}", row.direction, row.role);
+    format!("{place} {} {} {}: {} [{}]", row.protocol, ports(row), addresses(row), action(row), row.origin)
 }

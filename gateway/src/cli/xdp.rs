@@ -48,7 +48,15 @@ fn status(context: &Context) -> Outcome {
         interfaces.row(cells, &[(3, paint)]);
     }
     let (width, colour) = (context.output.width(), context.output.colour);
-    let head = format!("{}: {} ports in rules, {} bans\n", status.state, status.rules, status.bans);
+    let mut head = format!("{}: {} ports in rules, {} bans\n", status.state, status.rules, status.bans);
+    if !status.interfaces.is_empty() {
+        head += &format!("bogons at the edge: {}; egress: {}\n", status.bogons, status.egress);
+    }
+    if let Some(seconds) = status.reverts_in_seconds {
+        head += &format!(
+            "NOT CONFIRMED: the policy before comes back in {seconds} seconds unless `portcullis reload confirm`\n"
+        );
+    }
     let packets = counts(&status.packets).render(width, colour);
     let maps = tables(&status).render(width, colour);
     let interfaces = interfaces.render(width, colour);
@@ -83,18 +91,24 @@ fn drops(context: &Context) -> Outcome {
 }
 
 fn counts(rows: &[XdpCount]) -> Table {
-    let mut table =
-        Table::new().column("INTERFACE").column("VERDICT").column("REASON").number("PACKETS").wide("MEANING");
+    let mut table = Table::new()
+        .column("INTERFACE")
+        .column("DIRECTION")
+        .column("VERDICT")
+        .column("REASON")
+        .number("PACKETS")
+        .wide("MEANING");
     for row in rows {
         let paint = if row.verdict == "drop" { Paint::Doubtful } else { Paint::Plain };
         let cells = [
             row.interface.clone(),
+            row.direction.clone(),
             row.verdict.clone(),
             row.reason.clone(),
             row.packets.to_string(),
             row.about.clone(),
         ];
-        table.row(cells, &[(1, paint)]);
+        table.row(cells, &[(2, paint)]);
     }
     table
 }

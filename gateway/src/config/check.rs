@@ -16,7 +16,7 @@ use portcullis_core::profile::Kind;
 use super::{Config, Finding, ListenerConfig, Severity, StaConfig, StaTls, XdpConfig};
 use crate::authn::local::UserDb;
 use crate::tls::certs::{certified_server_config, inspect, roots};
-use crate::xdp::{self, rules::Table};
+use crate::xdp::{self, policy::Policy};
 
 /// Looks at everything that the configuration names. Errors come first.
 #[must_use]
@@ -191,8 +191,8 @@ fn check_xdp(config: &Config, xdp: &XdpConfig, findings: &mut Vec<Finding>) {
         let message = "this build has no kernel side".to_owned();
         add(Severity::Error, message, "build it with `cargo xtask ebpf`, or leave out [xdp]");
     }
-    if let Err(message) = Table::new(config, xdp).entries() {
-        add(Severity::Error, message, "accept fewer single ports");
+    if let Err(message) = Policy::new(config, xdp) {
+        add(Severity::Error, message, "write fewer and wider rules");
     }
     for interface in &xdp.interfaces {
         if nix::net::if_::if_nametoindex(interface.name.as_str()).is_err() {

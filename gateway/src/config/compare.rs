@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Config, ForwardConfig, ListenerConfig, ServerConfig, StaServerConfig};
+use super::{Config, ForwardConfig, ListenerConfig, ServerConfig, StaServerConfig, XdpConfig};
 
 /// The difference between two configurations.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -60,8 +60,29 @@ pub fn compare(old: &Config, new: &Config) -> ReloadPlan {
     sta_server(&mut plan, old.sta_server.as_ref(), new.sta_server.as_ref());
     listeners(&mut plan, &old.listeners, &new.listeners);
     plan.live(old.bans != new.bans, "bans");
-    plan.restart(old.xdp != new.xdp, "xdp");
+    xdp(&mut plan, old.xdp.as_ref(), new.xdp.as_ref());
     plan
+}
+
+/// Where packets are filtered is fixed at start; by which policy is not.
+fn xdp(plan: &mut ReloadPlan, old: Option<&XdpConfig>, new: Option<&XdpConfig>) {
+    let (old, new) = match (old, new) {
+        (Some(old), Some(new)) => (old, new),
+        (None, None) => return,
+        (None, Some(_)) => return plan.restart(true, "xdp: added"),
+        (Some(_), None) => return plan.restart(true, "xdp: removed"),
+    };
+    plan.restart(old.interfaces != new.interfaces, "xdp.interface");
+    plan.restart(old.mode != new.mode, "xdp.mode");
+    plan.restart(old.pins != new.pins, "xdp.pin_dir");
+    plan.restart(old.cgroup != new.cgroup, "xdp.cgroup");
+    plan.live(old.preset != new.preset, "xdp.preset");
+    plan.live(old.rules != new.rules, "xdp.rule");
+    plan.live(old.bogons != new.bogons, "xdp.bogons");
+    plan.live(old.egress != new.egress, "xdp.egress");
+    plan.live(old.egress_closed != new.egress_closed, "xdp.egress_policy");
+    plan.live(old.confirm != new.confirm, "xdp.confirm");
+    plan.live(old.allow_no_management != new.allow_no_management, "xdp.allow_no_management");
 }
 
 /// Tables that may come, go and change at any time.

@@ -196,6 +196,10 @@ tables! {
         mode: String,
         pin_dir: String,
         allow_no_management: bool,
+        bogons: String,
+        confirm: String,
+        egress_policy: String,
+        cgroup: String,
         flows: i64,
         fragments: i64,
         bans: i64,
@@ -203,6 +207,7 @@ tables! {
         event_rate: i64,
         interface: Vec<Located<XdpInterface>>,
         rule: Vec<Located<XdpRule>>,
+        egress: Vec<Located<XdpEgress>>,
     }
     XdpInterface "xdp.interface" {
         name: String,
@@ -210,7 +215,15 @@ tables! {
     }
     XdpRule "xdp.rule" {
         role: String,
-        protocol: String,
+        protocol: NameOrNumber,
+        ports: Vec<Located<Ports>>,
+        from: Vec<Located<String>>,
+        action: String,
+        rate: String,
+    }
+    XdpEgress "xdp.egress" {
+        to: Vec<Located<String>>,
+        protocol: NameOrNumber,
         ports: Vec<Located<Ports>>,
         action: String,
     }
@@ -232,6 +245,30 @@ impl FromToml for Ports {
         match value.get_ref() {
             DeValue::Integer(_) => i64::from_toml(value, key, problems).map(Self::One),
             DeValue::String(text) => Some(Self::Range(text.clone().into_owned())),
+            _ => {
+                problems.wrong_type::<Self>(value, key);
+                None
+            }
+        }
+    }
+}
+
+/// Something with a name and a number, as typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NameOrNumber {
+    Name(String),
+    Number(i64),
+}
+
+impl FromToml for NameOrNumber {
+    fn expected() -> String {
+        "a name in quotes or a number".into()
+    }
+
+    fn from_toml(value: &Spanned<DeValue<'_>>, key: &str, problems: &mut Problems<'_>) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::Integer(_) => i64::from_toml(value, key, problems).map(Self::Number),
+            DeValue::String(text) => Some(Self::Name(text.clone().into_owned())),
             _ => {
                 problems.wrong_type::<Self>(value, key);
                 None
@@ -327,6 +364,7 @@ mod tests {
             ("listener", "health"),
             ("xdp", "interface"),
             ("xdp", "rule"),
+            ("xdp", "egress"),
         ];
         let known: BTreeSet<(String, String)> = TABLES
             .iter()

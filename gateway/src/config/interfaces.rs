@@ -22,6 +22,19 @@ pub(crate) fn interface_of(address: IpAddr) -> Option<String> {
     interfaces.into_iter().find(|interface| has(interface) == Some(true)).map(|found| found.interface_name)
 }
 
+/// Every address of every interface with its network, by the interface's name.
+pub(crate) fn own_networks() -> Vec<(String, IpNet)> {
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    interfaces
+        .filter_map(|interface| {
+            let address = ip(&interface.address?)?;
+            let network = interface.netmask.as_ref().and_then(ip);
+            let network = network.and_then(|mask| IpNet::with_netmask(address, mask).ok());
+            Some((interface.interface_name, network.unwrap_or_else(|| address.into())))
+        })
+        .collect()
+}
+
 /// The networks that the interface is connected to.
 pub(crate) fn networks_of(interface: &str) -> Vec<IpNet> {
     let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };

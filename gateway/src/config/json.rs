@@ -6,14 +6,17 @@ use ipnet::IpNet;
 use portcullis_core::limits::Limits;
 use portcullis_core::penalty::Threshold;
 use portcullis_core::policy::{Destination, Policy, Rule};
+use portcullis_ebpf_common::tables::Action;
 use serde_json::{Value, json};
 
 use super::duration::format;
 use super::{
     BansConfig, Check, CheckTrust, Config, ForwardConfig, HealthConfig, ListenerConfig, LogFormat,
-    SecurityKey, ServerConfig, StaConfig, StaServerConfig, StaTls, XdpConfig, XdpInterface, XdpRule,
+    SecurityKey, ServerConfig, StaConfig, StaServerConfig, StaTls, XdpConfig, XdpEgress, XdpInterface,
+    XdpRule,
 };
 use crate::xdp::presets::Preset;
+use crate::xdp::protocols;
 
 pub(super) fn config(config: &Config) -> Value {
     let certificates = config
@@ -184,9 +187,19 @@ fn xdp(xdp: &XdpConfig) -> Value {
     let rule = |rule: &XdpRule| {
         json!({
             "role": rule.role.as_str(),
-            "protocol": rule.protocol.as_str(),
+            "protocol": protocols::shown(rule.protocol),
             "ports": rule.ports.iter().map(ports).collect::<Value>(),
+            "from": prefixes(&rule.from),
             "action": rule.action.as_str(),
+            "rate": (rule.action == Action::Limit).then(|| format!("{}/s", rule.per_second)),
+        })
+    };
+    let egress = |row: &XdpEgress| {
+        json!({
+            "to": prefixes(&row.to),
+            "protocol": protocols::shown(row.protocol),
+            "ports": row.ports.iter().map(ports).collect::<Value>(),
+            "action": row.action.as_str(),
         })
     };
     json!({
@@ -194,6 +207,10 @@ fn xdp(xdp: &XdpConfig) -> Value {
         "mode": xdp.mode.as_str(),
         "pin_dir": xdp.pins,
         "allow_no_management": xdp.allow_no_management,
+        "bogons": xdp.bogons.as_str(),
+        "confirm": format(xdp.confirm),
+        "egress_policy": if xdp.egress_closed { "closed" } else { "open" },
+        "cgroup": xdp.cgroup,
         "flows": xdp.sizes.flows,
         "fragments": xdp.sizes.fragments,
         "bans": xdp.sizes.bans,
@@ -201,6 +218,7 @@ fn xdp(xdp: &XdpConfig) -> Value {
         "event_rate": xdp.event_rate,
         "interface": xdp.interfaces.iter().map(interface).collect::<Value>(),
         "rule": xdp.rules.iter().map(rule).collect::<Value>(),
+        "egress": xdp.egress.iter().map(egress).collect::<Value>(),
     })
 }
 

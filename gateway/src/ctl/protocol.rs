@@ -51,10 +51,14 @@ mod forward;
 mod kernel;
 
 pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
-pub use forward::{ForwardServer, ForwardStatus, ServerRef};
+pub use forward::{
+    ForwardFlow, ForwardFlowFilter, ForwardFlowPage, ForwardServer, ForwardStatus, KernelTotals, ServerRef,
+};
 mod traffic;
 
-pub use kernel::{XdpCount, XdpEventUse, XdpFlowUse, XdpInterfaceStatus, XdpMap, XdpStatus};
+pub use kernel::{
+    Confirmed, XdpCount, XdpEventUse, XdpFlowUse, XdpInterfaceStatus, XdpMap, XdpRules, XdpStatus,
+};
 pub use traffic::{FlowFilter, FlowOrder, XdpEvent, XdpEventPage, XdpFlow, XdpFlowPage};
 
 mod wiped {
@@ -94,10 +98,14 @@ pub enum Command {
     ConfigShow {},
     /// [`Reloaded`]
     Reload {},
+    /// [`Confirmed`]: the policy of the last reload stays in force.
+    ReloadConfirm {},
     /// [`MetricsText`]
     Metrics {},
     /// [`XdpStatus`]
     XdpStatus {},
+    /// [`XdpRules`]
+    XdpRules {},
     /// A list of [`BanRow`], by prefix, at most [`BANS_PER_ANSWER`].
     #[serde(alias = "xdp-bans")]
     BansList(BanFilter),
@@ -115,6 +123,8 @@ pub enum Command {
     },
     /// A list of [`ForwardStatus`], by the name of the listener.
     ForwardStatus {},
+    /// [`ForwardFlowPage`]
+    ForwardFlows(ForwardFlowFilter),
     /// [`ServerRef`]s that take no new flows from now on, until the daemon ends.
     ForwardDrain(ServerRef),
     /// [`ServerRef`]s that take new flows again.
@@ -478,6 +488,9 @@ pub struct Reloaded {
     pub live: Vec<String>,
     /// Changes that wait for a restart.
     pub restart: Vec<String>,
+    /// The changed policy of the kernel side is taken back after that time, unless it is confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_within_seconds: Option<u64>,
 }
 
 /// Answer to `metrics`.

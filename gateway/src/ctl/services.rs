@@ -82,13 +82,16 @@ impl Services {
             Command::TicketRedeem { ticket } => reply(self.redeem(&ticket).await),
             Command::ConfigShow {} => reply(Ok(self.config.load().to_json())),
             Command::Reload {} => reply(self.reload().await),
+            Command::ReloadConfirm {} => reply(self.confirm_reload()),
             Command::Metrics {} => reply(Ok(MetricsText { text: self.render_metrics() })),
             Command::XdpStatus {} => reply(self.kernel_status()),
+            Command::XdpRules {} => reply(self.kernel_rules()),
             Command::BansList(filter) => reply(self.bans(&filter)),
             Command::BanAdd(order) => reply(self.ban(order)),
             Command::BanRemove { prefix } => reply(self.unban(&prefix)),
             Command::BansClear { automatic } => reply(Ok(self.clear_bans(automatic))),
             Command::ForwardStatus {} => reply(Ok(self.forward_status())),
+            Command::ForwardFlows(filter) => reply(self.forward_flows(filter).await),
             Command::ForwardDrain(which) => reply(self.drain_server(&which, true)),
             Command::ForwardUndrain(which) => reply(self.drain_server(&which, false)),
             Command::XdpFlows(filter) => reply(self.flows(&filter).await),
@@ -292,7 +295,10 @@ impl Services {
         self.reload.try_send(reply).map_err(|_| busy())?;
         let outcome = tokio::time::timeout(RELOAD_WAIT, outcome).await;
         match outcome.map_err(|_| busy())?.map_err(|_| busy())? {
-            Ok(plan) => Ok(Reloaded { live: plan.live, restart: plan.restart }),
+            Ok(plan) => {
+                let confirm_within_seconds = self.reverts_in_seconds();
+                Ok(Reloaded { live: plan.live, restart: plan.restart, confirm_within_seconds })
+            }
             Err(error) => Err(Failure::new(ErrorCode::Refused, error)),
         }
     }

@@ -48,6 +48,10 @@ impl Reloader {
         }
     }
 
+    pub(super) fn services(&self) -> Arc<Services> {
+        Arc::clone(&self.services)
+    }
+
     pub(super) fn drain_timeout(&self) -> Duration {
         self.current.server.drain_timeout
     }
@@ -73,7 +77,8 @@ impl Reloader {
     }
 
     fn apply(&mut self) -> Result<ReloadPlan, String> {
-        let new = config::load(&self.current.path).map_err(|error| error.to_string())?;
+        let text = config::read(&self.current.path).map_err(|error| error.to_string())?;
+        let new = config::parse(&text, &self.current.path).map_err(|error| error.to_string())?;
         for finding in config::check(&new).iter().filter(|finding| finding.severity == Severity::Error) {
             tracing::error!("{finding}");
         }
@@ -82,11 +87,51 @@ impl Reloader {
             restart: config::compare(&self.booted, &new).restart,
         };
         self.renew(&new).map_err(|error| format!("{error:#}"))?;
+        self.change_policy(&new, &text)?;
         self.log.reconfigure(&new.log).map_err(|error| error.to_string())?;
         self.services.config.store(Arc::new(new.clone()));
         self.fingerprint = certs::fingerprint(&new.certificates);
         self.current = new;
         Ok(plan)
+    }
+
+    /// The policy of the kernel side, for what listens until the next restart.
+    fn change_policy(&self, new: &Config, text: &str) -> Result<(), String> {
+        let config = Config {
+            listeners: self.serving.clone(),
+            sta_server: self.booted.sta_server.clone(),
+            metrics: self.booted.metrics.clone(),
+            ..new.clone()
+        };
+        let changed = self.services.kernel.change(&config, text);
+        let changed = changed.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
+        match self.services.kernel.reverts_at() {
+            Some(_) if changed => tracing::warn!(
+                "the policy of the kernel side has changed; it is taken back unless `portcullis reload confirm` comes \
+                 within `confirm` of [xdp]"
+            ),
+            _ if changed => tracing::info!("the policy of the kernel side has changed"),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Takes a changed policy back that nobody has confirmed in time.
+    pub(super) fn revert(&mut self) {
+        match self.services.kernel.revert_overdue() {
+            Ok(Some(xdp)) => {
+                tracing::error!(
+                    "nobody has confirmed the changed policy of the kernel side: the one before is in force again"
+                );
+                self.current.xdp = Some(xdp);
+                self.services.config.store(Arc::new(self.current.clone()));
+            }
+            // Confirmed in the last moment.
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "not taken back")
+            }
+        }
     }
 
     /// Assembles everything anew, and only then puts it in place.

@@ -17,7 +17,7 @@ use crate::metrics::http::Page;
 use crate::sta;
 use crate::web;
 use crate::xdp::Kernel;
-use crate::xdp::forward::{Swept, pause_after};
+use crate::xdp::forward::{Swept, Totals, pause_after};
 
 /// Web connections that may wait to be served.
 const WEB_QUEUE: usize = 256;
@@ -161,8 +161,12 @@ async fn sweep_forwards(services: Arc<Services>) {
 
 fn note_forwards(balancers: &Balancers, swept: Swept) {
     for (flow, end) in swept.ended {
+        if let Some(balancer) = flow.listener.as_ref().and_then(|listener| balancers.get(listener)) {
+            balancer.note_kernel_flow(flow.server, Totals::from(&flow));
+        }
         tracing::info!(
             target: "session",
+            listener = flow.listener.as_deref().unwrap_or("-"),
             client = %flow.client,
             local = %flow.local,
             server = %flow.server,
@@ -176,7 +180,8 @@ fn note_forwards(balancers: &Balancers, swept: Swept) {
     for service in balancers.services() {
         let Some(balancer) = balancers.get(&service.listener) else { continue };
         for server in &service.servers {
-            balancer.set_kernel_flows(server.address, swept.live.get(&server.address).copied().unwrap_or(0));
+            let live = swept.live.get(&(Arc::clone(&service.listener), server.address));
+            balancer.set_kernel_flows(server.address, live.copied().unwrap_or_default());
         }
     }
 }

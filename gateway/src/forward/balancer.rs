@@ -16,6 +16,7 @@ use super::{CheckError, Path, Server, Service};
 use crate::config::{DataPath, ForwardConfig, ListenerConfig, ServerConfig};
 use crate::metrics;
 use crate::sync::lock;
+use crate::xdp::forward::Totals;
 
 /// What is known of one server.
 #[derive(Debug)]
@@ -25,7 +26,9 @@ pub(super) struct Known {
     pub(super) last: Option<LastCheck>,
     pub(super) checks: u64,
     pub(super) failures: u64,
-    pub(super) kernel_flows: u64,
+    /// Flows that the kernel forwards, and those that it has forwarded.
+    pub(super) kernel_live: Totals,
+    pub(super) kernel_ended: Totals,
 }
 
 /// The last check of a server.
@@ -46,7 +49,8 @@ impl Known {
             last: None,
             checks: 0,
             failures: 0,
-            kernel_flows: 0,
+            kernel_live: Totals::default(),
+            kernel_ended: Totals::default(),
         }
     }
 }
@@ -105,10 +109,18 @@ impl Balancer {
     }
 
     /// Live flows of one server that the kernel forwards.
-    pub fn set_kernel_flows(&self, server: SocketAddr, flows: u64) {
+    pub fn set_kernel_flows(&self, server: SocketAddr, live: Totals) {
         let mut inner = lock(&self.inner);
         if let Some(known) = inner.servers.iter_mut().find(|known| known.config.address == server) {
-            known.kernel_flows = flows;
+            known.kernel_live = live;
+        }
+    }
+
+    /// A flow that the kernel forwarded has ended.
+    pub fn note_kernel_flow(&self, server: SocketAddr, flow: Totals) {
+        let mut inner = lock(&self.inner);
+        if let Some(known) = inner.servers.iter_mut().find(|known| known.config.address == server) {
+            known.kernel_ended = known.kernel_ended.plus(flow);
         }
     }
 
@@ -121,8 +133,8 @@ impl Balancer {
             let place = old.iter().position(|known| known.config.address == server.address);
             let known = match place.map(|place| old.swap_remove(place)) {
                 Some(known) if same_checks => Known { config: server.clone(), ..known },
-                Some(Known { checks, failures, kernel_flows, .. }) => {
-                    Known { checks, failures, kernel_flows, ..Known::new(server, forward) }
+                Some(Known { checks, failures, kernel_live, kernel_ended, .. }) => {
+                    Known { checks, failures, kernel_live, kernel_ended, ..Known::new(server, forward) }
                 }
                 None => Known::new(server, forward),
             };

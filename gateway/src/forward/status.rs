@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::balancer::Known;
 use super::{Balancer, Balancers, Path, Service};
-use crate::ctl::protocol::{ForwardServer, ForwardStatus};
+use crate::ctl::protocol::{ForwardServer, ForwardStatus, KernelTotals};
 use crate::sync::lock;
 
 impl Balancers {
@@ -43,6 +43,7 @@ impl Balancer {
 
 fn row(known: &Known, service: &Service, place: u16, drained: bool) -> ForwardServer {
     let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let carried = known.kernel_live.plus(known.kernel_ended);
     ForwardServer {
         name: known.config.name.clone(),
         address: known.config.address.to_string(),
@@ -50,7 +51,14 @@ fn row(known: &Known, service: &Service, place: u16, drained: bool) -> ForwardSe
         state: known.health.state().as_str().to_owned(),
         drained,
         share: share(&service.table, place),
-        flows: known.kernel_flows,
+        flows: known.kernel_live.flows,
+        kernel: KernelTotals {
+            flows: carried.flows,
+            packets_up: carried.packets_up,
+            bytes_up: carried.bytes_up,
+            packets_down: carried.packets_down,
+            bytes_down: carried.bytes_down,
+        },
         checks: known.checks,
         failures: known.failures,
         last_error: known.last.as_ref().and_then(|last| last.error.clone()),

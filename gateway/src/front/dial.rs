@@ -59,6 +59,15 @@ pub(super) fn prepare(socket: &TcpStream) -> io::Result<()> {
 fn classify(error: &io::Error, address: SocketAddr) -> DialError {
     tracing::debug!(%address, %error, "server not reached");
     match error.kind() {
+        // Nothing else refuses a connection in this way before its first packet but a packet filter of the machine.
+        io::ErrorKind::PermissionDenied => {
+            tracing::warn!(
+                %address,
+                "the egress policy keeps this machine from contacting a server that a listener permits; see [xdp], \
+                 and `portcullis ports test`"
+            );
+            DialError::Unreachable
+        }
         io::ErrorKind::ConnectionRefused => DialError::Refused,
         io::ErrorKind::TimedOut => DialError::Timeout,
         _ if super::is_exhausted(error) => DialError::Exhausted,

@@ -158,6 +158,21 @@ pub const FORWARD_SERVER_WEIGHT: Family = gauge(
 );
 pub const FORWARD_FLOWS: Family =
     gauge("portcullis_forward_flows", &["listener", "server"], "Flows to the server that are live.");
+pub const FORWARD_KERNEL_FLOWS: Family = counter(
+    "portcullis_forward_kernel_flows_total",
+    &["listener", "server"],
+    "Flows that the kernel forwards or has forwarded.",
+);
+pub const FORWARD_KERNEL_BYTES: Family = counter(
+    "portcullis_forward_kernel_bytes_total",
+    &["listener", "server", "direction"],
+    "Bytes behind TCP headers that the kernel forwarded.",
+);
+pub const FORWARD_KERNEL_PACKETS: Family = counter(
+    "portcullis_forward_kernel_packets_total",
+    &["listener", "server", "direction"],
+    "Packets that the kernel forwarded.",
+);
 pub const FORWARD_CHECKS_FAILED: Family = counter(
     "portcullis_forward_checks_failed_total",
     &["listener", "server", "reason"],
@@ -208,7 +223,7 @@ pub const XDP_REPAIRS: Family = counter(
 );
 
 /// All of them, by name.
-pub const ALL: [Family; 45] = [
+pub const ALL: [Family; 48] = [
     BANS,
     BANS_MADE,
     BUILD_INFO,
@@ -220,6 +235,9 @@ pub const ALL: [Family; 45] = [
     FORWARD_CHECKS_FAILED,
     FORWARD_FLOWS,
     FORWARD_IN_KERNEL,
+    FORWARD_KERNEL_BYTES,
+    FORWARD_KERNEL_FLOWS,
+    FORWARD_KERNEL_PACKETS,
     FORWARD_REDIALED,
     FORWARD_SERVER_UP,
     FORWARD_SERVER_WEIGHT,

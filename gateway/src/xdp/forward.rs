@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, HashMap as Index, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
@@ -34,12 +35,16 @@ const CLOSED: Duration = Duration::from_secs(10);
 const HALF_CLOSED: Duration = Duration::from_secs(300);
 /// For flows of listeners that are no more.
 const IDLE: Duration = Duration::from_secs(2 * 3600);
+/// How often the kernel is made to look for servers' link addresses again.
+const NUDGE_EVERY: Duration = Duration::from_secs(30);
 /// A port on which nobody answers, RFC 863; a datagram there makes the kernel ask for a server's link address.
 const DISCARD: u16 = 9;
 
 /// A forwarded flow as it is now, or as it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwardedFlow {
+    /// `None`: that listener is no more.
+    pub listener: Option<Arc<str>>,
     pub client: SocketAddr,
     /// The service's address.
     pub local: SocketAddr,
@@ -53,9 +58,43 @@ pub struct ForwardedFlow {
     pub bytes_down: u64,
     pub age: Duration,
     pub idle: Duration,
-    listener: u32,
     state: u64,
     key: FlowKey,
+}
+
+/// Flows and what they carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub flows: u64,
+    pub packets_up: u64,
+    pub bytes_up: u64,
+    pub packets_down: u64,
+    pub bytes_down: u64,
+}
+
+impl Totals {
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            flows: self.flows.saturating_add(other.flows),
+            packets_up: self.packets_up.saturating_add(other.packets_up),
+            bytes_up: self.bytes_up.saturating_add(other.bytes_up),
+            packets_down: self.packets_down.saturating_add(other.packets_down),
+            bytes_down: self.bytes_down.saturating_add(other.bytes_down),
+        }
+    }
+}
+
+impl From<&ForwardedFlow> for Totals {
+    fn from(flow: &ForwardedFlow) -> Self {
+        Self {
+            flows: 1,
+            packets_up: flow.packets_up,
+            bytes_up: flow.bytes_up,
+            packets_down: flow.packets_down,
+            bytes_down: flow.bytes_down,
+        }
+    }
 }
 
 /// Why a flow is over.
@@ -78,6 +117,18 @@ impl FlowEnd {
 }
 
 impl ForwardedFlow {
+    /// `open`, `closing` (one side has finished or both have) or `reset`.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        if self.state & RESET != 0 {
+            "reset"
+        } else if self.state & (FINISHED | SERVER_FINISHED) != 0 {
+            "closing"
+        } else {
+            "open"
+        }
+    }
+
     /// Why it is over, if it is.
     fn end(&self, idle: Duration) -> Option<FlowEnd> {
         let has = |bits| self.state & bits == bits;
@@ -104,8 +155,8 @@ const BOTH_FINISHED: u64 = FINISHED | SERVER_FINISHED;
 pub struct Swept {
     /// Those that were over and are removed.
     pub ended: Vec<(ForwardedFlow, FlowEnd)>,
-    /// How many others there are of each server.
-    pub live: Index<SocketAddr, u64>,
+    /// The others, by listener and server.
+    pub live: Index<(Arc<str>, SocketAddr), Totals>,
 }
 
 /// What the daemon keeps of the tables for forwarding.
@@ -116,15 +167,19 @@ pub(super) struct Forwarder {
     flows: HashMap<MapData, [u64; 5], [u64; FORWARD_WORDS]>,
     /// What stands in `services`.
     written: HashSet<FlowKey>,
-    /// Number, table in use, and idle timeout of each listener.
-    listeners: BTreeMap<String, Listener>,
+    listeners: BTreeMap<Arc<str>, Listener>,
+    /// Where servers are, and when their link addresses were asked for.
+    nudged: (Vec<SocketAddr>, Instant),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Listener {
     number: u16,
+    /// The one in use.
     table: u32,
     idle: Duration,
+    /// Its addresses, by which flows of an earlier daemon find it, too.
+    keys: Vec<FlowKey>,
 }
 
 impl fmt::Debug for Forwarder {
@@ -142,6 +197,7 @@ impl Forwarder {
             flows: HashMap::try_from(take(ebpf, tables::FORWARDS)?)?,
             written: HashSet::new(),
             listeners: BTreeMap::new(),
+            nudged: (Vec::new(), Instant::now()),
         })
     }
 
@@ -154,7 +210,7 @@ impl Forwarder {
     /// the kernel side can take none that may also run in user space. Returns where each runs.
     pub(super) fn write(
         &mut self,
-        services: &[std::sync::Arc<Service>],
+        services: &[Arc<Service>],
         refused: Option<&'static str>,
     ) -> Vec<(String, Path)> {
         let mut paths = Vec::new();
@@ -178,21 +234,21 @@ impl Forwarder {
             self.services.remove(&gone.to_words()).ok();
         }
         self.written = keep;
+        let servers = services.iter().flat_map(|service| service.servers.iter().map(|server| server.address));
+        self.nudged.0 = servers.collect();
         paths
     }
 
     fn write_service(&mut self, service: &Service) -> Result<Vec<FlowKey>, String> {
         allow_routes()?;
-        let listener = self.listener(service)?;
+        let mut listener = self.listener(service)?;
         let failed = |error: MapError| format!("its tables cannot be written: {error}");
         let first = listener.table * SERVERS_EACH;
-        let mut sources = Index::new();
         for (place, server) in (first..).zip(&service.servers) {
             let source = service
                 .source_towards(server.address.ip())
                 .map_err(|error| format!("nothing routes to {}: {error}", server.address))?;
             nudge(server.address);
-            sources.insert(server.address, source);
             let key = key_of(SocketAddr::new(source, 0), server.address);
             self.servers.set(place, key.to_words(), 0).map_err(failed)?;
         }
@@ -215,22 +271,23 @@ impl Forwarder {
             self.services.insert(key.to_words(), entry.to_words(), 0).map_err(failed)?;
             keys.push(key);
         }
-        self.listeners.insert(service.listener.to_string(), listener);
+        listener.keys.clone_from(&keys);
+        self.listeners.insert(Arc::clone(&service.listener), listener);
         Ok(keys)
     }
 
     /// The listener's number, and the table of its two that is not in use.
     fn listener(&self, service: &Service) -> Result<Listener, String> {
         let idle = service.idle_timeout;
-        if let Some(known) = self.listeners.get(&*service.listener) {
-            return Ok(Listener { table: known.table ^ 1, idle, ..*known });
+        if let Some(known) = self.listeners.get(&service.listener) {
+            return Ok(Listener { table: known.table ^ 1, idle, ..known.clone() });
         }
         let taken: HashSet<u16> = self.listeners.values().map(|listener| listener.number).collect();
         let numbers = 0..u16::try_from(LISTENERS_MAX).unwrap_or(u16::MAX);
         let number = numbers.into_iter().find(|number| !taken.contains(number));
         let number =
             number.ok_or_else(|| format!("the kernel side has tables for {LISTENERS_MAX} listeners"))?;
-        Ok(Listener { number, table: u32::from(number) * 2, idle })
+        Ok(Listener { number, table: u32::from(number) * 2, idle, keys: Vec::new() })
     }
 
     /// The flows that are open, those first that have been so longest. What changes meanwhile may be missed.
@@ -246,22 +303,38 @@ impl Forwarder {
             .iter()
             .filter(|(_, forward)| !forward.has(FROM_SERVER))
             .filter_map(|(key, forward)| joined(*key, forward, directions.get(&forward.out.reversed())?, now))
+            .map(|flow| ForwardedFlow { listener: self.listener_of(&flow).map(|(name, _)| name), ..flow })
             .collect();
         flows.sort_by_key(|flow| (std::cmp::Reverse(flow.age), flow.client));
         Ok(flows)
     }
 
-    fn idle_of(&self, number: u32) -> Duration {
-        let listener = self.listeners.values().find(|listener| u32::from(listener.number) == number);
-        listener.map_or(IDLE, |listener| listener.idle)
+    /// Name and idle timeout of the listener whose flow it is.
+    fn listener_of(&self, flow: &ForwardedFlow) -> Option<(Arc<str>, Duration)> {
+        let key = flow.key.service();
+        let found = self.listeners.iter().find(|(_, listener)| listener.keys.contains(&key));
+        found.map(|(name, listener)| (Arc::clone(name), listener.idle))
+    }
+
+    /// The kernel forgets link addresses that only the program uses.
+    fn nudge_all(&mut self) {
+        if self.nudged.1.elapsed() >= NUDGE_EVERY {
+            self.nudged.1 = Instant::now();
+            self.nudged.0.iter().copied().for_each(nudge);
+        }
     }
 
     /// Removes the flows that are over, and returns them. The others are counted by server.
     pub(super) fn sweep(&mut self) -> Result<Swept, MapError> {
+        self.nudge_all();
         let Swept { mut ended, mut live } = Swept::default();
         for flow in self.flows()? {
-            let Some(end) = flow.end(self.idle_of(flow.listener)) else {
-                *live.entry(flow.server).or_default() += 1;
+            let idle = self.listener_of(&flow).map_or(IDLE, |(_, idle)| idle);
+            let Some(end) = flow.end(idle) else {
+                if let Some(listener) = &flow.listener {
+                    let totals: &mut Totals = live.entry((Arc::clone(listener), flow.server)).or_default();
+                    *totals = totals.plus(Totals::from(&flow));
+                }
                 continue;
             };
             let reverse = key_of(flow.server, flow.source);
@@ -281,6 +354,7 @@ fn joined(key: FlowKey, up: &Forward, down: &Forward, now: u64) -> Option<Forwar
     let since = |then: u64| Duration::from_nanos(now.saturating_sub(then));
     let finished = if down.has(FINISHED) { SERVER_FINISHED } else { 0 };
     Some(ForwardedFlow {
+        listener: None,
         client,
         local,
         source,
@@ -291,7 +365,6 @@ fn joined(key: FlowKey, up: &Forward, down: &Forward, now: u64) -> Option<Forwar
         bytes_down: down.bytes,
         age: since(up.since),
         idle: since(up.seen.max(down.seen)),
-        listener: up.listener,
         state: up.state | (down.state & RESET) | finished,
         key,
     })
@@ -378,7 +451,7 @@ mod tests {
             bytes_down: 0,
             age: idle,
             idle,
-            listener: 0,
+            listener: None,
             state,
             key: FlowKey::NONE,
         }

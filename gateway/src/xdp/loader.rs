@@ -17,24 +17,28 @@ use portcullis_ebpf_common::Cause;
 use portcullis_ebpf_common::tables::{FLOWS, Interface, PROGRAM, RULES, RULES_MAX, Role, Setting};
 
 use super::carry::Carried;
+use super::confirm::{self, Running};
 use super::events::Events;
 use super::flows::Flows;
 use super::forward::{ForwardedFlow, Forwarder, Swept};
 use super::maps::{BanRow, MapUse, Maps};
-use super::rules::Table;
+use super::policy::{Policy, rule_rows};
 use super::watch::Condition;
-use super::{BUILD, OBJECT};
+use super::{BUILD, OBJECT, outgoing};
 use crate::config::{Config, XdpConfig};
 use crate::forward::{self, Service};
 use crate::metrics::{self, xdp::Facts};
 use crate::sync::lock;
 
 pub(super) mod attach;
+mod change;
 pub(super) mod error;
 pub(super) mod pins;
 
 pub use attach::Mode;
+use change::State;
 pub use error::XdpError;
+pub(super) use error::chain;
 pub use pins::detach;
 
 /// The range of ports that clients of this machine get, for IPv4 and IPv6.
@@ -86,7 +90,7 @@ pub struct Kernel {
 pub(super) struct Active {
     pub(super) config: XdpConfig,
     pub(super) interfaces: Mutex<Vec<Filtered>>,
-    rules: usize,
+    policy: Mutex<State>,
     pub(super) maps: Mutex<Maps>,
     forwarder: Mutex<Forwarder>,
     flows: Flows,
@@ -105,7 +109,9 @@ impl Kernel {
             pins::warn_of_leftovers();
             return Ok(Self::default());
         };
-        let entries = Table::new(config, xdp).entries().map_err(XdpError::Rules)?;
+        let (xdp, confirmed) = confirm::to_start_with(config, xdp);
+        let xdp = &xdp;
+        let policy = Policy::new(config, xdp).map_err(XdpError::Rules)?;
         let object = OBJECT.ok_or(XdpError::Absent)?;
         pins::prepare(&xdp.pins)?;
         let carried = Carried::from(&xdp.pins, xdp.sizes.bans)?;
@@ -122,7 +128,7 @@ impl Kernel {
                 .map_err(|_| XdpError::NoInterface(interface.name.clone()))?;
             indexed.push((index, Interface::new(slot, interface.role, ports)));
         }
-        let mut maps = Maps::fill(&mut ebpf, &indexed, &entries)?;
+        let mut maps = Maps::fill(&mut ebpf, &indexed, &policy)?;
         let forwarder = Forwarder::new(&mut ebpf)?;
         if forwarder.has_flows() {
             maps.set(Setting::Forward, 1)?;
@@ -131,14 +137,31 @@ impl Kernel {
         maps.set(Setting::EventRate, xdp.event_rate.into())?;
         let flows = Flows::of(&mut ebpf, xdp.sizes.flows)?;
         program(&mut ebpf)?.load()?;
-        let interfaces = attach::all(program(&mut ebpf)?, xdp, &indexed)?;
+        // First what leaves: where that cannot be judged nothing has been changed yet.
+        if policy.has_egress {
+            outgoing::attach(&mut ebpf, xdp)?;
+        } else {
+            outgoing::remove_all(&xdp.pins)?;
+        }
+        let filtered = attach::all(program(&mut ebpf)?, xdp, &indexed);
+        let interfaces = filtered.inspect_err(|_| drop(outgoing::remove_all(&xdp.pins)))?;
         pins::remove_others(&xdp.pins, &interfaces)?;
+        let state = State {
+            running: Running {
+                xdp: xdp.clone(),
+                rows: rule_rows(config, xdp),
+                entries: policy.entries.rules.len(),
+            },
+            pending: None,
+            confirmed,
+            state_dir: config.server.state_dir.clone(),
+        };
         // Whoever detached has had the time until now.
         pins::unmark_detached(&xdp.pins);
         let active = Active {
             config: xdp.clone(),
             interfaces: Mutex::new(interfaces),
-            rules: entries.len(),
+            policy: Mutex::new(state),
             maps: Mutex::new(maps),
             forwarder: Mutex::new(forwarder),
             flows,
@@ -177,7 +200,11 @@ impl Kernel {
         let mut uses = lock(&active.maps).uses(&active.config.sizes)?;
         let flows = active.flows.usage().unwrap_or_default();
         uses.push(MapUse { name: FLOWS, entries: Some(flows.listed), most: flows.most });
-        uses.push(MapUse { name: RULES, entries: Some(active.rules), most: RULES_MAX });
+        uses.push(MapUse {
+            name: RULES,
+            entries: Some(lock(&active.policy).running.entries),
+            most: RULES_MAX,
+        });
         uses.sort_by_key(|map| map.name);
         Ok(uses)
     }
@@ -218,7 +245,25 @@ impl Kernel {
     /// Entries of the table of rules.
     #[must_use]
     pub fn rules(&self) -> usize {
-        self.active.as_ref().map_or(0, |active| active.rules)
+        self.active.as_ref().map_or(0, |active| lock(&active.policy).running.entries)
+    }
+
+    /// What left by interface and cause, or would have; the daemon's own sockets are named `cgroup`.
+    ///
+    /// # Errors
+    /// When the counters cannot be read.
+    pub fn counts_out(&self) -> Result<Vec<(String, Cause, u64)>, XdpError> {
+        let Some(active) = &self.active else { return Ok(Vec::new()) };
+        let maps = lock(&active.maps);
+        let mut counts = Vec::new();
+        for cause in Cause::ALL {
+            for interface in lock(&active.interfaces).iter() {
+                counts.push((interface.name.clone(), *cause, maps.count_out(interface.slot(), *cause)?));
+            }
+            counts.push(("cgroup".to_owned(), *cause, maps.count_dialed(*cause)?));
+        }
+        counts.retain(|(_, _, packets)| *packets > 0);
+        Ok(counts)
     }
 
     /// Packets by interface and cause, those that were counted at all.

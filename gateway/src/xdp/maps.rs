@@ -1,6 +1,5 @@
 //! The program's tables: user space writes interfaces, rules and bans, and reads the counters.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
@@ -14,9 +13,11 @@ use ipnet::IpNet;
 use nix::time::{ClockId, clock_gettime};
 use portcullis_ebpf_common::Cause;
 use portcullis_ebpf_common::event::{Sampler, ring_bytes};
-use portcullis_ebpf_common::tables::{self, Action, Ban, Interface, NO_SLOT, RuleKey, RuleValue, Setting};
+use portcullis_ebpf_common::tables::{self, Ban, DIAL_SLOT, EGRESS_SLOT, Interface, NO_SLOT, Setting};
 
 use super::XdpError;
+use super::generations::Generations;
+use super::policy::Policy;
 use crate::config::XdpSizes;
 
 /// A prefix that is banned, and for how much longer.
@@ -63,6 +64,7 @@ pub(super) struct Maps {
     /// By which pinned maps are pinned again.
     pinned: Vec<(&'static str, MapData)>,
     settings: Array<MapData, u64>,
+    generations: Generations,
 }
 
 impl fmt::Debug for Maps {
@@ -76,16 +78,12 @@ impl Maps {
     pub(super) fn fill(
         ebpf: &mut Ebpf,
         interfaces: &[(u32, Interface)],
-        rules: &BTreeMap<RuleKey, Action>,
+        policy: &Policy,
     ) -> Result<Self, XdpError> {
-        // These two stay with the object: its program refers to them when it is loaded.
+        // It stays with the object: nothing is changed in it later.
         let mut table: HashMap<_, [u8; 4], [u8; 8]> = HashMap::try_from(borrow(ebpf, tables::INTERFACES)?)?;
         for (index, interface) in interfaces {
             table.insert(index.to_be_bytes(), interface.to_bytes(), 0)?;
-        }
-        let mut table: HashMap<_, [u8; 4], [u8; 4]> = HashMap::try_from(borrow(ebpf, tables::RULES)?)?;
-        for (key, action) in rules {
-            table.insert(key.to_bytes(), RuleValue::new(*action).to_bytes(), 0)?;
         }
         let pinned = [tables::BANS_V4, tables::BANS_V6].map(|name| Ok((name, again(borrow(ebpf, name)?)?)));
         let mut maps = Self {
@@ -93,11 +91,13 @@ impl Maps {
             bans_v6: LpmTrie::try_from(take(ebpf, tables::BANS_V6)?)?,
             counters: PerCpuArray::try_from(take(ebpf, tables::COUNTERS)?)?,
             settings: Array::try_from(take(ebpf, tables::SETTINGS)?)?,
+            generations: Generations::new(ebpf)?,
             samplers: PerCpuArray::try_from(take(ebpf, tables::SAMPLERS)?)?,
             fragments: HashMap::try_from(take(ebpf, tables::FRAGMENTS)?)?,
             ring: Some(RingBuf::try_from(take(ebpf, tables::EVENTS)?)?),
             pinned: pinned.into_iter().collect::<Result<_, XdpError>>()?,
         };
+        maps.apply(policy)?;
         // Bans of an earlier daemon hold still.
         maps.bans()?;
         Ok(maps)
@@ -105,6 +105,31 @@ impl Maps {
 
     pub(super) fn set(&mut self, setting: Setting, value: u64) -> Result<(), MapError> {
         self.settings.set(setting.index(), value, 0)
+    }
+
+    /// Puts a policy in force in one step; the one before stays beside it.
+    pub(super) fn apply(&mut self, policy: &Policy) -> Result<(), MapError> {
+        let word = self.generations.write(policy)?;
+        self.set(Setting::Policy, word)?;
+        self.generations.changed();
+        Ok(())
+    }
+
+    /// Puts the policy before in force again.
+    pub(super) fn take_back(&mut self) -> Result<(), MapError> {
+        self.set(Setting::Policy, self.generations.other())?;
+        self.generations.changed();
+        Ok(())
+    }
+
+    /// What left by an interface, or would have.
+    pub(super) fn count_out(&self, slot: u8, cause: Cause) -> Result<u64, MapError> {
+        self.count(slot.saturating_add(EGRESS_SLOT), cause)
+    }
+
+    /// What the daemon's own sockets were to contact.
+    pub(super) fn count_dialed(&self, cause: Cause) -> Result<u64, MapError> {
+        self.count(DIAL_SLOT, cause)
     }
 
     /// The ring of drop events, once.

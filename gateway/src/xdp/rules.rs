@@ -1,15 +1,18 @@
 //! The port rules of a configuration with where each comes from: written there, derived from a listener of ours, or
-//! of a preset. For one role, protocol and port the first of these three holds.
+//! of a preset. The first row that matches role, protocol, port and source holds.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use portcullis_ebpf_common::tables::{Action, RULES_MAX, Role, RuleKey};
+use ipnet::IpNet;
+use portcullis_ebpf_common::rules::RuleValue;
+use portcullis_ebpf_common::tables::{Action, Role};
 use portcullis_ebpf_common::{
-    Addresses, Cause, Layout, Lookup, Packet, Payload, Ports, Protocol, TcpFlags, judge,
+    Addresses, Bogons, Cause, Layout, Lookup, Packet, Payload, Policy, Ports, Protocol, TcpFlags, is_bogon,
+    judge,
 };
 
+use super::policy::Line;
 use super::presets::Passage;
 use crate::config::{Config, XdpConfig, XdpRule, interface_of};
 
@@ -20,11 +23,24 @@ pub const SSH: u16 = 22;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub role: Role,
-    pub protocol: Protocol,
-    pub ports: RangeInclusive<u16>,
+    /// As in the IP header.
+    pub protocol: u8,
+    /// Absent where the protocol has none.
+    pub ports: Option<RangeInclusive<u16>>,
+    /// Sources; everywhere where empty.
+    pub from: Vec<IpNet>,
     pub action: Action,
+    /// Of a limit: so many a second from each source.
+    pub per_second: u32,
     /// Where it comes from, for people.
     pub origin: String,
+}
+
+impl Row {
+    fn accept(role: Role, protocol: Protocol, port: u16, from: Vec<IpNet>, origin: String) -> Self {
+        let (protocol, ports) = (protocol.number(), Some(port..=port));
+        Self { role, protocol, ports, from, action: Action::Accept, per_second: 0, origin }
+    }
 }
 
 /// All rules, those that hold first before others.
@@ -39,14 +55,20 @@ impl Table {
         let mut rows = Vec::new();
         for (index, rule) in xdp.rules.iter().enumerate() {
             let origin = format!("[[xdp.rule]] {}", index + 1);
-            let XdpRule { role, protocol, action, .. } = *rule;
-            rows.extend(rule.ports.iter().map(|ports| Row {
+            let XdpRule { role, protocol, action, per_second, .. } = *rule;
+            let of = |ports| Row {
                 role,
                 protocol,
-                ports: ports.clone(),
+                ports,
+                from: rule.from.clone(),
                 action,
+                per_second,
                 origin: origin.clone(),
-            }));
+            };
+            rows.extend(rule.ports.iter().map(|ports| of(Some(ports.clone()))));
+            if rule.ports.is_empty() {
+                rows.push(of(None));
+            }
         }
         rows.extend(listeners(config, xdp));
         for (row, preset) in
@@ -57,13 +79,7 @@ impl Table {
             for (protocol, port) in
                 row.protocols.iter().flat_map(|protocol| row.ports.iter().map(move |port| (protocol, port)))
             {
-                rows.push(Row {
-                    role,
-                    protocol: *protocol,
-                    ports: *port..=*port,
-                    action: Action::Accept,
-                    origin: origin.clone(),
-                });
+                rows.push(Row::accept(role, *protocol, *port, Vec::new(), origin.clone()));
             }
         }
         Self { rows }
@@ -74,32 +90,36 @@ impl Table {
         &self.rows
     }
 
-    /// The rule that holds.
+    /// The rule that holds: the first one that matches.
     #[must_use]
-    pub fn deciding(&self, role: Role, protocol: Protocol, port: u16) -> Option<&Row> {
-        let holds = |row: &&Row| row.role == role && row.protocol == protocol && row.ports.contains(&port);
-        self.rows.iter().find(holds)
+    pub fn deciding(&self, role: Role, protocol: u8, port: u16, source: IpAddr) -> Option<&Row> {
+        let lines = self.lines();
+        let row = lines.iter().position(|line| line.matches(role.to_byte(), protocol, port, source))?;
+        self.rows.get(row)
     }
 
-    /// One entry for each role, protocol and port, as the kernel has them.
-    ///
-    /// # Errors
-    /// When there are more than the kernel's table holds.
-    pub fn entries(&self) -> Result<BTreeMap<RuleKey, Action>, String> {
-        let most = usize::try_from(RULES_MAX).unwrap_or(usize::MAX);
-        let mut entries = BTreeMap::new();
-        // Those that hold come last, over the others.
-        for row in self.rows.iter().rev() {
-            for port in row.ports.clone() {
-                entries.insert(RuleKey::new(row.role.to_byte(), row.protocol.number(), port), row.action);
+    /// The same, for the kernel. The rows of one written rule share its limit.
+    pub(super) fn lines(&self) -> Vec<Line> {
+        let mut origins: Vec<&str> = Vec::new();
+        let mut lines = Vec::new();
+        for row in &self.rows {
+            if origins.last() != Some(&row.origin.as_str()) {
+                origins.push(&row.origin);
             }
-            if entries.len() > most {
-                return Err(format!(
-                    "the rules open or close more than {most} single ports; narrow the ranges in [[xdp.rule]]"
-                ));
-            }
+            let number = u16::try_from(origins.len()).unwrap_or(u16::MAX);
+            let value = match row.action {
+                Action::Limit => RuleValue::limit(number, row.per_second),
+                Action::Accept | Action::Drop => RuleValue::new(row.action),
+            };
+            lines.push(Line {
+                role: row.role.to_byte(),
+                protocol: row.protocol,
+                ports: row.ports.clone(),
+                prefixes: row.from.clone(),
+                value,
+            });
         }
-        Ok(entries)
+        lines
     }
 
     /// What becomes of a well-formed packet that opens something new, and by which rule.
@@ -109,16 +129,18 @@ impl Table {
             IpAddr::V4(source) => Addresses::v4(source.octets(), [0; 4]),
             IpAddr::V6(source) => Addresses::v6(source.octets(), [0; 16]),
         };
-        let Probe { role, protocol, port, banned, .. } = *probe;
+        let Probe { role, protocol, port, source, .. } = *probe;
         let ports = Ports { source: u16::MAX, destination: port };
         let payload = match protocol {
-            Protocol::Tcp => Payload::Tcp { ports, flags: TcpFlags(TcpFlags::SYN), data: 0 },
-            Protocol::Udp => Payload::Udp { ports, data: 0 },
+            6 => Payload::Tcp { ports, flags: TcpFlags(TcpFlags::SYN), data: 0 },
+            17 => Payload::Udp { ports, data: 0 },
+            1 | 58 => Payload::Icmp,
+            protocol => Payload::Other { protocol },
         };
         let packet = Packet::new(addresses, payload, None, Layout::default());
-        let cause = judge(&packet, &Asked { table: self, role, banned }).cause;
+        let cause = judge(&packet, &Asked { table: self, probe }).cause;
         let by_rule = matches!(cause, Cause::RuleAccepts | Cause::RuleDrops);
-        (cause, self.deciding(role, protocol, port).filter(|_| by_rule))
+        (cause, self.deciding(role, protocol, port, source).filter(|_| by_rule))
     }
 }
 
@@ -127,29 +149,35 @@ impl Table {
 pub struct Probe {
     pub role: Role,
     pub source: IpAddr,
-    pub protocol: Protocol,
+    /// As in the IP header.
+    pub protocol: u8,
+    /// 0 where the protocol has none.
     pub port: u16,
     pub banned: bool,
+    pub bogons: Bogons,
 }
 
 struct Asked<'a> {
     table: &'a Table,
-    role: Role,
-    banned: bool,
+    probe: &'a Probe,
 }
 
 impl Lookup for Asked<'_> {
     fn is_management(&self) -> bool {
-        self.role == Role::Mgmt
+        self.probe.role == Role::Mgmt
     }
 
     fn is_banned(&self, _: &Addresses) -> bool {
-        self.banned
+        self.probe.banned
+    }
+
+    fn refuses(&self, addresses: &Addresses) -> bool {
+        let policy = Policy::new(false, self.probe.bogons, false);
+        self.probe.role == Role::Edge && is_bogon(addresses, policy)
     }
 
     fn rule(&self, _: &Addresses, protocol: u8, port: u16) -> Option<Action> {
-        let protocol = Protocol::ALL.into_iter().find(|known| known.number() == protocol)?;
-        self.table.deciding(self.role, protocol, port).map(|row| row.action)
+        self.table.deciding(self.probe.role, protocol, port, self.probe.source).map(|row| row.action)
     }
 
     fn is_ours(&self, _: &Packet) -> bool {
@@ -157,47 +185,69 @@ impl Lookup for Asked<'_> {
     }
 }
 
-/// Whether an administrator still gets in by SSH after these rules are in force.
+/// Whether an administrator still gets in by SSH after these rules are in force: from somewhere, and not shut out by
+/// an earlier rule.
 #[must_use]
 pub fn keeps_management(roles: &[Role], rules: &[XdpRule]) -> bool {
-    let first = rules.iter().find(|rule| {
-        rule.protocol == Protocol::Tcp
+    let about_ssh = rules.iter().filter(|rule| {
+        rule.protocol == Protocol::Tcp.number()
             && rule.role == Role::Mgmt
             && rule.ports.iter().any(|ports| ports.contains(&SSH))
     });
-    roles.contains(&Role::Mgmt) && first.is_some_and(|rule| rule.action == Action::Accept)
+    let mut shut_out: Vec<&IpNet> = Vec::new();
+    for rule in about_ssh {
+        let is_open = |prefix: &IpNet| !shut_out.iter().any(|shut| shut.contains(prefix));
+        match rule.action {
+            Action::Accept | Action::Limit if rule.from.is_empty() || rule.from.iter().any(is_open) => {
+                return roles.contains(&Role::Mgmt);
+            }
+            Action::Drop if rule.from.is_empty() => return false,
+            Action::Drop => shut_out.extend(&rule.from),
+            Action::Accept | Action::Limit => {}
+        }
+    }
+    false
 }
 
-/// What the daemon itself listens on: on the role of the interface that has the address, or on every role where the
-/// address is any, or on no interface (yet).
+/// What the daemon itself listens on: on the role of the interface that has the address. Where the address is any, or
+/// on no interface (yet), on the role from which the callers come: clients from the edge, those that ask for tickets
+/// from the farm, whoever measures from management. What is to be open elsewhere needs a rule that says so.
 fn listeners(config: &Config, xdp: &XdpConfig) -> Vec<Row> {
-    let mut listening: Vec<(String, std::net::SocketAddr)> = Vec::new();
+    let mut listening: Vec<(String, Role, SocketAddr, Vec<IpNet>)> = Vec::new();
     for listener in &config.listeners {
-        listening.extend(listener.listen.iter().map(|at| (format!("listener {}", listener.name), *at)));
+        let (origin, from) = (format!("listener {}", listener.name), narrowed(&listener.allow_from));
+        listening.extend(listener.listen.iter().map(|at| (origin.clone(), Role::Edge, *at, from.clone())));
     }
-    listening.extend(
-        config.sta_server.iter().flat_map(|sta| &sta.listen).map(|at| ("sta_server".to_owned(), *at)),
-    );
-    listening.extend(config.metrics.iter().map(|metrics| ("metrics".to_owned(), metrics.listen)));
+    if let Some(sta) = &config.sta_server {
+        let from = narrowed(&sta.allow_from);
+        listening
+            .extend(sta.listen.iter().map(|at| ("sta_server".to_owned(), Role::Farm, *at, from.clone())));
+    }
+    if let Some(metrics) = &config.metrics {
+        listening.push(("metrics".to_owned(), Role::Mgmt, metrics.listen, Vec::new()));
+    }
+    listening.retain(|(_, _, at, _)| !at.ip().is_loopback() && at.port() != 0);
     let mut rows = Vec::new();
-    for (origin, at) in listening.into_iter().filter(|(_, at)| !at.ip().is_loopback() && at.port() != 0) {
+    for (origin, usual, at, from) in listening {
         let name = interface_of(at.ip());
         let named = xdp.interfaces.iter().find(|interface| Some(&interface.name) == name.as_ref());
-        let roles = match (named, name) {
-            (Some(interface), _) => vec![interface.role],
+        let role = match (named, name) {
+            (Some(interface), _) => interface.role,
             // On an interface that is not filtered.
-            (None, Some(_)) => Vec::new(),
-            (None, None) => Role::ALL.to_vec(),
+            (None, Some(_)) => continue,
+            (None, None) => usual,
         };
-        rows.extend(roles.into_iter().map(|role| Row {
-            role,
-            protocol: Protocol::Tcp,
-            ports: at.port()..=at.port(),
-            action: Action::Accept,
-            origin: origin.clone(),
-        }));
+        rows.push(Row::accept(role, Protocol::Tcp, at.port(), from, origin));
     }
     rows
+}
+
+/// Source prefixes as a row has them: none where they are everybody.
+fn narrowed(allow_from: &[IpNet]) -> Vec<IpNet> {
+    let whole = |v4: bool| {
+        allow_from.iter().any(|prefix| prefix.prefix_len() == 0 && matches!(prefix, IpNet::V4(_)) == v4)
+    };
+    if whole(true) && whole(false) { Vec::new() } else { allow_from.iter().map(IpNet::trunc).collect() }
 }
 
 #[cfg(test)]
@@ -216,20 +266,24 @@ mod tests {
         [[xdp.rule]]\nrole = \"mgmt\"\nprotocol = \"tcp\"\nports = [22]\naction = \"accept\"\n";
 
     fn probe(role: Role, protocol: Protocol, port: u16) -> Probe {
-        Probe { role, source: "192.0.2.1".parse().unwrap(), protocol, port, banned: false }
+        let (source, protocol) = ("192.0.2.1".parse().unwrap(), protocol.number());
+        Probe { role, source, protocol, port, banned: false, bogons: Bogons::Martians }
     }
 
     #[test]
     fn the_deciding_rule_is_named() {
         let table = table(BASE);
-        let (cause, row) = table.test(&probe(Role::Edge, Protocol::Tcp, 443));
+        let https = probe(Role::Edge, Protocol::Tcp, 443);
+        let (cause, row) = table.test(&https);
         assert_eq!(cause, Cause::RuleAccepts);
         assert_eq!(row.unwrap().origin, "preset gateway: Internet → NetScaler Gateway");
         assert_eq!(table.test(&probe(Role::Edge, Protocol::Udp, 443)), (Cause::NoRule, None));
         assert_eq!(table.test(&probe(Role::Edge, Protocol::Tcp, 22)), (Cause::NoRule, None));
         assert_eq!(table.test(&probe(Role::Mgmt, Protocol::Tcp, 22)).0, Cause::RuleAccepts);
-        let banned = Probe { banned: true, ..probe(Role::Edge, Protocol::Tcp, 443) };
-        assert_eq!(table.test(&banned), (Cause::Banned, None));
+        assert_eq!(table.test(&Probe { banned: true, ..https }), (Cause::Banned, None));
+        let martian = Probe { source: "169.254.1.1".parse().unwrap(), ..https };
+        assert_eq!(table.test(&martian), (Cause::Bogon, None));
+        assert_eq!(table.test(&Probe { bogons: Bogons::Off, ..martian }).0, Cause::RuleAccepts);
     }
 
     #[test]
@@ -238,20 +292,68 @@ mod tests {
             "[[xdp.rule]]\nrole = \"edge\"\nprotocol = \"tcp\"\nports = [\"440-449\"]\naction = \"drop\"\n";
         let table = table(&format!("{BASE}{rule}"));
         assert_eq!(table.test(&probe(Role::Edge, Protocol::Tcp, 443)).0, Cause::RuleDrops);
-        let entries = table.entries().unwrap();
-        assert_eq!(entries.len(), 11);
-        assert_eq!(entries.get(&RuleKey::new(Role::Edge.to_byte(), 6, 443)), Some(&Action::Drop));
     }
 
     #[test]
-    fn an_administrator_must_be_let_in_by_the_first_rule_for_ssh() {
-        let rule = |role, action| XdpRule { role, protocol: Protocol::Tcp, ports: vec![20..=22], action };
+    fn a_rule_is_about_its_sources_and_its_protocol() {
+        let rules = "[[xdp.rule]]\nrole = \"edge\"\nprotocol = \"tcp\"\nports = [443]\n\
+                     from = [\"192.0.2.0/24\", \"2001:db8::/32\"]\naction = \"drop\"\n\
+                     [[xdp.rule]]\nrole = \"farm\"\nprotocol = \"vrrp\"\naction = \"accept\"\n\
+                     [[xdp.rule]]\nrole = \"farm\"\nprotocol = 50\naction = \"limit\"\nrate = \"100/s\"\n";
+        let table = table(&format!("{BASE}{rules}"));
+        let here = probe(Role::Edge, Protocol::Tcp, 443);
+        for (source, cause) in [
+            ("192.0.2.1", Cause::RuleDrops),
+            ("198.51.100.1", Cause::RuleAccepts),
+            ("2001:db8::1", Cause::RuleDrops),
+            ("2a00::1", Cause::RuleAccepts),
+        ] {
+            assert_eq!(table.test(&Probe { source: source.parse().unwrap(), ..here }).0, cause, "{source}");
+        }
+        let farm = |protocol| Probe { role: Role::Farm, protocol, port: 0, ..here };
+        assert_eq!(table.test(&farm(112)).0, Cause::RuleAccepts);
+        let (cause, row) = table.test(&farm(50));
+        assert_eq!((cause, row.unwrap().per_second), (Cause::RuleAccepts, 100));
+        assert_eq!(table.test(&farm(51)).0, Cause::OtherProtocol);
+    }
+
+    #[test]
+    fn an_administrator_must_be_let_in_by_ssh_from_somewhere() {
+        let rule = |role, action, from: &[&str]| XdpRule {
+            role,
+            protocol: 6,
+            ports: vec![20..=22],
+            from: from.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+            action,
+            per_second: 0,
+        };
         let both = [Role::Edge, Role::Mgmt];
-        assert!(keeps_management(&both, &[rule(Role::Mgmt, Action::Accept)]));
+        let (accept, drop) = (Action::Accept, Action::Drop);
+        assert!(keeps_management(&both, &[rule(Role::Mgmt, accept, &[])]));
         assert!(!keeps_management(&both, &[]));
-        assert!(!keeps_management(&both, &[rule(Role::Edge, Action::Accept)]));
-        assert!(!keeps_management(&[Role::Edge], &[rule(Role::Mgmt, Action::Accept)]));
-        let shadowed = [rule(Role::Mgmt, Action::Drop), rule(Role::Mgmt, Action::Accept)];
-        assert!(!keeps_management(&both, &shadowed));
+        assert!(!keeps_management(&both, &[rule(Role::Edge, accept, &[])]));
+        assert!(!keeps_management(&[Role::Edge], &[rule(Role::Mgmt, accept, &[])]));
+        assert!(!keeps_management(&both, &[rule(Role::Mgmt, drop, &[]), rule(Role::Mgmt, accept, &[])]));
+        let net = rule(Role::Mgmt, accept, &["10.1.0.0/16"]);
+        assert!(keeps_management(&both, &[rule(Role::Mgmt, drop, &["10.2.0.0/16"]), net.clone()]));
+        assert!(!keeps_management(&both, &[rule(Role::Mgmt, drop, &["10.0.0.0/8"]), net.clone()]));
+        assert!(keeps_management(&both, &[net, rule(Role::Mgmt, drop, &[])]));
+    }
+
+    #[test]
+    fn what_listens_everywhere_is_open_where_its_callers_come_from() {
+        let listen = "[metrics]\nlisten = \"0.0.0.0:9464\"\n\
+                      [[listener]]\nname = \"in\"\nkind = \"gateway\"\nlisten = [\"0.0.0.0:4443\"]\n\
+                      stas = [\"a\"]\nallow_from = [\"198.51.100.0/24\"]\ncertificates = [\"m\"]\n\
+                      [[certificate]]\nname = \"m\"\nchain = \"m.pem\"\nkey = \"m.key\"\n\
+                      [[sta]]\nname = \"a\"\nurl = \"http://192.0.2.9/\"\n";
+        let table = table(&format!("{BASE}{listen}"));
+        let opens = |role, port, source: &str| {
+            let probe = Probe { source: source.parse().unwrap(), ..probe(role, Protocol::Tcp, port) };
+            table.test(&probe).0 == Cause::RuleAccepts
+        };
+        assert!(opens(Role::Edge, 4443, "198.51.100.7") && !opens(Role::Edge, 4443, "192.0.2.7"));
+        assert!(!opens(Role::Farm, 4443, "198.51.100.7") && !opens(Role::Mgmt, 4443, "198.51.100.7"));
+        assert!(opens(Role::Mgmt, 9464, "192.0.2.7") && !opens(Role::Edge, 9464, "192.0.2.7"));
     }
 }

@@ -27,8 +27,6 @@ use crate::stats::{self, float};
 const CLOSED: u16 = 8_022;
 /// Frames of one kind in a row.
 const BURST: u32 = 50_000;
-/// Slower than any filter drops, so that none of them is overrun: an overrun ring costs more than any filter.
-const PERIOD: Duration = Duration::from_nanos(1_500);
 /// Fewer than the pair's ring holds, so that a receiver that wakes up late loses none.
 const PROBE: u32 = 200;
 /// For the last packets of a burst to be received, and for their time to be accounted.
@@ -153,7 +151,7 @@ fn delivered() -> Result<u64> {
 pub(super) fn run(bench: &Bench, progress: &mut impl Write) -> Result<(Vec<Vec<Samples>>, Vec<Goal>)> {
     let (rounds, bursts) = (bench.plan.rounds, if bench.plan.quick { 1 } else { 4 });
     let dir = tempfile::tempdir().context("make a temporary directory")?;
-    let (pace, mut contenders) = (Pace::new(PERIOD)?, Vec::new());
+    let (pace, mut contenders) = (Pace::new(bench.plan.period)?, Vec::new());
     for filter in [Filter::Ours].into_iter().chain(Filter::PEERS) {
         contenders.push(Contender::start(filter, bench, pace, dir.path())?);
     }

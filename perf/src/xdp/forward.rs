@@ -40,7 +40,6 @@ const CONNECTIONS: usize = 32;
 const FLOWS: usize = 8;
 /// Segments into one connection in a row.
 const BURST: u32 = 20_000;
-const PERIOD: Duration = Duration::from_nanos(1_500);
 const WARM_UP: Duration = Duration::from_millis(200);
 const DRAIN: Duration = Duration::from_millis(2);
 const OURS: &str = "portcullis";
@@ -291,7 +290,7 @@ pub(super) fn run(bench: &Bench, progress: &mut impl Write) -> Result<(Vec<Vec<S
         series.push(samples);
     }
     contenders.retain(|one| one.label != HAPROXY);
-    let pace = Pace::new(PERIOD)?;
+    let pace = Pace::new(bench.plan.period)?;
     contenders.iter_mut().try_for_each(|one| one.open_flows(bench, pace))?;
     let laps = if bench.plan.quick { 1 } else { 3 };
     for (round, samples) in (1..).zip(&mut series) {

@@ -19,17 +19,17 @@ use crate::wire::BpfFs;
 
 /// Frames run as if they had come in by the loopback interface.
 const LOOPBACK: u32 = 1;
-const SLOT: u8 = 3;
+pub(crate) const SLOT: u8 = 3;
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 
-struct Program {
-    ebpf: Ebpf,
+pub(crate) struct Program {
+    pub(crate) ebpf: Ebpf,
     _pins: BpfFs,
 }
 
 impl Program {
-    fn load(object: &Path) -> Self {
+    pub(crate) fn load(object: &Path) -> Self {
         let pins = BpfFs::mount();
         let bytes = std::fs::read(object).unwrap();
         let mut ebpf = EbpfLoader::new().default_map_pin_directory(pins.path()).load(&bytes).unwrap();
@@ -37,11 +37,10 @@ impl Program {
             ebpf.map_mut(tables::INTERFACES).unwrap().try_into().unwrap();
         let interface = Interface::new(SLOT, Role::Edge, (32_768, 60_999));
         table.insert(LOOPBACK.to_be_bytes(), interface.to_bytes(), 0).unwrap();
-        let mut table: HashMap<_, [u8; 4], [u8; 4]> =
-            ebpf.map_mut(tables::RULES).unwrap().try_into().unwrap();
+        let mut table: HashMap<_, [u8; 4], u64> = ebpf.map_mut(tables::RULES).unwrap().try_into().unwrap();
         for (protocol, port, action) in RULES {
             let key = RuleKey::new(Role::Edge.to_byte(), protocol.number(), port);
-            table.insert(key.to_bytes(), RuleValue::new(action).to_bytes(), 0).unwrap();
+            table.insert(key.to_bytes(), RuleValue::new(action).to_word(), 0).unwrap();
         }
         let mut table: LpmTrie<_, [u8; 4], [u8; 8]> =
             ebpf.map_mut(tables::BANS_V4).unwrap().try_into().unwrap();
@@ -65,7 +64,7 @@ impl Program {
     }
 
     /// Runs one frame and returns the action; the cause is what was counted.
-    fn run(&mut self, frame: &[u8]) -> (u32, Cause) {
+    pub(crate) fn run(&mut self, frame: &[u8]) -> (u32, Cause) {
         let before: Vec<u64> = Cause::ALL.iter().map(|cause| self.count(*cause)).collect();
         let program: &mut Xdp = self.ebpf.program_mut(tables::PROGRAM).unwrap().try_into().unwrap();
         let mut options = TestRunOptions::new();
@@ -123,11 +122,11 @@ impl Lookup for Host {
     }
 }
 
-fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
     [&[2; 12][..], &ethertype.to_be_bytes(), payload].concat()
 }
 
-fn v4(source: [u8; 4], protocol: u8, options: usize, fragment: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn v4(source: [u8; 4], protocol: u8, options: usize, fragment: u16, payload: &[u8]) -> Vec<u8> {
     let header = 20 + options;
     let [t0, t1] = u16::try_from(header + payload.len()).unwrap().to_be_bytes();
     let [f0, f1] = fragment.to_be_bytes();
@@ -136,14 +135,14 @@ fn v4(source: [u8; 4], protocol: u8, options: usize, fragment: u16, payload: &[u
     ethernet(0x0800, &[&fixed[..], &source, &[192, 0, 2, 2], &vec![1; options], payload].concat())
 }
 
-fn v6(source: &str, next: u8, hops: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn v6(source: &str, next: u8, hops: u8, payload: &[u8]) -> Vec<u8> {
     let address = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
     let [l0, l1] = u16::try_from(payload.len()).unwrap().to_be_bytes();
     let fixed = [0x60, 0, 0, 0, l0, l1, next, hops];
     ethernet(0x86dd, &[&fixed[..], &address(source), &address("2001:db8::2"), payload].concat())
 }
 
-fn tcp(port: u16, flags: u8) -> Vec<u8> {
+pub(crate) fn tcp(port: u16, flags: u8) -> Vec<u8> {
     let mut header = [0; 20];
     header[..2].copy_from_slice(&[0xc3, 0x50]);
     header[2..4].copy_from_slice(&port.to_be_bytes());
@@ -152,11 +151,11 @@ fn tcp(port: u16, flags: u8) -> Vec<u8> {
     header.to_vec()
 }
 
-fn udp(source: u16, port: u16) -> Vec<u8> {
+pub(crate) fn udp(source: u16, port: u16) -> Vec<u8> {
     [&source.to_be_bytes()[..], &port.to_be_bytes(), &[0, 12, 0, 0], b"four"].concat()
 }
 
-const A: [u8; 4] = [192, 0, 2, 1];
+pub(crate) const A: [u8; 4] = [192, 0, 2, 1];
 
 fn frames() -> Vec<(Vec<u8>, Cause)> {
     use Cause::*;
@@ -240,8 +239,20 @@ fn the_kernel_gives_every_frame_the_verdict_that_the_host_gives() {
 fn every_way_to_be_dropped_has_been_tried() {
     let tried: Vec<Cause> = frames().into_iter().map(|(_, cause)| cause).collect();
     for cause in Cause::ALL {
-        // These need a flow, a socket, or an interface without a role.
-        let elsewhere = matches!(cause, Cause::Flow | Cause::IcmpError | Cause::OwnSocket | Cause::NoRole);
+        // These need a flow, a socket, an interface without a role, a limit, or a packet that leaves.
+        let elsewhere = matches!(
+            cause,
+            Cause::Flow
+                | Cause::IcmpError
+                | Cause::OwnSocket
+                | Cause::NoRole
+                | Cause::OverLimit
+                | Cause::Leaves
+                | Cause::EgressAccepts
+                | Cause::EgressOpen
+                | Cause::EgressDrops
+                | Cause::EgressClosed
+        );
         // These need the tables of forwarded services, which this program does not fill.
         let elsewhere = elsewhere || cause.label().starts_with("forward");
         assert!(elsewhere || tried.contains(cause), "{cause:?}");

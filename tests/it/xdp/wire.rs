@@ -123,11 +123,11 @@ impl Scene {
     }
 }
 
-fn connects(from: &Place, to: SocketAddr) -> bool {
+pub(crate) fn connects(from: &Place, to: SocketAddr) -> bool {
     from.enter(|| Ok(TcpStream::connect_timeout(&to, SILENCE).is_ok())).unwrap()
 }
 
-fn dropped(gateway: &Gateway, interface: &str, reason: &str) -> u64 {
+pub(crate) fn dropped(gateway: &Gateway, interface: &str, reason: &str) -> u64 {
     let rows = gateway.cli_json(["xdp", "drops"]).unwrap();
     let found =
         rows.as_array().unwrap().iter().find(|row| {
@@ -136,7 +136,7 @@ fn dropped(gateway: &Gateway, interface: &str, reason: &str) -> u64 {
     found.map_or(0, |row| row["packets"].as_u64().unwrap())
 }
 
-fn state(gateway: &Gateway) -> String {
+pub(crate) fn state(gateway: &Gateway) -> String {
     let status: Value = gateway.cli_json(["status"]).unwrap();
     status["ebpf"].as_str().unwrap().to_owned()
 }
@@ -277,7 +277,9 @@ fn a_banned_neighbour_is_cut_off_until_the_ban_is_lifted() {
     let listed = gateway.cli_json(["xdp", "bans", "list"]).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 2, "{listed}");
     // The test that asks before trying knows it too.
-    let config = gateway.cli(["ports", "test", "edge", "203.0.113.10", "tcp", "443"]).unwrap();
+    let config = gateway
+        .cli(["ports", "test", "203.0.113.10", "203.0.113.1", "tcp", "443", "--role", "edge"])
+        .unwrap();
     assert!(config.code == Some(1) && config.stdout.contains("banned"), "{config:?}");
     // Bans outlive the daemon.
     let gateway = gateway.halt().unwrap().start_in(&scene.lab.gateway).unwrap();

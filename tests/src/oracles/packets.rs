@@ -273,8 +273,8 @@ impl Lookup for Tables {
         self.flow.then_some(Hit { steer: self.steer.then_some(1) })
     }
 
-    fn forwarded(&self, _: &Packet) -> bool {
-        self.forwarded
+    fn forwarded(&self, _: &Packet) -> Option<Cause> {
+        self.forwarded.then_some(Cause::Forwarded)
     }
 
     fn forward(&self, _: &Packet) -> Option<Cause> {

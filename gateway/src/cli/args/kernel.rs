@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
 use super::duration;
+use crate::xdp::protocols;
 
 #[derive(Debug, Subcommand)]
 pub enum Xdp {
@@ -117,18 +118,33 @@ pub enum Bans {
 pub enum Ports {
     /// Show the rules of the configuration and where each comes from
     Show,
-    /// Say whether a new connection would come in, and which rule decides; exit code 1 when it would not
+    /// Say whether something new would come in or go out, and which rule decides; exit code 1 when it would not
     Test(Probe),
+    /// Compare the policy in force with the configuration file; exit code 1 when they differ
+    Diff,
 }
 
 #[derive(Debug, Args)]
 pub struct Probe {
-    /// Role of the interface that it arrives at
-    pub role: Role,
-    /// Address of the client
+    /// Address that begins it; one of this machine's own: it goes out
     pub source: IpAddr,
-    pub protocol: Protocol,
+    /// Address that it is for: one of this machine's own, which says by which interface it comes
+    pub destination: IpAddr,
+    /// Such as tcp, udp, vrrp, or a number
+    #[arg(value_parser = protocol)]
+    pub protocol: u8,
+    /// None where the protocol has none
+    #[arg(default_value_t = 0)]
     pub port: u16,
+    /// By an interface of that role, whatever the addresses say
+    #[arg(long)]
+    pub role: Option<Role>,
+}
+
+fn protocol(text: &str) -> Result<u8, String> {
+    let text = text.to_ascii_lowercase();
+    protocols::number(&text)
+        .ok_or_else(|| format!("`{text}` is no protocol: tcp, udp, vrrp, esp, …, or a number"))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -136,10 +152,4 @@ pub enum Role {
     Edge,
     Farm,
     Mgmt,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Protocol {
-    Tcp,
-    Udp,
 }

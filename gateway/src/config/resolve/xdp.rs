@@ -1,8 +1,11 @@
 //! `[xdp]`: interfaces with their roles, and port rules; and that administrators are not locked out.
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
-use portcullis_ebpf_common::Protocol;
+use ipnet::IpNet;
+use portcullis_ebpf_common::Bogons;
 use portcullis_ebpf_common::tables::{
     Action, BANS_MAX, EVENTS_MAX, FLOWS_MAX, FRAGMENTS_MAX, INTERFACES_MAX, Role,
 };
@@ -10,14 +13,20 @@ use portcullis_ebpf_common::tables::{
 use super::{Resolver, rows};
 use crate::config::file;
 use crate::config::reader::{Located, shown};
-use crate::config::{XdpConfig, XdpInterface, XdpMode, XdpRule, XdpSizes};
+use crate::config::{XdpConfig, XdpEgress, XdpInterface, XdpMode, XdpRule, XdpSizes};
 use crate::xdp::presets::Preset;
-use crate::xdp::{PINS_DEFAULT, rules};
+use crate::xdp::{PINS_DEFAULT, protocols, rules};
 
 /// Rules as written; the kernel's table has a bound of its own for single ports.
 const RULES_MAX: usize = 1_000;
 /// `IFNAMSIZ` of the kernel, without the final zero.
 const NAME_MAX_BYTES: usize = 15;
+/// How long a changed policy waits to be confirmed, and bounds of it.
+const CONFIRM_DEFAULT: Duration = Duration::from_secs(60);
+const CONFIRM_MAX: Duration = Duration::from_hours(1);
+const PROTOCOL_EXPECTED: &str = "tcp, udp, another name such as \"vrrp\" or \"esp\", or a number up to 255";
+/// A limit above that limits nothing that a gateway can take.
+const RATE_MAX: u32 = 10_000_000;
 /// The kernel allocates whole tables when they are made: a million flows take about 150 MB.
 const ENTRIES_MAX: usize = 4_194_304;
 /// A ring of 16 MB.
@@ -45,6 +54,13 @@ impl Resolver<'_> {
         }
         let rules: Vec<XdpRule> =
             rows(typed.rule).into_iter().take(RULES_MAX).filter_map(|row| self.xdp_rule(row)).collect();
+        let egress = self.xdp_egress_rows(typed.egress);
+        let egress_policies = [("open", false), ("closed", true)];
+        let egress_closed = self.choice("egress_policy", typed.egress_policy.as_ref(), &egress_policies);
+        let degrees = Bogons::ALL.map(|bogons| (bogons.as_str(), bogons));
+        let bogons = self.choice("bogons", typed.bogons.as_ref(), &degrees).unwrap_or(Bogons::Martians);
+        let confirm = self.duration("confirm", typed.confirm, CONFIRM_DEFAULT, Duration::ZERO..=CONFIRM_MAX);
+        let cgroup = typed.cgroup.map(|typed| self.path("cgroup", &typed));
         let allow_no_management = typed.allow_no_management.is_some_and(|typed| typed.value);
         let roles: Vec<Role> = interfaces.iter().map(|interface| interface.role).collect();
         if !allow_no_management && !rules::keeps_management(&roles, &rules) {
@@ -58,7 +74,7 @@ impl Resolver<'_> {
                      `allow_no_management = true` where administrators come another way",
                 );
         }
-        let mut size = |key, typed, default, bounds: std::ops::RangeInclusive<usize>| {
+        let mut size = |key, typed, default, bounds: RangeInclusive<usize>| {
             let number = self.number(key, typed, default, bounds);
             u32::try_from(number).unwrap_or(u32::MAX)
         };
@@ -69,7 +85,22 @@ impl Resolver<'_> {
             events: size("events", typed.events, fits(EVENTS_MAX), 32..=EVENTS_MOST),
         };
         let event_rate = size("event_rate", typed.event_rate, EVENT_RATE, 0..=EVENT_RATE_MOST);
-        Some(XdpConfig { interfaces, rules, preset, mode, pins, allow_no_management, sizes, event_rate })
+        let egress_closed = egress_closed.unwrap_or(false);
+        Some(XdpConfig {
+            interfaces,
+            rules,
+            bogons,
+            egress,
+            egress_closed,
+            cgroup,
+            confirm,
+            preset,
+            mode,
+            pins,
+            allow_no_management,
+            sizes,
+            event_rate,
+        })
     }
 
     fn xdp_interfaces(
@@ -105,16 +136,101 @@ impl Resolver<'_> {
     fn xdp_rule(&mut self, Located { value: row, at }: Located<file::XdpRule>) -> Option<XdpRule> {
         let table = "[[xdp.rule]]";
         let role = self.role(row.role.as_ref(), at, table);
-        let protocols = Protocol::ALL.map(|protocol| (protocol.as_str(), protocol));
-        self.required(row.protocol.as_ref(), at, table, "protocol", "tcp or udp");
-        let protocol = self.choice("protocol", row.protocol.as_ref(), &protocols);
+        self.required(row.protocol.as_ref(), at, table, "protocol", PROTOCOL_EXPECTED);
+        let protocol = row.protocol.as_ref().and_then(|typed| self.protocol(typed));
+        let actions = Action::ALL.map(|action| (action.as_str(), action));
+        self.required(row.action.as_ref(), at, table, "action", "one of accept, drop, limit");
+        let action = self.choice("action", row.action.as_ref(), &actions);
+        let ports = self.ports_of(protocol, row.ports, at, table, true);
+        let from = self.prefixes("from", row.from).iter().map(IpNet::trunc).collect();
+        let per_second = match (action, row.rate) {
+            (Some(Action::Limit), rate) => {
+                let rate = self.required(rate, at, table, "rate", "so many a second, such as \"100/s\"");
+                rate.and_then(|rate| self.rate(&rate)).unwrap_or(1)
+            }
+            (_, Some(rate)) => {
+                self.problems
+                    .add(rate.at, "`rate` without a limit")
+                    .expected("`action = \"limit\"`, or no `rate`");
+                1
+            }
+            (_, None) => 0,
+        };
+        Some(XdpRule { role: role?, protocol: protocol?, ports: ports?, from, action: action?, per_second })
+    }
+
+    fn xdp_egress_rows(&mut self, typed: Option<Located<Vec<Located<file::XdpEgress>>>>) -> Vec<XdpEgress> {
+        if let Some(rows) = &typed {
+            self.check_length("egress", rows.at, rows.value.len(), RULES_MAX);
+        }
+        rows(typed).into_iter().take(RULES_MAX).filter_map(|row| self.xdp_egress(row)).collect()
+    }
+
+    fn xdp_egress(&mut self, Located { value: row, at }: Located<file::XdpEgress>) -> Option<XdpEgress> {
+        let table = "[[xdp.egress]]";
+        let protocol = match &row.protocol {
+            Some(typed) => self.protocol(typed),
+            None => Some(0),
+        };
+        let ports = self.ports_of(protocol, row.ports, at, table, false);
+        let to = self.prefixes("to", row.to).iter().map(IpNet::trunc).collect();
         let actions = [Action::Accept, Action::Drop].map(|action| (action.as_str(), action));
         self.required(row.action.as_ref(), at, table, "action", "accept or drop");
         let action = self.choice("action", row.action.as_ref(), &actions);
-        let expected = "ports and ranges, such as [22, \"3000-3010\"]";
-        let ports = self.required(row.ports, at, table, "ports", expected);
-        let ports = ports.map(|ports| self.port_list(ports));
-        Some(XdpRule { role: role?, protocol: protocol?, ports: ports?, action: action? })
+        Some(XdpEgress { protocol: protocol?, ports: ports?, to, action: action? })
+    }
+
+    /// Ports go with protocols that have them.
+    fn ports_of(
+        &mut self,
+        protocol: Option<u8>,
+        typed: Option<Located<Vec<Located<file::Ports>>>>,
+        at: usize,
+        table: &str,
+        needed: bool,
+    ) -> Option<Vec<RangeInclusive<u16>>> {
+        match (protocol.is_some_and(protocols::has_ports), typed) {
+            (true, None) if needed => {
+                let expected = "ports and ranges, such as [22, \"3000-3010\"]";
+                self.required::<()>(None, at, table, "ports", expected);
+                None
+            }
+            (false, Some(typed)) if protocol.is_some() => {
+                self.problems
+                    .add(typed.at, "`ports` of a protocol that has none")
+                    .expected("`protocol = \"tcp\"` or \"udp\", or no `ports`");
+                None
+            }
+            (_, typed) => Some(typed.map(|typed| self.port_list(typed)).unwrap_or_default()),
+        }
+    }
+
+    fn protocol(&mut self, typed: &Located<file::NameOrNumber>) -> Option<u8> {
+        let (number, typed_as) = match &typed.value {
+            file::NameOrNumber::Name(name) => (protocols::number(name), shown(name)),
+            file::NameOrNumber::Number(number) => (u8::try_from(*number).ok(), number.to_string()),
+        };
+        let known = number.filter(|number| *number != 0 && !protocols::is_icmp(*number));
+        if known.is_none() {
+            let problem = if number.is_some_and(protocols::is_icmp) {
+                "ICMP needs no rule: what is needed of it passes, and errors pass for live flows".to_owned()
+            } else {
+                format!("\"{typed_as}\" is no protocol")
+            };
+            self.problems.add(typed.at, problem).expected(PROTOCOL_EXPECTED);
+        }
+        known
+    }
+
+    fn rate(&mut self, typed: &Located<String>) -> Option<u32> {
+        let number = typed.value.strip_suffix("/s").and_then(|number| number.trim().parse::<u32>().ok());
+        let rate = number.filter(|rate| (1..=RATE_MAX).contains(rate));
+        if rate.is_none() {
+            self.problems
+                .add(typed.at, format!("`rate` is \"{}\"", shown(&typed.value)))
+                .expected(format!("so many a second, from \"1/s\" to \"{RATE_MAX}/s\""));
+        }
+        rate
     }
 
     fn role(&mut self, typed: Option<&Located<String>>, at: usize, table: &str) -> Option<Role> {

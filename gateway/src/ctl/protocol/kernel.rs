@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::xdp::policy::RuleRow;
+
 /// Answer to `xdp-status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct XdpStatus {
@@ -10,6 +12,15 @@ pub struct XdpStatus {
     pub interfaces: Vec<XdpInterfaceStatus>,
     /// Single ports in the table of rules.
     pub rules: usize,
+    /// `off`, `martians` or `full`.
+    #[serde(default)]
+    pub bogons: String,
+    /// `open` or `closed`.
+    #[serde(default)]
+    pub egress: String,
+    /// A changed policy is taken back after that time, unless it is confirmed. Absent when nothing waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reverts_in_seconds: Option<u64>,
     pub bans: usize,
     /// Absent where nothing is filtered.
     #[serde(default)]
@@ -73,10 +84,30 @@ pub struct XdpEventUse {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct XdpCount {
     pub interface: String,
+    /// `in`, or `out` for what leaves.
+    #[serde(default)]
+    pub direction: String,
     /// `pass` or `drop`.
     pub verdict: String,
     pub reason: String,
     pub packets: u64,
     /// The reason in words.
     pub about: String,
+}
+
+/// Answer to `xdp-rules`: the policy in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XdpRules {
+    /// `off`, `martians` or `full`.
+    pub bogons: String,
+    /// `open` or `closed`.
+    pub egress: String,
+    /// The first one that matches decides.
+    pub rules: Vec<RuleRow>,
+}
+
+/// Answer to `reload-confirm`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmed {
+    pub confirmed: bool,
 }

@@ -1,13 +1,20 @@
 //! Answers about the kernel side.
 
+use std::time::Instant;
+
 use super::traffic::{flow_use, map_use};
 use super::{Outcome, Services};
-use crate::ctl::protocol::{ErrorCode, Failure, XdpCount, XdpEventUse, XdpInterfaceStatus, XdpStatus};
+use crate::config::XdpConfig;
+use crate::ctl::protocol::{
+    Confirmed, ErrorCode, Failure, XdpCount, XdpEventUse, XdpInterfaceStatus, XdpRules, XdpStatus,
+};
 use crate::xdp::XdpError;
 
 impl Services {
     pub(super) fn kernel_status(&self) -> Outcome<XdpStatus> {
-        let counts = self.kernel.counts().map_err(failed)?;
+        let coming = self.kernel.counts().map_err(failed)?.into_iter().map(|count| ("in", count));
+        let leaving = self.kernel.counts_out().map_err(failed)?.into_iter().map(|count| ("out", count));
+        let running = self.kernel.running();
         let interfaces = self.kernel.interfaces().into_iter().map(|interface| XdpInterfaceStatus {
             role: interface.role.as_str().to_owned(),
             mode: interface.mode.as_str().to_owned(),
@@ -20,6 +27,9 @@ impl Services {
             state: self.kernel.to_string(),
             interfaces: interfaces.collect(),
             rules: self.kernel.rules(),
+            bogons: running.as_ref().map_or("", |xdp| xdp.bogons.as_str()).to_owned(),
+            egress: running.as_ref().map_or("", egress).to_owned(),
+            reverts_in_seconds: self.reverts_in_seconds(),
             flows: self.kernel.flows().usage().map(flow_use),
             maps: self.kernel.map_use().map_err(failed)?.into_iter().map(map_use).collect(),
             events: self
@@ -28,10 +38,11 @@ impl Services {
                 .map_err(failed)?
                 .map(|(kept, lost)| XdpEventUse { kept, lost }),
             bans: self.kernel.bans().map_err(failed)?.map_or(0, |bans| bans.len()),
-            packets: counts
-                .into_iter()
-                .map(|(interface, cause, packets)| XdpCount {
+            packets: coming
+                .chain(leaving)
+                .map(|(direction, (interface, cause, packets))| XdpCount {
                     interface,
+                    direction: direction.to_owned(),
                     verdict: cause.verdict().label().to_owned(),
                     reason: cause.label().to_owned(),
                     packets,
@@ -40,6 +51,33 @@ impl Services {
                 .collect(),
         })
     }
+
+    pub(super) fn kernel_rules(&self) -> Outcome<XdpRules> {
+        let running = self.kernel.running().ok_or_else(no_kernel)?;
+        Ok(XdpRules {
+            bogons: running.bogons.as_str().to_owned(),
+            egress: egress(&running).to_owned(),
+            rules: self.kernel.rows(),
+        })
+    }
+
+    pub(super) fn reverts_in_seconds(&self) -> Option<u64> {
+        let left = self.kernel.reverts_at()?.saturating_duration_since(Instant::now());
+        Some(left.as_secs())
+    }
+
+    pub(super) fn confirm_reload(&self) -> Outcome<Confirmed> {
+        if !self.kernel.confirm() {
+            let text = "no change of [xdp] waits for a confirmation; perhaps it has been taken back";
+            return Err(Failure::new(ErrorCode::NotFound, text));
+        }
+        tracing::info!("the changed policy of the kernel side was confirmed by an operator");
+        Ok(Confirmed { confirmed: true })
+    }
+}
+
+fn egress(xdp: &XdpConfig) -> &'static str {
+    if xdp.egress_closed { "closed" } else { "open" }
 }
 
 pub(super) fn failed(error: XdpError) -> Failure {

@@ -11,7 +11,7 @@ use portcullis_ebpf_common::tables::{BANS_V4, BANS_V6, FORWARDS};
 use super::Filtered;
 use super::attach::Mode;
 use super::error::XdpError;
-use crate::xdp::PINS_DEFAULT;
+use crate::xdp::{PINS_DEFAULT, outgoing};
 
 /// Names of pinned links begin with that; mode and interface follow.
 const LINK: &str = "link-";
@@ -31,7 +31,8 @@ pub fn detach(pins: &Path) -> Result<Vec<String>, XdpError> {
     for (name, path) in all {
         // Whatever else is in the directory is somebody else's, above all when it is the wrong directory.
         let interface = interface_of_pin(&name).map(|(_, interface)| interface);
-        if interface.is_some() || [BANS_V4, BANS_V6, FORWARDS].contains(&name.as_str()) {
+        let ours = outgoing::is_pin(&name) || [BANS_V4, BANS_V6, FORWARDS].contains(&name.as_str());
+        if interface.is_some() || ours {
             remove(&path)?;
         }
         detached.extend(interface);
@@ -142,7 +143,9 @@ mod tests {
     #[test]
     fn detaching_leaves_alone_what_is_not_ours() {
         let directory = tempfile::tempdir().unwrap();
-        for name in ["passwd", "BANS_V4", "link-driver-eth0", "link-other", "RULES"] {
+        for name in
+            ["passwd", "BANS_V4", "link-driver-eth0", "link-other", "RULES", "egress-eth0", "dial-connect_v4"]
+        {
             fs::write(directory.path().join(name), "").unwrap();
         }
         assert_eq!(detach(directory.path()).unwrap(), ["eth0"]);

@@ -1,0 +1,126 @@
+//! Confirm or revert: a policy that was changed in a running daemon holds for a while, and is taken back unless an
+//! operator confirms it. Whoever has shut himself out cannot, and gets in again.
+//!
+//! What is not confirmed stays so over a restart: a note in the state directory has the policy before and the one
+//! that was tried, and a daemon that starts with the latter in its file takes the former.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::policy::RuleRow;
+use crate::config::{self, Config, XdpConfig};
+
+const NOTE: &str = "xdp-unconfirmed.json";
+/// A note holds two configuration files.
+const NOTE_MAX_BYTES: u64 = 4 * config::FILE_MAX_BYTES;
+
+/// What holds, as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Running {
+    pub(super) xdp: XdpConfig,
+    pub(super) rows: Vec<RuleRow>,
+    /// Entries of the table of rules.
+    pub(super) entries: usize,
+}
+
+/// A change that waits.
+#[derive(Clone, Debug)]
+pub(super) struct Pending {
+    pub(super) ends: Instant,
+    pub(super) before: Running,
+    /// The configuration file with the changed policy.
+    pub(super) tried: String,
+}
+
+/// Texts of configuration files.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    confirmed: String,
+    tried: String,
+}
+
+fn path(state: &Path) -> PathBuf {
+    state.join(NOTE)
+}
+
+/// Notes a change before it takes effect.
+pub(super) fn note(state: &Path, confirmed: &str, tried: &str) -> std::io::Result<()> {
+    let note = Note { confirmed: confirmed.to_owned(), tried: tried.to_owned() };
+    let bytes = serde_json::to_vec(&note).map_err(std::io::Error::other)?;
+    let new = path(state).with_extension("new");
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    fs::rename(new, path(state))
+}
+
+/// There is nothing to be confirmed any more.
+pub(super) fn forget(state: &Path) {
+    match fs::remove_file(path(state)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::error!(%error, path = %path(state).display(), "remove this file: its policy is confirmed");
+        }
+        _ => {}
+    }
+}
+
+/// The `[xdp]` to start with: that of the file, or the one before it where that of the file was never confirmed; and
+/// the text of the file with it.
+pub(super) fn to_start_with(config: &Config, xdp: &XdpConfig) -> (XdpConfig, String) {
+    let state = &config.server.state_dir;
+    let Some((confirmed, text)) = confirmed_before(state, config) else {
+        forget(state);
+        // A file that has vanished since it was read has nothing to go back to.
+        return (xdp.clone(), config::read(&config.path).unwrap_or_default());
+    };
+    tracing::warn!(
+        "the [xdp] policy of {} was tried and not confirmed, so the one before it is in force; `portcullis reload` \
+         tries it again, `portcullis ports diff` shows the difference",
+        config.path.display()
+    );
+    // What is fixed at start is that of the file as always.
+    let XdpConfig { interfaces, mode, pins, cgroup, .. } = xdp.clone();
+    (XdpConfig { interfaces, mode, pins, cgroup, ..confirmed }, text)
+}
+
+fn confirmed_before(state: &Path, config: &Config) -> Option<(XdpConfig, String)> {
+    fs::metadata(path(state)).ok().filter(|found| found.len() <= NOTE_MAX_BYTES)?;
+    let note: Note = serde_json::from_slice(&fs::read(path(state)).ok()?).ok()?;
+    let tried = config::parse(&note.tried, &config.path).ok()?;
+    // A file that was edited since is a new decision.
+    if tried.xdp != config.xdp {
+        return None;
+    }
+    Some((config::parse(&note.confirmed, &config.path).ok()?.xdp?, note.confirmed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: &str = "[xdp]\nallow_no_management = true\ninterface = [{ name = \"e\", role = \"edge\" }]\n";
+
+    #[test]
+    fn what_was_not_confirmed_is_not_started_with_until_the_file_changes() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("x.toml");
+        let state = format!("[server]\nstate_dir = \"{}\"\n", directory.path().display());
+        let text = |bogons: &str| format!("{state}{BASE}bogons = \"{bogons}\"\n");
+        let parse = |bogons: &str| config::parse(&text(bogons), &file).unwrap();
+        let starts = |config: &Config| to_start_with(config, config.xdp.as_ref().unwrap()).0.bogons.as_str();
+        note(directory.path(), &text("off"), &text("full")).unwrap();
+        assert_eq!(starts(&parse("full")), "off");
+        assert_eq!(starts(&parse("full")), "off");
+        assert_eq!(starts(&parse("martians")), "martians");
+        assert_eq!(starts(&parse("full")), "full", "it was forgotten");
+        note(directory.path(), &text("off"), &text("full")).unwrap();
+        forget(directory.path());
+        assert_eq!(starts(&parse("full")), "full");
+    }
+}

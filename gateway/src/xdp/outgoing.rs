@@ -1,0 +1,150 @@
+//! Brings the programs for what leaves into the kernel: at the sockets of a cgroup, and at the interfaces.
+//!
+//! Their links are pinned beside those of the filter. At an interface the new program takes the old one's place in
+//! one step; at a cgroup it comes beside the old one, which is then removed.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+use aya::programs::links::{CgroupAttachMode, FdLink, LinkError, LinkOrder, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::{CgroupSockAddr, SchedClassifier, TcAttachType};
+use portcullis_ebpf_common::tables::{PROGRAM_EGRESS, PROGRAMS_DIAL};
+
+use super::XdpError;
+use crate::config::XdpConfig;
+
+/// Names of pinned links begin with these; interface or program follow.
+const OUT: &str = "egress-";
+const DIAL: &str = "dial-";
+
+/// Whether a pin is one of ours.
+pub(super) fn is_pin(name: &str) -> bool {
+    name.starts_with(OUT) || name.starts_with(DIAL)
+}
+
+/// Judges what leaves from now on.
+pub(super) fn attach(ebpf: &mut Ebpf, xdp: &XdpConfig) -> Result<(), XdpError> {
+    at_interfaces(ebpf, xdp)?;
+    at_sockets(ebpf, xdp)
+}
+
+fn at_interfaces(ebpf: &mut Ebpf, xdp: &XdpConfig) -> Result<(), XdpError> {
+    let program = ebpf.program_mut(PROGRAM_EGRESS).ok_or(XdpError::Object(PROGRAM_EGRESS))?;
+    let program: &mut SchedClassifier = program.try_into()?;
+    if program.fd().is_err() {
+        program.load()?;
+    }
+    for interface in &xdp.interfaces {
+        let pin = xdp.pins.join(format!("{OUT}{}", interface.name.replace('.', ":")));
+        if pin.exists() {
+            let old =
+                PinnedLink::from_pin(&pin).and_then(|link| SchedClassifierLink::try_from(FdLink::from(link)));
+            if let Ok(old) = old
+                && let Ok(id) = program.attach_to_link(old)
+            {
+                // Ours is one of two references to the link; the pin keeps the other.
+                drop(program.take_link(id));
+                continue;
+            }
+            remove(&pin)?;
+        }
+        let failed =
+            |reason: String| XdpError::Egress { at: format!("interface `{}`", interface.name), reason };
+        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let id =
+            program.attach_with_options(&interface.name, TcAttachType::Egress, options).map_err(|error| {
+                failed(format!("{}; a kernel with tcx is needed (6.6 or later)", chain(&error)))
+            })?;
+        let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
+        let link: FdLink = link.try_into().map_err(|error: LinkError| failed(chain(&error)))?;
+        link.pin(&pin).map(drop).map_err(|error| failed(chain(&error)))?;
+    }
+    Ok(())
+}
+
+fn at_sockets(ebpf: &mut Ebpf, xdp: &XdpConfig) -> Result<(), XdpError> {
+    let path = xdp.cgroup.clone().map_or_else(own_cgroup, Ok)?;
+    let failed = |reason: String| XdpError::Egress { at: format!("cgroup {}", path.display()), reason };
+    let cgroup = File::open(&path).map_err(|error| failed(error.to_string()))?;
+    for name in PROGRAMS_DIAL {
+        let program = ebpf.program_mut(name).ok_or(XdpError::Object(name))?;
+        let program: &mut CgroupSockAddr = program.try_into()?;
+        if program.fd().is_err() {
+            program.load()?;
+        }
+        // A link never excludes others; the kernel refuses to be told so.
+        let id = program.attach(&cgroup, CgroupAttachMode::Single).map_err(|error| {
+            failed(format!("{}; `cgroup` in [xdp] has to be a directory of cgroup v2", chain(&error)))
+        })?;
+        let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
+        let link: FdLink = link.try_into().map_err(|error: LinkError| failed(chain(&error)))?;
+        let pin = xdp.pins.join(format!("{DIAL}{name}"));
+        if pin.exists() {
+            remove(&pin)?;
+        }
+        link.pin(&pin).map(drop).map_err(|error| failed(chain(&error)))?;
+    }
+    tracing::info!(cgroup = %path.display(), "what the machine contacts is judged by the egress rules");
+    Ok(())
+}
+
+/// Nothing that leaves is judged any more.
+pub(super) fn remove_all(pins: &Path) -> Result<(), XdpError> {
+    let Ok(entries) = fs::read_dir(pins) else { return Ok(()) };
+    for entry in entries.flatten() {
+        if is_pin(&entry.file_name().to_string_lossy()) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// The daemon's own cgroup; under systemd that is the service's.
+fn own_cgroup() -> Result<PathBuf, XdpError> {
+    let none = || XdpError::Egress {
+        at: "the daemon's cgroup".to_owned(),
+        reason: "this machine has no cgroup v2; mount one, or leave out egress rules".to_owned(),
+    };
+    let mounts = fs::read_to_string("/proc/self/mounts").map_err(|_| none())?;
+    let own = fs::read_to_string("/proc/self/cgroup").map_err(|_| none())?;
+    cgroup_of(&mounts, &own).ok_or_else(none)
+}
+
+/// From the tables of mounts and of this process's cgroups (cgroups(7)).
+fn cgroup_of(mounts: &str, own: &str) -> Option<PathBuf> {
+    let mut fields = mounts.lines().map(|line| line.split(' '));
+    let root = fields.find_map(|mut fields| {
+        let (_, at, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (kind == "cgroup2").then_some(at)
+    })?;
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Some(Path::new(root).join(path))
+}
+
+fn remove(path: &Path) -> Result<(), XdpError> {
+    fs::remove_file(path).map_err(|reason| XdpError::Pin { path: path.to_owned(), reason })
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    super::loader::chain(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_s_own_cgroup_is_found() {
+        let unified = "sysfs /sys sysfs rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n";
+        let own = "0::/system.slice/portcullisd.service\n";
+        let expected = Path::new("/sys/fs/cgroup/system.slice/portcullisd.service");
+        assert_eq!(cgroup_of(unified, own).as_deref(), Some(expected));
+        let hybrid =
+            "cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        let own = "4:memory:/a\n0::/\n";
+        assert_eq!(cgroup_of(hybrid, own).as_deref(), Some(Path::new("/sys/fs/cgroup/unified/")));
+        assert_eq!(cgroup_of("cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n", own), None);
+    }
+}
