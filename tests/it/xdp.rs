@@ -4,6 +4,9 @@
 #[path = "xdp/bans.rs"]
 mod bans;
 #[cfg(test)]
+#[path = "xdp/causes.rs"]
+mod causes;
+#[cfg(test)]
 #[path = "xdp/events.rs"]
 mod events;
 #[cfg(test)]

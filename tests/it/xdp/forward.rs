@@ -196,7 +196,8 @@ fn flows_reach_the_servers_by_their_weights_and_neither_side_sees_the_others_add
         let names = [names.0, names.1].map(String::from);
         let flows = || {
             let status = gateway.cli_json(["forward", "status"]).unwrap();
-            let rows = status.as_array().unwrap().iter().flat_map(|row| row["servers"].as_array().unwrap().clone());
+            let rows =
+                status.as_array().unwrap().iter().flat_map(|row| row["servers"].as_array().unwrap().clone());
             rows.filter(|row| names.contains(&row["name"].as_str().unwrap().to_owned()))
                 .map(|row| row["flows"].as_u64().unwrap())
                 .sum::<u64>()
@@ -215,11 +216,11 @@ fn tls_ends_at_the_server_whose_certificate_the_client_sees() {
     let mut setup = scene.setup("");
     let (crt, key) = (setup.dir().join("main.crt"), setup.dir().join("main.key"));
     let mut programs = Vec::new();
-    for (name, ip, server) in
-        [("tls4", scene.edge()[0], farm.v4[2]), ("tls6", scene.edge()[1], farm.v6[2])]
-    {
+    for (name, ip, server) in [("tls4", scene.edge()[0], farm.v4[2]), ("tls6", scene.edge()[1], farm.v6[2])] {
         let address = SocketAddr::new(server, BEHIND);
-        let keys = format!("server = [{{ address = \"{address}\" }}]\ndata_path = \"xdp\"\nhealth = {{ kind = \"none\" }}");
+        let keys = format!(
+            "server = [{{ address = \"{address}\" }}]\ndata_path = \"xdp\"\nhealth = {{ kind = \"none\" }}"
+        );
         setup.listener_at(name, "forward", &[SocketAddr::new(ip, PORT)], &keys).unwrap();
         let mut command = farm.command("openssl");
         command.args(["s_server", "-www", "-quiet", "-accept", &address.to_string()]);
@@ -231,8 +232,7 @@ fn tls_ends_at_the_server_whose_certificate_the_client_sees() {
     let gateway = setup.start_in(&scene.lab.gateway).unwrap();
     let ca = gateway.ca_file();
     for ip in scene.edge() {
-        let mut client =
-            scene.lab.outside.enter(|| Client::tls(SocketAddr::new(ip, PORT), &ca)).unwrap();
+        let mut client = scene.lab.outside.enter(|| Client::tls(SocketAddr::new(ip, PORT), &ca)).unwrap();
         client.send(b"GET / HTTP/1.0\r\n\r\n").unwrap();
         let (page, _) = client.read_to_end().unwrap();
         assert!(String::from_utf8_lossy(&page).contains("s_server"));
@@ -328,7 +328,8 @@ fn a_flow_ends_by_a_reset_and_by_silence() {
 /// First segments from as many clients as there are, none of which ever answers.
 fn flood(scene: &Scene, count: u32) {
     let outside = &scene.lab.outside;
-    let socket = outside.enter(|| Ok(Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255)))?)).unwrap();
+    let socket =
+        outside.enter(|| Ok(Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255)))?)).unwrap();
     let IpAddr::V4(service) = scene.edge()[0] else { panic!("not IPv4") };
     let to = SockAddr::from(SocketAddr::new(service.into(), 0));
     let [p0, p1] = PORT.to_be_bytes();
@@ -337,7 +338,28 @@ fn flood(scene: &Scene, count: u32) {
         // The checksum of TCP is wrong: the server does not answer.
         let mut packet = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 198, 18 | (b & 1), c, d];
         packet.extend(service.octets());
-        packet.extend([0xc0 | (d & 0x3f), c, p0, p1, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0]);
+        packet.extend([
+            0xc0 | (d & 0x3f),
+            c,
+            p0,
+            p1,
+            0,
+            0,
+            0,
+            1,
+            0,
+            0,
+            0,
+            0,
+            0x50,
+            2,
+            0xff,
+            0xff,
+            0,
+            0,
+            0,
+            0,
+        ]);
         // A queue that is full for a moment drops one.
         drop(socket.send_to(&packet, &to));
     }
@@ -370,7 +392,11 @@ fn what_cannot_be_forwarded_is_counted_by_its_reason() {
         let at = SocketAddr::new(ip, PORT);
         let tried = scene.lab.outside.enter(|| {
             let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
-            if ip.is_ipv4() { socket.set_ttl_v4(hops)? } else { socket.set_unicast_hops_v6(hops)? };
+            if ip.is_ipv4() {
+                socket.set_ttl_v4(hops)?
+            } else {
+                socket.set_unicast_hops_v6(hops)?
+            };
             Ok(socket.connect_timeout(&at.into(), SILENCE)?)
         });
         tried.is_ok()
