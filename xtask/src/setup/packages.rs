@@ -105,7 +105,12 @@ pub(crate) const PACKAGES: &[Package] = &[
     optional("x11-xserver-utils", Proof::Program("xsetroot"), TEST, "paints the RDP server's screen"),
     optional("imagemagick", Proof::Program("convert"), TEST, "looks at the RDP client's screen"),
     optional("nmap", Proof::Program("nmap"), TEST, "looks for open ports from outside and from the farm"),
-    optional("python3-scapy", Proof::PythonModule("scapy"), TEST, "makes packets that no network stack makes"),
+    optional(
+        "python3-scapy",
+        Proof::PythonModule("scapy"),
+        TEST,
+        "makes packets that no network stack makes",
+    ),
     optional("tcpdump", Proof::Program("tcpdump"), TEST, "witness of which packets pass the filter"),
     required(
         "haproxy",
