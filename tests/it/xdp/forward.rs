@@ -293,7 +293,7 @@ fn megabytes_arrive_as_they_were_and_the_records_at_the_end_count_them() {
     }
     assert_eq!(dropped(&gateway, "edge", "forward_too_big"), 0);
     let sum = |name: &str, label: &str| gateway.metrics().unwrap().sum(name, &[label]).unwrap();
-    assert_eq!(sum("portcullis_forward_kernel_flows_total", "server=\"a\""), 1.0);
+    assert!((sum("portcullis_forward_kernel_flows_total", "server=\"a\"") - 1.0).abs() < 0.1);
     for direction in ["direction=\"up\"", "direction=\"down\""] {
         let bytes = sum("portcullis_forward_kernel_bytes_total", direction);
         assert!((33_554_432.0..34_000_000.0).contains(&bytes), "{bytes}");

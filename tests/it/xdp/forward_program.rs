@@ -33,7 +33,7 @@ fn program(sizes: &[(&'static str, u32)], slot: Option<u16>, ports: u32) -> Opti
     let mut table: Array<_, u64> = ebpf.map_mut(tables::SETTINGS).unwrap().try_into().unwrap();
     table.set(Setting::Forward.index(), 1, 0).unwrap();
     let mut slots: Array<_, u64> = ebpf.map_mut(tables::SLOTS).unwrap().try_into().unwrap();
-    let word = slot.map_or(to_word(&[]), |slot| to_word(&[slot; 4]));
+    let word = slot.map_or_else(|| to_word(&[]), |slot| to_word(&[slot; 4]));
     for place in 0..WORDS_EACH {
         slots.set(place, word, 0).unwrap();
     }
