@@ -14,7 +14,6 @@ use crate::object;
 use crate::program::{Program, ethernet, tcp};
 
 const XDP_DROP: u32 = 1;
-const XDP_TX: u32 = 3;
 const XDP_REDIRECT: u32 = 4;
 
 const CLIENT: [u8; 4] = [192, 0, 2, 1];
@@ -186,7 +185,7 @@ fn errors_are_forwarded_and_what_is_too_big_is_answered() {
                     assert_eq!((action, cause), (XDP_REDIRECT, Cause::Forwarded));
                     continue;
                 }
-                assert_eq!((action, cause), (XDP_TX, Cause::ForwardTooBig));
+                assert_eq!((action, cause), (XDP_REDIRECT, Cause::ForwardTooBig));
                 let packet = parsed(&frame);
                 let mut answer = [&[0; 28][..], &frame].concat();
                 answer.truncate(14 + 28 + 128);
