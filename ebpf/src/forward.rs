@@ -173,6 +173,12 @@ fn forget(key: &FlowKey, flow: *const Forward) {
     let _ = (FORWARDS.remove(key), FORWARDS.remove(&reverse));
 }
 
+/// Whether a packet is for a service.
+#[inline(always)]
+pub(crate) fn serves(packet: &Packet) -> bool {
+    SERVICES.get_ptr(packet.key.service()).is_some()
+}
+
 /// What becomes of a first segment for a service; `None` where it is for none.
 #[inline(never)]
 pub(crate) fn begin(packet: &Packet) -> Option<Cause> {
@@ -235,7 +241,8 @@ fn began(packet: &Packet, reverse: &mut FlowKey, flow: &mut Forward) -> Cause {
 fn asks_again(packet: &Packet) -> bool {
     let Some(flow) = HALF_OPEN.get_ptr_mut(&packet.key) else { return false };
     // SAFETY: as for `take`.
-    let (reverse, seen) = unsafe { ((*flow).out.reversed(), (*flow).seen) };
+    let entry = unsafe { &*flow };
+    let (reverse, seen) = (entry.out.reversed(), entry.seen);
     // Another client's connection by now, or the same client's next one: the server may be another.
     if now().wrapping_sub(seen) > HALF_OPEN_TIME || HALF_OPEN.get_ptr(&reverse).is_none() {
         return false;

@@ -2,16 +2,17 @@
 //!
 //! `rules` says what may come in and why, `egress` what the machine itself may contact; `presets` are the published
 //! port tables that rules can be taken from; `policy` makes of all of them what the kernel's tables hold, and
-//! `generations` writes it there beside what is in force; `confirm` takes back what nobody confirms;
-//! `loader` brings the program into the kernel and onto the interfaces; `maps` writes its tables and reads its
-//! counters; `flows` admits the flows of sessions;
-//! `events` reads what was dropped one by one; `watch` puts back what others take off. Nothing here decides about a packet: `portcullis-ebpf-common` does, in the kernel and in
-//! `portcullis ports test` alike.
+//! `generations` writes it there beside what is in force; `confirm` takes back what nobody confirms; `loader` brings
+//! the program into the kernel and onto the interfaces, `watch` puts it back where others take it off; `maps` writes
+//! its tables and reads its counters, `carry` brings bans to a table of another size; `flows` admits the flows of
+//! sessions; `events` reads what was dropped, one by one. Nothing here decides about a packet:
+//! `portcullis-ebpf-common` does, in the kernel and in `portcullis ports test` alike.
 
 mod carry;
 mod confirm;
 pub mod egress;
 pub mod events;
+mod flood;
 mod flows;
 pub mod forward;
 mod generations;
@@ -22,8 +23,10 @@ pub mod policy;
 pub mod presets;
 pub mod protocols;
 pub mod rules;
+pub mod steering;
 mod watch;
 
+pub use flood::FloodState;
 pub use flows::{FlowPair, FlowRow, FlowUse, Flows, Half};
 pub use forward::{FlowEnd, ForwardedFlow};
 pub use loader::{Filtered, Kernel, XdpError};

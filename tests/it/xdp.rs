@@ -3,8 +3,12 @@
 #[cfg(test)]
 #[path = "xdp/bans.rs"]
 mod bans;
+#[cfg(test)]
 #[path = "xdp/events.rs"]
 mod events;
+#[cfg(test)]
+#[path = "xdp/flood.rs"]
+mod flood;
 #[cfg(test)]
 #[path = "xdp/flows.rs"]
 mod flows;
@@ -14,17 +18,26 @@ mod forward;
 #[cfg(test)]
 #[path = "xdp/forward_program.rs"]
 mod forward_program;
+#[path = "xdp/nmap.rs"]
+mod nmap;
 #[cfg(test)]
 #[path = "xdp/policy.rs"]
 mod policy;
 #[cfg(test)]
 #[path = "xdp/program.rs"]
 mod program;
+#[cfg(test)]
 #[path = "xdp/robust.rs"]
 mod robust;
 #[cfg(test)]
+#[path = "xdp/scapy.rs"]
+mod scapy;
+#[cfg(test)]
 #[path = "xdp/sessions.rs"]
 mod sessions;
+#[cfg(test)]
+#[path = "xdp/steer.rs"]
+mod steer;
 #[cfg(test)]
 #[path = "xdp/verifier.rs"]
 mod verifier;

@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 
 /// Connects from `source` where there is one, else from the address that the system chooses. `begun` hears of the own
-/// address as soon as there is one, which is before the server can have sent anything.
+/// address as soon as there is one, which is before the server's first bytes can have crossed a network.
 pub(crate) async fn connect(
     server: SocketAddr,
     source: Option<IpAddr>,

@@ -162,7 +162,7 @@ impl Table {
         let (addresses, _, ports) = key.parts()?;
         // One that cannot be read has counted nothing: the table may have been taken away from under the daemon.
         let read = if listed { self.kernel.get(&key.to_words(), 0).ok() } else { None };
-        let flow = read.map_or(Flow::new(None, now), Flow::from_words);
+        let flow = read.map_or_else(|| Flow::new(None, now), Flow::from_words);
         Some(FlowRow {
             session,
             half,

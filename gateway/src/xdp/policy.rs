@@ -291,7 +291,7 @@ mod tests {
         (0_u8..3, ports, prefixes, 0_u16..9).prop_map(move |(protocol, ports, prefixes, row)| {
             // Rows at the interfaces have a protocol, and ports where it has them; egress rows may lack both.
             let protocol = if role == EGRESS { [0, 6, 17] } else { [6, 17, 6] }[usize::from(protocol)];
-            let ports = ports.or((role != EGRESS).then_some((1, 9)));
+            let ports = ports.or_else(|| (role != EGRESS).then_some((1, 9)));
             let ports = ports.filter(|_| protocol != 0).map(|(first, more)| first..=first + more);
             Line { role, protocol, ports, prefixes, value: RuleValue::limit(row, 1) }
         })

@@ -285,7 +285,11 @@ fn redeemed() -> Redeemed {
 #[test]
 fn reload_metrics_and_levels_are_passed_on() {
     let daemon = Daemon::answering(|command| match command {
-        Command::Reload {} => value(Reloaded { live: vec!["limits".into()], restart: vec!["dns".into()] }),
+        Command::Reload {} => value(Reloaded {
+            live: vec!["limits".into()],
+            restart: vec!["dns".into()],
+            confirm_within_seconds: None,
+        }),
         Command::Metrics {} => value(MetricsText { text: "a 1\n".into() }),
         Command::LogLevel { level } => {
             value(LogLevel { level: level.clone().unwrap_or_else(|| "info".into()) })

@@ -9,7 +9,8 @@ use aya::maps::HashMap;
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use portcullis_ebpf_common::Protocol;
-use portcullis_ebpf_common::tables::{self, Action, Interface, Role, RuleKey, RuleValue};
+use portcullis_ebpf_common::rules::{RuleKey, RuleValue};
+use portcullis_ebpf_common::tables::{self, Action, Interface, Role};
 use portcullis_tests::process;
 use serde::Serialize;
 
@@ -78,9 +79,9 @@ fn fill(ebpf: &mut Ebpf) -> Result<()> {
     let interface = Interface::new(0, Role::Edge, (32_768, 60_999));
     table.insert(LOOPBACK.to_be_bytes(), interface.to_bytes(), 0)?;
     let rules = ebpf.map_mut(tables::RULES).context("the object has no rules")?;
-    let mut table: HashMap<_, [u8; 4], [u8; 4]> = rules.try_into()?;
+    let mut table: HashMap<_, [u8; 4], u64> = rules.try_into()?;
     let key = RuleKey::new(Role::Edge.to_byte(), Protocol::Tcp.number(), OPEN);
-    table.insert(key.to_bytes(), RuleValue::new(Action::Accept).to_bytes(), 0)?;
+    table.insert(key.to_bytes(), RuleValue::new(Action::Accept).to_word(), 0)?;
     Ok(())
 }
 

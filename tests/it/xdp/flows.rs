@@ -7,7 +7,8 @@ use std::thread;
 
 use portcullis_tests::client::{Client, trusting};
 use portcullis_tests::gateway::{Gateway, Setup};
-use portcullis_tests::speak::Speak as _;
+use portcullis_tests::process;
+use portcullis_tests::speak::{GREETING, Speak as _, socks_request_v4};
 use portcullis_tests::wait::{self, PATIENCE};
 use serde_json::Value;
 
@@ -80,6 +81,15 @@ fn flow(gateway: &Gateway, half: &str, peer: SocketAddr) -> Option<Value> {
     flows(gateway).into_iter().find(|flow| flow["half"] == half && flow["peer"] == peer.as_str())
 }
 
+/// Bytes that the server at that address has sent more than once.
+fn sent_again(scene: &Scene, server: SocketAddr) -> u64 {
+    let mut ss = scene.lab.farm.command("ss");
+    ss.args(["-tinOH", "state", "established", &format!("sport = :{}", server.port())]);
+    let told = process::run(&mut ss, PATIENCE).unwrap().ok().unwrap();
+    let field = told.stdout.split_whitespace().find_map(|word| word.strip_prefix("bytes_retrans:"));
+    field.map_or(0, |bytes| bytes.parse().unwrap())
+}
+
 fn number(value: &Value, key: &str) -> u64 {
     value[key].as_u64().unwrap_or_else(|| panic!("no number {key} in {value}"))
 }
@@ -107,8 +117,9 @@ fn both_halves_of_a_session_are_counted_and_agree_with_its_record() {
         let (farm, client) =
             (flow(&gateway, "farm", talk.to).unwrap(), flow(&gateway, "edge", talk.from).unwrap());
         assert_eq!((&farm["session"], &client["session"]), (&row["id"], &row["id"]));
-        // What the server sent is counted exactly; what the client sent has TLS around it.
-        assert_eq!(number(&farm, "bytes"), expected.0, "{farm}");
+        // What the server sent is counted exactly, and a segment that it sent again counts again. A busy machine
+        // answers so late that there are some. What the client sent has TLS around it.
+        assert_eq!(number(&farm, "bytes"), expected.0 + sent_again(&scene, talk.to), "{farm}");
         assert!(number(&client, "bytes") > expected.1, "{client}");
         assert!(number(&client, "bytes") < expected.1 + expected.1 / 10, "{client}");
         for half in [&farm, &client] {
@@ -117,31 +128,14 @@ fn both_halves_of_a_session_are_counted_and_agree_with_its_record() {
                 "{half}"
             );
         }
-        let only = gateway.cli_json(["xdp", "flows", "--half", "farm"]).unwrap();
-        assert_eq!(only["flows"].as_array().unwrap().len(), 1, "{only}");
-        assert_eq!(only["flows"][0]["peer"], farm["peer"]);
+        let page = gateway.cli_json(["xdp", "flows", "--half", "farm"]).unwrap();
+        assert_eq!(page["matched"], 1);
+        let only = &page["flows"][0];
+        assert_eq!(only["peer"], farm["peer"]);
         drop(talk);
         wait::until(PATIENCE, "the flows to be gone", || flows(&gateway).is_empty()).unwrap();
     }
     assert!(scene.dropped(&gateway, "farm", "no_rule") == 0);
-}
-
-#[test]
-fn what_a_server_says_first_is_counted_from_the_first_byte() {
-    let Some(scene) = Scene::build() else { return };
-    let gateway = start(&scene, "");
-    let listener = listen(&scene, scene.lab.farm.v4[0]);
-    let to = listener.local_addr().unwrap();
-    let greeting = thread::spawn(move || {
-        let (mut server, _) = listener.accept().unwrap();
-        server.write_all(b"\x7f\x7fICA\x00").unwrap();
-        server
-    });
-    let mut client = connect(&scene, &gateway, SocketAddr::new(scene.edge()[0], OPEN));
-    assert_eq!(client.socks(&gateway.issue(&to.to_string()).unwrap(), 1494).unwrap(), 0);
-    assert_eq!(client.read(6).unwrap(), b"\x7f\x7fICA\x00");
-    let _server = greeting.join().unwrap();
-    assert_eq!(number(&flow(&gateway, "farm", to).unwrap(), "bytes"), 6);
 }
 
 #[test]
@@ -152,18 +146,21 @@ fn sessions_of_listeners_without_tickets_are_in_the_table_too() {
     let mut setup = setup(&scene, "");
     let (relay, socks) = (SocketAddr::new(scene.edge()[0], 4443), SocketAddr::new(scene.edge()[0], 1080));
     setup.listener_at("relay", "ssl-relay", &[relay], &format!("target = \"{to}\"")).unwrap();
-    let allow = "stas = [\"local\"]\nallow = [{ to = [\"10.77.0.0/24\"], ports = [\"1-65535\"] }]";
+    let allow = "allow = [{ to = [\"10.77.0.0/24\"], ports = [\"1-65535\"] }]";
     setup.listener_at("proxy", "socks", &[socks], allow).unwrap();
     let gateway = setup.start_in(&scene.lab.gateway).unwrap();
     let mut talk = Talk::of(connect(&scene, &gateway, relay), &inside);
     talk.echo();
     assert_eq!(flows(&gateway).len(), 2);
     let mut client = scene.lab.outside.enter(|| Client::plain(socks)).unwrap();
-    assert_eq!(client.socks(&gateway.issue(&to.to_string()).unwrap(), 1494).unwrap(), 0);
+    client.send(GREETING).unwrap();
+    assert_eq!(client.read(2).unwrap(), [5, 0]);
+    client.send(&socks_request_v4([10, 77, 0, 10], to.port())).unwrap();
+    assert_eq!(client.socks_reply().unwrap(), 0);
     let mut plain = Talk::of(client, &inside);
     plain.echo();
     assert_eq!(flows(&gateway).len(), 4);
-    // Without TLS the half of the edge is exact as well, from the ticket on.
+    // Without TLS the half of the edge is exact as well, from the request on.
     assert_eq!(number(&flow(&gateway, "edge", plain.from).unwrap(), "bytes"), 8);
 }
 

@@ -173,6 +173,12 @@ fn flows_reach_the_servers_by_their_weights_and_neither_side_sees_the_others_add
     for listener in status.as_array().unwrap() {
         assert_eq!(listener["path"], "kernel", "{status}");
     }
+    // Which makes no router of the machine.
+    for of in ["ipv4/conf/all", "ipv4/conf/edge", "ipv4/conf/farm", "ipv6/conf/all", "ipv6/conf/edge"] {
+        let setting = format!("/proc/sys/net/{of}/forwarding");
+        let set = scene.lab.gateway.enter(|| Ok(std::fs::read_to_string(&setting)?)).unwrap();
+        assert_eq!(set.trim(), "0", "{setting}");
+    }
     for ((ip, inside), names) in scene
         .edge()
         .into_iter()

@@ -71,7 +71,9 @@ fn not_reached(stage: &Stage, from: &Place, to: SocketAddr, interface: &str) -> 
 
 fn explained(stage: &Stage) -> Result<String> {
     let client = stage.lab.outside.address(0).to_string();
-    let ask = |port: &str| stage.gateway()?.cli(["ports", "test", "edge", &client, "tcp", port]);
+    let edge = stage.lab.gateway.address(0).to_string();
+    let ask =
+        |port: &str| stage.gateway()?.cli(["ports", "test", &client, &edge, "tcp", port, "--role", "edge"]);
     let (open, closed) = (ask("443")?, ask("8022")?);
     ensure!(open.success(), "port 443: {}{}", open.stdout.trim(), open.stderr.trim());
     ensure!(closed.code == Some(1), "port 8022: exit status {:?}", closed.code);

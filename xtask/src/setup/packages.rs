@@ -33,6 +33,8 @@ enum Proof {
     RustLibrary(&'static str),
     /// A file inside one of `/usr/lib/python3.*`.
     PythonFile(&'static str),
+    /// A module for Debian's own Python.
+    PythonModule(&'static str),
 }
 
 pub(crate) struct Package {
@@ -54,6 +56,7 @@ impl Package {
             Proof::Program(name) => process::find_program(name).is_some(),
             Proof::File(path) => Path::new(path).exists(),
             Proof::RustLibrary(target) => Path::new("/usr/lib/rustlib").join(target).is_dir(),
+            Proof::PythonModule(name) => Path::new("/usr/lib/python3/dist-packages").join(name).exists(),
             Proof::PythonFile(path) => python_libraries().any(|dir| dir.join(path).exists()),
         }
     }
@@ -101,6 +104,14 @@ pub(crate) const PACKAGES: &[Package] = &[
     optional("xvfb", Proof::Program("Xvfb"), TEST, "screens for the RDP programs"),
     optional("x11-xserver-utils", Proof::Program("xsetroot"), TEST, "paints the RDP server's screen"),
     optional("imagemagick", Proof::Program("convert"), TEST, "looks at the RDP client's screen"),
+    optional("nmap", Proof::Program("nmap"), TEST, "looks for open ports from outside and from the farm"),
+    optional(
+        "python3-scapy",
+        Proof::PythonModule("scapy"),
+        TEST,
+        "makes packets that no network stack makes",
+    ),
+    optional("tcpdump", Proof::Program("tcpdump"), TEST, "witness of which packets pass the filter"),
     required(
         "haproxy",
         Proof::Program("haproxy"),

@@ -54,17 +54,7 @@ impl Resolver<'_> {
         }
         let rules: Vec<XdpRule> =
             rows(typed.rule).into_iter().take(RULES_MAX).filter_map(|row| self.xdp_rule(row)).collect();
-        let egress: Vec<XdpEgress> = match &typed.egress {
-            Some(egress) => {
-                self.check_length("egress", egress.at, egress.value.len(), RULES_MAX);
-                rows(typed.egress)
-                    .into_iter()
-                    .take(RULES_MAX)
-                    .filter_map(|row| self.xdp_egress(row))
-                    .collect()
-            }
-            None => Vec::new(),
-        };
+        let egress = self.xdp_egress_rows(typed.egress);
         let egress_policies = [("open", false), ("closed", true)];
         let egress_closed = self.choice("egress_policy", typed.egress_policy.as_ref(), &egress_policies);
         let degrees = Bogons::ALL.map(|bogons| (bogons.as_str(), bogons));
@@ -96,6 +86,8 @@ impl Resolver<'_> {
         };
         let event_rate = size("event_rate", typed.event_rate, EVENT_RATE, 0..=EVENT_RATE_MOST);
         let egress_closed = egress_closed.unwrap_or(false);
+        let flood = self.flood(typed.flood);
+        let steering = self.steering(typed.steering.as_ref());
         Some(XdpConfig {
             interfaces,
             rules,
@@ -110,6 +102,8 @@ impl Resolver<'_> {
             allow_no_management,
             sizes,
             event_rate,
+            flood,
+            steering,
         })
     }
 
@@ -167,6 +161,13 @@ impl Resolver<'_> {
             (_, None) => 0,
         };
         Some(XdpRule { role: role?, protocol: protocol?, ports: ports?, from, action: action?, per_second })
+    }
+
+    fn xdp_egress_rows(&mut self, typed: Option<Located<Vec<Located<file::XdpEgress>>>>) -> Vec<XdpEgress> {
+        if let Some(rows) = &typed {
+            self.check_length("egress", rows.at, rows.value.len(), RULES_MAX);
+        }
+        rows(typed).into_iter().take(RULES_MAX).filter_map(|row| self.xdp_egress(row)).collect()
     }
 
     fn xdp_egress(&mut self, Located { value: row, at }: Located<file::XdpEgress>) -> Option<XdpEgress> {
