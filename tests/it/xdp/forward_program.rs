@@ -14,7 +14,6 @@ use crate::object;
 use crate::program::{Program, ethernet, tcp};
 
 const XDP_DROP: u32 = 1;
-const XDP_TX: u32 = 3;
 const XDP_REDIRECT: u32 = 4;
 
 const CLIENT: [u8; 4] = [192, 0, 2, 1];
@@ -25,6 +24,18 @@ const BEHIND: u16 = 7_443;
 const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
 const ACK: u8 = 0x10;
+
+/// What the tests here come across.
+pub(crate) const TRIED: [Cause; 8] = [
+    Cause::Forwarded,
+    Cause::ForwardedError,
+    Cause::ForwardNoServer,
+    Cause::ForwardNoPort,
+    Cause::ForwardFull,
+    Cause::ForwardNoRoute,
+    Cause::ForwardTooBig,
+    Cause::ForwardHopLimit,
+];
 
 /// A program with one service, whose table of servers has this in every slot.
 fn program(sizes: &[(&'static str, u32)], slot: Option<u16>, ports: u32) -> Option<Program> {
@@ -186,7 +197,7 @@ fn errors_are_forwarded_and_what_is_too_big_is_answered() {
                     assert_eq!((action, cause), (XDP_REDIRECT, Cause::Forwarded));
                     continue;
                 }
-                assert_eq!((action, cause), (XDP_TX, Cause::ForwardTooBig));
+                assert_eq!((action, cause), (XDP_REDIRECT, Cause::ForwardTooBig));
                 let packet = parsed(&frame);
                 let mut answer = [&[0; 28][..], &frame].concat();
                 answer.truncate(14 + 28 + 128);
