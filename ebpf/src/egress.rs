@@ -57,7 +57,8 @@ fn act(skb: *mut __sk_buff, packet: &Packet, refused: Option<Cause>) -> i32 {
     match cause.verdict() {
         // Whatever else is attached has its turn.
         Verdict::Pass => TC_ACT_UNSPEC,
-        Verdict::Drop => TC_ACT_SHOT,
+        // Nothing that leaves is answered.
+        Verdict::Drop | Verdict::Answer => TC_ACT_SHOT,
     }
 }
 
@@ -163,15 +164,17 @@ pub(crate) fn sendmsg_v6(context: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn dial_v4(address: *mut bpf_sock_addr) -> i32 {
-    // SAFETY: the context is the kernel's own; these fields may be read by any program of this type.
-    let (ip, port, protocol) = unsafe { ((*address).user_ip4, (*address).user_port, (*address).protocol) };
-    decide(protocol, port, Family::V4, &[ip, 0, 0, 0])
+    // SAFETY: the context is the kernel's own and lives as long as the program runs. Only the fields that are asked
+    // for are read; any program of this type may.
+    let address = unsafe { &*address };
+    decide(address.protocol, address.user_port, Family::V4, &[address.user_ip4, 0, 0, 0])
 }
 
 #[inline(always)]
 fn dial_v6(address: *mut bpf_sock_addr) -> i32 {
     // SAFETY: as above.
-    let (ip, port, protocol) = unsafe { ((*address).user_ip6, (*address).user_port, (*address).protocol) };
+    let address = unsafe { &*address };
+    let (ip, port, protocol) = (address.user_ip6, address.user_port, address.protocol);
     // IPv4 by a socket of IPv6, RFC 4291 §2.5.5.2.
     if ip[0] | ip[1] == 0 && ip[2] == 0xffff_u32.to_be() {
         return decide(protocol, port, Family::V4, &[ip[3], 0, 0, 0]);
@@ -189,7 +192,7 @@ fn decide(protocol: u32, port: u32, family: Family, destination: &[u32; 4]) -> i
     maps::count(DIAL_SLOT, cause);
     match cause.verdict() {
         Verdict::Pass => ALLOW,
-        Verdict::Drop => REFUSE,
+        Verdict::Drop | Verdict::Answer => REFUSE,
     }
 }
 

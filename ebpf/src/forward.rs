@@ -13,8 +13,8 @@ use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_xdp_adjust_head, bpf_xdp_
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use portcullis_ebpf_common::forward::{
-    ANSWERED, FINISHED, FORWARDS_MAX, FROM_SERVER, Forward, HALF_OPEN_MAX, HALF_OPEN_TIME, RESET, SERVERS_MAX, SERVICES_MAX,
-    Service, TRIES, WORDS_MAX, in_word,
+    ANSWERED, FINISHED, FORWARDS_MAX, FROM_SERVER, Forward, HALF_OPEN_MAX, HALF_OPEN_TIME, RESET,
+    SERVERS_MAX, SERVICES_MAX, Service, TRIES, WORDS_MAX, in_word,
 };
 use portcullis_ebpf_common::nat::{self, Refusal, too_big};
 use portcullis_ebpf_common::{Cause, FlowKey, Frame as _, FrameMut as _, Kind, Packet, TcpFlags, maglev};
@@ -173,6 +173,12 @@ fn forget(key: &FlowKey, flow: *const Forward) {
     let _ = (FORWARDS.remove(key), FORWARDS.remove(&reverse));
 }
 
+/// Whether a packet is for a service.
+#[inline(always)]
+pub(crate) fn serves(packet: &Packet) -> bool {
+    SERVICES.get_ptr(packet.key.service()).is_some()
+}
+
 /// What becomes of a first segment for a service; `None` where it is for none.
 #[inline(never)]
 pub(crate) fn begin(packet: &Packet) -> Option<Cause> {
@@ -235,7 +241,8 @@ fn began(packet: &Packet, reverse: &mut FlowKey, flow: &mut Forward) -> Cause {
 fn asks_again(packet: &Packet) -> bool {
     let Some(flow) = HALF_OPEN.get_ptr_mut(&packet.key) else { return false };
     // SAFETY: as for `take`.
-    let (reverse, seen) = unsafe { ((*flow).out.reversed(), (*flow).seen) };
+    let entry = unsafe { &*flow };
+    let (reverse, seen) = (entry.out.reversed(), entry.seen);
     // Another client's connection by now, or the same client's next one: the server may be another.
     if now().wrapping_sub(seen) > HALF_OPEN_TIME || HALF_OPEN.get_ptr(&reverse).is_none() {
         return false;

@@ -7,16 +7,19 @@
 #![feature(asm_experimental_arch)]
 
 mod context;
+mod cookies;
 mod egress;
 mod events;
+mod flood;
 mod flows;
 mod forward;
 mod limits;
 mod maps;
 mod rules;
 mod sockets;
+mod steer;
 
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use portcullis_ebpf_common::rules::{RuleKey, RuleValue};
@@ -34,29 +37,39 @@ pub(crate) fn portcullis(context: XdpContext) -> u32 {
     let mut context = Context::new(&context);
     // Always there; the verifier wants to see what happens if not.
     let Some(packet) = maps::packet() else { return XDP_PASS };
-    let (slot, decision) = match maps::interface(context.interface()) {
-        Some(interface) => (interface.slot(), decide(&context, interface, packet)),
+    let Some(interface) = maps::interface(context.interface()) else {
         // The daemon fills the map before it attaches; whoever took the entry away must not cut the machine off.
-        None => (NO_SLOT, Cause::NoRole.into()),
+        maps::count(NO_SLOT, Cause::NoRole);
+        return XDP_PASS;
     };
-    let (cause, action) = match decision.effect {
-        Effect::Pass | Effect::Steer => (decision.cause, XDP_PASS),
-        Effect::Drop => (decision.cause, XDP_DROP),
-        Effect::Forward | Effect::ForwardError => forward::send(&mut context, packet),
+    let decision = match read(&context, packet) {
+        Some(cause) => cause.into(),
+        None => judged(packet, &Tables { context: &context, interface }),
     };
-    maps::count(slot, cause);
+    let (cause, action) = act(&mut context, packet, decision);
+    maps::count(interface.slot(), cause);
     // A frame that was turned into an answer is no more what was dropped.
     if action == XDP_DROP {
-        events::show(&context, slot, cause);
+        events::show(&context, interface.slot(), cause);
     }
     action
 }
 
+/// Does what was decided; what cannot be done is counted as what is done instead.
 #[inline(always)]
-fn decide(context: &Context<'_>, interface: Interface, packet: &mut Packet) -> Decision {
-    match read(context, packet) {
-        Some(cause) => cause.into(),
-        None => judged(packet, &Tables { context, interface }),
+fn act(context: &mut Context<'_>, packet: &Packet, decision: Decision) -> (Cause, u32) {
+    match decision.effect {
+        Effect::Pass => (decision.cause, XDP_PASS),
+        Effect::Drop => (decision.cause, XDP_DROP),
+        Effect::Forward | Effect::ForwardError => forward::send(context, packet),
+        Effect::Steer => match steer::to(decision.processor) {
+            XDP_REDIRECT => (decision.cause, XDP_REDIRECT),
+            action => (Cause::Flow, action),
+        },
+        Effect::Answer => match cookies::answer(context, packet) {
+            XDP_DROP => (Cause::SynTotal, XDP_DROP),
+            action => (decision.cause, action),
+        },
     }
 }
 
@@ -149,13 +162,32 @@ impl Lookup for Tables<'_> {
     }
 
     #[inline(always)]
-    fn open(&self, _: &Packet) -> Cause {
-        Cause::RuleAccepts
+    fn echo(&self) -> Cause {
+        if self.is_management() { Cause::Icmp } else { flood::echo() }
     }
 
     #[inline(always)]
-    fn continues(&self, packet: &Packet) -> bool {
-        self.is_ours(packet)
+    fn open(&self, packet: &Packet) -> Cause {
+        // A flood elsewhere must not keep administrators out.
+        if self.is_management() {
+            return Cause::RuleAccepts;
+        }
+        let forwarded = maps::setting(Setting::Forward) != 0 && forward::serves(packet);
+        flood::opens(packet, forwarded)
+    }
+
+    #[inline(always)]
+    fn continues(&self, packet: &Packet) -> Cause {
+        if self.is_ours(packet) {
+            Cause::RuleAccepts
+        } else if cookies::is_valid(self.context, packet) {
+            // Whoever made it: the kernel answers with cookies by itself when a listener's queue is full.
+            Cause::Cookie
+        } else if maps::setting(Setting::Cookies) == 0 {
+            Cause::NoFlow
+        } else {
+            Cause::CookieRefused
+        }
     }
 
     #[inline(always)]

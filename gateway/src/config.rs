@@ -16,6 +16,7 @@ mod finding;
 mod forward;
 mod interfaces;
 mod json;
+mod rate;
 mod reader;
 mod resolve;
 mod suggest;
@@ -290,6 +291,8 @@ pub struct XdpConfig {
     pub sizes: XdpSizes,
     /// Dropped packets that are shown one by one, each second and on each processor.
     pub event_rate: u32,
+    pub flood: FloodConfig,
+    pub steering: Steering,
 }
 
 /// How much the kernel's tables hold.
@@ -303,6 +306,80 @@ pub struct XdpSizes {
     pub bans: u32,
     /// Drop events that wait for the daemon.
     pub events: u32,
+}
+
+/// How much strangers may begin. Rates are packets a second.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FloodConfig {
+    /// SYNs of one source: an address of IPv4, a /64 of IPv6.
+    pub syn_per_source: u32,
+    pub syn_total: u32,
+    /// Echoes of ICMP.
+    pub icmp_total: u32,
+    pub cookies: CookieMode,
+    /// How long no SYN must have been over the budget before the pressure is over.
+    pub calm: Duration,
+    /// How long the kernel's listeners take cookies after that.
+    pub cookie_life: Duration,
+}
+
+impl Default for FloodConfig {
+    fn default() -> Self {
+        Self {
+            syn_per_source: 100,
+            syn_total: 5_000,
+            icmp_total: 1_000,
+            cookies: CookieMode::Auto,
+            calm: Duration::from_secs(10),
+            cookie_life: Duration::from_mins(2),
+        }
+    }
+}
+
+/// When SYNs are answered with cookies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CookieMode {
+    /// Those over the budget, under pressure.
+    Auto,
+    /// Never; those over the budget are dropped.
+    Off,
+    /// All of them.
+    Always,
+}
+
+impl CookieMode {
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Off, Self::Always];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+            Self::Always => "always",
+        }
+    }
+}
+
+/// Whether the packets of a session are brought to the processor that relays it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steering {
+    /// Where that can help.
+    Auto,
+    On,
+    Off,
+}
+
+impl Steering {
+    pub const ALL: [Self; 3] = [Self::Auto, Self::On, Self::Off];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -30,6 +30,7 @@ use crate::metrics;
 use crate::relay::{self, Worker};
 use crate::state::State;
 use crate::xdp::Kernel;
+use crate::xdp::steering::Cores;
 use assemble::{Assembled, Sockets};
 use options::Options;
 use reload::Reloader;
@@ -85,9 +86,10 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
     assemble::warn_of_narrow_limits(&config, descriptors);
     let metrics = metrics::install()?;
     let parts = Assembled::new(&config, &metrics)?;
-    let mut sockets = Sockets::bind(&config, &parts.listeners)?;
+    let cores = Cores::plan(&config);
+    let mut sockets = Sockets::bind(&config, &parts.listeners, &cores)?;
 
-    let kernel = Arc::new(Kernel::start(&config).context("packets cannot be filtered")?);
+    let kernel = Arc::new(Kernel::start(&config, &cores).context("packets cannot be filtered")?);
     let bans = Arc::new(Bans::open(&config, Arc::clone(&kernel)));
     tasks::take_forwards(&kernel, &parts.balancers);
     parts.balancers.ensure_paths()?;
@@ -100,13 +102,14 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
     let (asks, inbox) = mpsc::channel(portcullis_core::limits::CONTROL_QUEUE);
     let (reload, mut reload_requests) = mpsc::channel(RELOAD_QUEUE);
     let (drain, draining) = watch::channel(false);
-    let (workers, relays) = start_relays(config.server.workers, &context)?;
+    let (workers, relays) = start_relays(config.server.workers, &context, &cores)?;
     let front = Arc::new(Front {
         gate: Arc::default(),
         bans: Arc::clone(&bans),
         asks,
         relay: Arc::clone(&context),
         workers,
+        cores,
         draining: draining.clone(),
         setting_up: 0.into(),
     });
@@ -174,6 +177,7 @@ async fn obey(
 
 /// What is left to do when nobody is served any more.
 async fn clean_up(services: &Services) {
+    services.kernel.stop_cookies();
     if let Err(error) = services.bans.save().await {
         tracing::error!(%error, "bans are not kept for the next start");
     }
@@ -191,11 +195,12 @@ async fn reverting(services: &Services) {
 fn start_relays(
     count: usize,
     context: &Arc<relay::Context>,
+    cores: &Cores,
 ) -> anyhow::Result<(Vec<Worker>, Vec<JoinHandle<()>>)> {
     let mut workers = Vec::new();
     let mut threads = Vec::new();
     for index in 0..count {
-        let (worker, thread) = relay::spawn(index, Arc::clone(context)).context(
+        let (worker, thread) = relay::spawn(index, Arc::clone(context), cores.clone()).context(
             "the relay cannot start: io_uring is refused; set the sysctl kernel.io_uring_disabled to 0, and let \
              the container or its seccomp profile allow io_uring",
         )?;

@@ -27,6 +27,7 @@ use crate::control_plane::Ask;
 use crate::forward::Balancer;
 use crate::metrics;
 use crate::relay::{Context, Worker};
+use crate::xdp::steering::Cores;
 use gate::Gate;
 
 /// What a reload may change of a listener; connections keep what they began with.
@@ -66,6 +67,8 @@ pub struct Front {
     pub asks: mpsc::Sender<Ask>,
     pub relay: Arc<Context>,
     pub workers: Vec<Worker>,
+    /// Which processor handles the sessions of a thread.
+    pub cores: Cores,
     /// `true` once the daemon drains: nothing new is accepted.
     pub draining: watch::Receiver<bool>,
     /// Connections that are being set up; the drain waits for them.
@@ -79,12 +82,18 @@ pub struct Bound {
     pub socket: std::net::TcpListener,
 }
 
-/// Binds one address of a listener; every front thread binds it again, and the kernel spreads connections.
+/// Binds one address of a listener; every front thread binds it again, and the kernel spreads connections: by hash,
+/// or where `processor` is given to the socket of the processor on which a connection begins.
 ///
 /// # Errors
 /// What the system says.
-pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    listen(bound(address, true)?)
+pub fn bind(address: SocketAddr, processor: Option<u16>) -> io::Result<std::net::TcpListener> {
+    let socket = bound(address, true)?;
+    if let Some(processor) = processor {
+        // `SO_INCOMING_CPU`; among sockets that share a port it decides since Linux 6.2, before it does nothing.
+        rustix::net::sockopt::set_socket_incoming_cpu(&socket, processor.into())?;
+    }
+    listen(socket)
 }
 
 /// Binds an address for one socket alone.
@@ -130,6 +139,7 @@ fn listen(socket: socket2::Socket) -> io::Result<std::net::TcpListener> {
 pub fn spawn(index: usize, front: Arc<Front>, bound: Vec<Bound>) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("front-{index}")).spawn(move || {
+        front.cores.pin_thread(index);
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, accept::run(index, front, bound));
     })

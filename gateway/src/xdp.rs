@@ -12,6 +12,7 @@ mod carry;
 mod confirm;
 pub mod egress;
 pub mod events;
+mod flood;
 mod flows;
 pub mod forward;
 mod generations;
@@ -22,8 +23,10 @@ pub mod policy;
 pub mod presets;
 pub mod protocols;
 pub mod rules;
+pub mod steering;
 mod watch;
 
+pub use flood::FloodState;
 pub use flows::{FlowPair, FlowRow, FlowUse, Flows, Half};
 pub use forward::{FlowEnd, ForwardedFlow};
 pub use loader::{Filtered, Kernel, XdpError};

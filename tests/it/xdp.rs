@@ -10,11 +10,17 @@ mod causes;
 #[path = "xdp/events.rs"]
 mod events;
 #[cfg(test)]
+#[path = "xdp/flood.rs"]
+mod flood;
+#[cfg(test)]
 #[path = "xdp/flows.rs"]
 mod flows;
 #[cfg(test)]
 #[path = "xdp/forward.rs"]
 mod forward;
+#[cfg(test)]
+#[path = "xdp/forward_program.rs"]
+mod forward_program;
 #[cfg(test)]
 #[path = "xdp/nmap.rs"]
 mod nmap;
@@ -33,6 +39,9 @@ mod scapy;
 #[cfg(test)]
 #[path = "xdp/sessions.rs"]
 mod sessions;
+#[cfg(test)]
+#[path = "xdp/steer.rs"]
+mod steer;
 #[cfg(test)]
 #[path = "xdp/verifier.rs"]
 mod verifier;

@@ -5,6 +5,8 @@
 pub enum Verdict {
     Pass,
     Drop,
+    /// The program answers it itself, and nobody else sees it.
+    Answer,
 }
 
 impl Verdict {
@@ -14,6 +16,7 @@ impl Verdict {
         match self {
             Self::Pass => "pass",
             Self::Drop => "drop",
+            Self::Answer => "answer",
         }
     }
 }
@@ -52,6 +55,12 @@ macro_rules! causes {
 causes! {
     /// it belongs to an admitted flow
     Flow Pass "flow",
+    /// it belongs to an admitted flow of another processor and went there
+    Steered Pass "steered",
+    /// it completes a connection with a SYN cookie of this machine
+    Cookie Pass "cookie",
+    /// a SYN over the budget, answered with a SYN cookie
+    CookieSent Answer "cookie",
     /// it belongs to a forwarded flow
     Forwarded Pass "forwarded",
     /// an ICMP error about a forwarded flow
@@ -78,6 +87,14 @@ causes! {
     NoRule Drop "no_rule",
     /// the port is open, and no connection has this segment
     NoFlow Drop "no_flow",
+    /// under pressure: no connection has this segment, and it carries no SYN cookie of this machine
+    CookieRefused Drop "cookie_refused",
+    /// its source opens more connections than the budget of one source allows
+    SynSource Drop "syn_source",
+    /// more connections are opened than the budget of all together allows
+    SynTotal Drop "syn_total",
+    /// more echoes of ICMP than the budget allows
+    IcmpRate Drop "icmp_rate",
     /// a rule drops the port
     RuleDrops Drop "rule",
     /// it would begin a forwarded flow, and no server is usable

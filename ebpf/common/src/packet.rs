@@ -92,6 +92,13 @@ impl Packet {
         packet
     }
 
+    /// Whether it is a segment of a connection that has begun.
+    #[must_use]
+    #[inline(always)]
+    pub const fn goes_on(&self) -> bool {
+        matches!(self.kind, Kind::Tcp) && !self.flags.opens()
+    }
+
     /// Whether it is TCP or UDP.
     #[must_use]
     #[inline(always)]

@@ -3,6 +3,7 @@
 //! User space reads and writes them as plain arrays (`to_bytes`, `from_bytes`), which is all that aya asks for; no
 //! type here needs an unsafe promise.
 
+use crate::packet::{Addresses, Packet};
 pub use crate::rules::{RuleKey, RuleValue};
 
 /// Names of the maps, as both sides spell them.
@@ -19,6 +20,8 @@ pub const COUNTERS: &str = "COUNTERS";
 pub const SETTINGS: &str = "SETTINGS";
 pub const FLOWS: &str = "FLOWS";
 pub const FRAGMENTS: &str = "FRAGMENTS";
+pub const CPUS: &str = "CPUS";
+pub const SYN_SOURCES: &str = "SYN_SOURCES";
 pub const SERVICES: &str = "SERVICES";
 pub const SLOTS: &str = "SLOTS";
 pub const SERVERS: &str = "SERVERS";
@@ -51,8 +54,14 @@ pub const FRAGMENTS_MAX: u32 = 4_096;
 pub const FRAGMENTS_TIME: u64 = 30_000_000_000;
 /// Drop events that may wait to be read; the configuration sets another number.
 pub const EVENTS_MAX: u32 = 4_096;
+/// Sources whose SYNs are counted; those that were quiet longest make room.
+pub const SYN_SOURCES_MAX: u32 = 65_536;
+/// Listening addresses whose share of SYNs reaches the kernel under pressure.
+pub const LISTENERS_MAX: u32 = 1_024;
+/// SYNs a second that each of them gets: the kernel takes cookies only where it has lately sent one itself.
+pub const LISTENER_SYNS: u32 = 10;
 /// Counters of one interface; more than there are causes.
-pub const CAUSES_MAX: u32 = 64;
+pub const CAUSES_MAX: u32 = 96;
 /// The interfaces, one more for those without a role, the interfaces again for what leaves, and the daemon's own
 /// sockets.
 pub const COUNTERS_MAX: u32 = (2 * INTERFACES_MAX + 2) * CAUSES_MAX;
@@ -70,6 +79,14 @@ pub enum Setting {
     Bans,
     /// Which rules hold: [`crate::Policy`].
     Policy,
+    /// SYNs a second from one source; 0 is no bound, as below.
+    SynSource,
+    /// SYNs a second that come to one processor.
+    SynTotal,
+    /// Echoes of ICMP a second that come to one processor.
+    Icmp,
+    /// What becomes of SYNs over the budget, as [`Cookies`] says.
+    Cookies,
     /// Whether there are services to be forwarded, or flows of former ones.
     Forward,
     /// Most drop events of one processor within a second.
@@ -85,6 +102,67 @@ impl Setting {
     #[allow(clippy::as_conversions, reason = "an enum without fields has no other way to its number")]
     pub const fn index(self) -> u32 {
         self as u32
+    }
+}
+
+/// Value of [`Setting::Cookies`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cookies {
+    /// SYNs over the budget are dropped.
+    Off,
+    /// SYNs over the budget are answered with cookies.
+    On,
+    /// All SYNs are, budget or not.
+    Always,
+}
+
+impl Cookies {
+    #[must_use]
+    pub const fn to_word(self) -> u64 {
+        match self {
+            Self::Off => 0,
+            Self::On => 1,
+            Self::Always => 2,
+        }
+    }
+
+    /// Whatever is not known is off.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        match word {
+            1 => Self::On,
+            2 => Self::Always,
+            _ => Self::Off,
+        }
+    }
+}
+
+/// Key of [`SYN_SOURCES`]: an address of IPv4, or the first half of one of IPv6, which is one network's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct SourceKey([u32; 3]);
+
+impl SourceKey {
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(addresses: &Addresses) -> Self {
+        let [first, second, _, _] = addresses.source;
+        Self([first, second, if addresses.is_v6() { 6 } else { 4 }])
+    }
+}
+
+/// A listening address: destination and port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct ListenerKey([u32; 5]);
+
+impl ListenerKey {
+    #[must_use]
+    #[inline(always)]
+    pub fn of(packet: &Packet) -> Self {
+        let [a, b, c, d] = packet.addresses.destination;
+        Self([a, b, c, d, u32::from(packet.ports.destination)])
     }
 }
 
@@ -215,7 +293,7 @@ impl Ban {
 #[must_use]
 #[inline(always)]
 pub const fn counter(slot: u8, cause: u32) -> u32 {
-    // A u8 times 64 fits.
+    // A u8 times that fits.
     (slot_number(slot) * CAUSES_MAX) + cause
 }
 
@@ -241,6 +319,26 @@ mod tests {
         assert_eq!(Interface::new(3, Role::Farm, (0x0102, 0x0304)).to_bytes(), [3, 2, 1, 2, 3, 4, 0, 0]);
         assert_eq!(Ban::until(1).to_bytes(), [0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(Ban::from_bytes(Ban::until(77).to_bytes()).ends(), 77);
+    }
+
+    #[test]
+    fn cookies_are_off_unless_they_are_known_to_be_on() {
+        for cookies in [Cookies::Off, Cookies::On, Cookies::Always] {
+            assert_eq!(Cookies::from_word(cookies.to_word()), cookies);
+        }
+        assert_eq!(Cookies::from_word(7), Cookies::Off);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_source_and_an_address_of_ipv4_is_another() {
+        let v6 = |last| {
+            let mut source = [0x20; 16];
+            source[15] = last;
+            SourceKey::of(&Addresses::v6(source, [9; 16]))
+        };
+        let v4 = |last| SourceKey::of(&Addresses::v4([0x20, 0x20, 0x20, last], [9; 4]));
+        assert_eq!(v6(1), v6(2));
+        assert!(v4(1) != v4(2) && v4(0x20) != v6(1));
     }
 
     #[test]

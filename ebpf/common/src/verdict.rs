@@ -26,6 +26,8 @@ pub enum Effect {
     Drop,
     /// It passes, on another processor.
     Steer,
+    /// The program answers it.
+    Answer,
     /// It is rewritten and sent on.
     Forward,
     /// So is the error and what it quotes.
@@ -40,6 +42,7 @@ impl From<Cause> for Decision {
             (Cause::ForwardedError, _) => Effect::ForwardError,
             (_, Verdict::Pass) => Effect::Pass,
             (_, Verdict::Drop) => Effect::Drop,
+            (_, Verdict::Answer) => Effect::Answer,
         };
         Self { cause, effect, processor: 0 }
     }
@@ -100,6 +103,11 @@ pub trait Lookup {
         true
     }
 
+    /// Whether one more echo of ICMP may come in now: [`Cause::Icmp`], or why not.
+    fn echo(&self) -> Cause {
+        Cause::Icmp
+    }
+
     /// Whether a first segment for an open port may come in now: [`Cause::RuleAccepts`], or why not.
     fn open(&self, packet: &Packet) -> Cause {
         let _ = packet;
@@ -107,10 +115,10 @@ pub trait Lookup {
     }
 
     /// Whether a segment for an open port belongs to a connection, one that is being opened or closed included, or
-    /// completes one with a SYN cookie of this machine.
-    fn continues(&self, packet: &Packet) -> bool {
+    /// completes one with a SYN cookie of this machine: [`Cause::RuleAccepts`], [`Cause::Cookie`], or why not.
+    fn continues(&self, packet: &Packet) -> Cause {
         let _ = packet;
-        false
+        Cause::NoFlow
     }
 
     /// Whether a connection or a client's socket of this machine owns the packet. A listening socket does not: it
@@ -147,16 +155,17 @@ pub fn verdict<F: Frame + ?Sized, L: Lookup>(frame: &F, tables: &L) -> Decision 
 /// What becomes of a well-formed packet, and why.
 #[inline(always)]
 pub fn judge<L: Lookup>(packet: &Packet, tables: &L) -> Decision {
-    if packet.has_ports()
+    // Flows are of TCP, and begin before they are in the table: what a flood is made of need not be looked for.
+    if packet.goes_on()
         && let Some(hit) = tables.flow(packet)
     {
         remember_first(packet, tables);
         return match hit.steer {
-            Some(processor) => Decision { cause: Cause::Flow, effect: Effect::Steer, processor },
+            Some(processor) => Decision { cause: Cause::Steered, effect: Effect::Steer, processor },
             None => Cause::Flow.into(),
         };
     }
-    if packet.has_ports()
+    if packet.kind == Kind::Tcp
         && let Some(cause) = tables.forwarded(packet)
     {
         return cause.into();
@@ -185,7 +194,7 @@ fn judge_stranger<L: Lookup>(packet: &Packet, tables: &L) -> Cause {
         return Cause::Banned;
     }
     match packet.kind {
-        Kind::Icmp => return Cause::Icmp,
+        Kind::Icmp => return tables.echo(),
         Kind::Neighbour => return Cause::Neighbour,
         Kind::IcmpError if tables.is_live(packet) => return Cause::IcmpError,
         Kind::IcmpError if tables.forwards(packet) => return Cause::ForwardedError,
@@ -199,6 +208,8 @@ fn judge_stranger<L: Lookup>(packet: &Packet, tables: &L) -> Cause {
         Some(Action::Accept | Action::Limit) => accepted(packet, tables),
         Some(Action::Drop) => Cause::RuleDrops,
         None if !packet.has_ports() => Cause::OtherProtocol,
+        // Nothing that we begin is answered by a first segment.
+        None if packet.kind == Kind::Tcp && packet.flags.opens() => Cause::NoRule,
         None if tables.is_ours(packet) => Cause::OwnSocket,
         None => Cause::NoRule,
     }
@@ -207,8 +218,7 @@ fn judge_stranger<L: Lookup>(packet: &Packet, tables: &L) -> Cause {
 /// Connections are counted when they begin; what has no connections, packet by packet.
 #[inline(always)]
 fn within_limit<L: Lookup>(packet: &Packet, tables: &L) -> bool {
-    let goes_on = packet.kind == Kind::Tcp && !packet.flags.opens();
-    goes_on || tables.is_within_limit(packet)
+    packet.goes_on() || tables.is_within_limit(packet)
 }
 
 /// A packet for an open port: a connection begins, goes on, or is none.
@@ -221,10 +231,8 @@ fn accepted<L: Lookup>(packet: &Packet, tables: &L) -> Cause {
             Cause::RuleAccepts => tables.forward(packet).unwrap_or(Cause::RuleAccepts),
             refused => refused,
         }
-    } else if tables.continues(packet) {
-        Cause::RuleAccepts
     } else {
-        Cause::NoFlow
+        tables.continues(packet)
     }
 }
 
@@ -285,8 +293,8 @@ mod tests {
             Cause::RuleAccepts
         }
 
-        fn continues(&self, _: &Packet) -> bool {
-            self.continues
+        fn continues(&self, _: &Packet) -> Cause {
+            if self.continues { Cause::Cookie } else { Cause::NoFlow }
         }
 
         fn refuses(&self, _: &Addresses) -> bool {
@@ -340,7 +348,7 @@ mod tests {
                     (false, None, true) => Cause::OwnSocket,
                     (false, None, false) => Cause::NoRule,
                 };
-                assert_eq!(cause(SYN, &Tables { banned, rule, ours, ..Tables::default() }), expected);
+                assert_eq!(cause(DATAGRAM, &Tables { banned, rule, ours, ..Tables::default() }), expected);
             }
         }
     }
@@ -351,7 +359,7 @@ mod tests {
         let tables = Tables { flow: hit, banned: true, rule: Some(Action::Drop), ..Tables::default() };
         assert_eq!(judge(&packet(ACK), &tables), Cause::Flow.into());
         let tables = Tables { flow: Some(Hit { steer: Some(1) }), ..Tables::default() };
-        let steered = Decision { cause: Cause::Flow, effect: Effect::Steer, processor: 1 };
+        let steered = Decision { cause: Cause::Steered, effect: Effect::Steer, processor: 1 };
         assert_eq!(judge(&packet(ACK), &tables), steered);
     }
 
@@ -388,7 +396,7 @@ mod tests {
         let open = Tables { rule: Some(Action::Accept), ..Tables::default() };
         assert_eq!(cause(ACK, &open), Cause::NoFlow);
         assert_eq!(cause(DATAGRAM, &open), Cause::RuleAccepts);
-        assert_eq!(cause(ACK, &Tables { continues: true, ..open }), Cause::RuleAccepts);
+        assert_eq!(cause(ACK, &Tables { continues: true, ..open }), Cause::Cookie);
     }
 
     #[test]
@@ -399,7 +407,7 @@ mod tests {
             assert_eq!(cause(payload, &within), Cause::RuleAccepts);
             assert_eq!(cause(payload, &over), Cause::OverLimit);
         }
-        assert_eq!(cause(ACK, &over), Cause::RuleAccepts);
+        assert_eq!(cause(ACK, &over), Cause::Cookie);
         assert_eq!(cause(ACK, &Tables { continues: false, ..over }), Cause::NoFlow);
     }
 
@@ -407,7 +415,15 @@ mod tests {
     fn a_source_that_cannot_be_right_begins_nothing_and_a_flow_goes_on() {
         let refused = Tables { refused: true, rule: Some(Action::Accept), ..Tables::default() };
         assert_eq!(cause(SYN, &refused), Cause::Bogon);
-        assert_eq!(cause(SYN, &Tables { flow: Some(Hit { steer: None }), ..refused }), Cause::Flow);
+        assert_eq!(cause(ACK, &Tables { flow: Some(Hit { steer: None }), ..refused }), Cause::Flow);
+    }
+
+    #[test]
+    fn a_first_segment_belongs_to_no_flow_and_no_socket() {
+        let tables = Tables { flow: Some(Hit { steer: None }), ours: true, ..Tables::default() };
+        assert_eq!(cause(SYN, &tables), Cause::NoRule);
+        assert_eq!(cause(ACK, &tables), Cause::Flow);
+        assert_eq!(cause(ACK, &Tables { flow: None, ..tables }), Cause::OwnSocket);
     }
 
     #[test]

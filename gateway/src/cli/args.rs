@@ -97,7 +97,7 @@ pub enum Command {
 
 #[derive(Debug, Subcommand)]
 pub enum Reload {
-    /// Keep the changed policy of [xdp], which is taken back otherwise
+    /// Keep the changed policy of `[xdp]`, which is taken back otherwise
     Confirm,
 }
 

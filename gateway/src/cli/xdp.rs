@@ -57,6 +57,7 @@ fn status(context: &Context) -> Outcome {
             "NOT CONFIRMED: the policy before comes back in {seconds} seconds unless `portcullis reload confirm`\n"
         );
     }
+    head += &defence(&status);
     let packets = counts(&status.packets).render(width, colour);
     let maps = tables(&status).render(width, colour);
     let interfaces = interfaces.render(width, colour);
@@ -79,6 +80,21 @@ fn tables(status: &XdpStatus) -> Table {
         table.row([map.name.clone(), used, map.most.to_string(), remark], &[(3, Paint::Doubtful)]);
     }
     table
+}
+
+/// What there is to say about floods and steering.
+fn defence(status: &XdpStatus) -> String {
+    let flood = status.flood.as_ref().map_or_else(String::new, |flood| {
+        let cookies = if flood.cookies { "cookies on" } else { "cookies off" };
+        match &flood.pressure_since {
+            Some(since) => format!("under pressure since {since}, {cookies}\n"),
+            None => format!("no pressure, {cookies}\n"),
+        }
+    });
+    let steering = status.steering.as_ref().map_or_else(String::new, |steering| {
+        format!("steering {}: {}\n", if steering.on { "on" } else { "off" }, steering.reason)
+    });
+    flood + &steering
 }
 
 fn drops(context: &Context) -> Outcome {

@@ -205,9 +205,19 @@ tables! {
         bans: i64,
         events: i64,
         event_rate: i64,
+        steering: String,
+        flood: Flood,
         interface: Vec<Located<XdpInterface>>,
         rule: Vec<Located<XdpRule>>,
         egress: Vec<Located<XdpEgress>>,
+    }
+    Flood "xdp.flood" {
+        syn_per_source: String,
+        syn_total: String,
+        icmp_total: String,
+        cookies: String,
+        calm: String,
+        cookie_life: String,
     }
     XdpInterface "xdp.interface" {
         name: String,
@@ -362,6 +372,7 @@ mod tests {
             ("listener", "allow"),
             ("listener", "server"),
             ("listener", "health"),
+            ("xdp", "flood"),
             ("xdp", "interface"),
             ("xdp", "rule"),
             ("xdp", "egress"),

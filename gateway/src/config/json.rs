@@ -10,6 +10,7 @@ use portcullis_ebpf_common::tables::Action;
 use serde_json::{Value, json};
 
 use super::duration::format;
+use super::rate;
 use super::{
     BansConfig, Check, CheckTrust, Config, ForwardConfig, HealthConfig, ListenerConfig, LogFormat,
     SecurityKey, ServerConfig, StaConfig, StaServerConfig, StaTls, XdpConfig, XdpEgress, XdpInterface,
@@ -216,6 +217,15 @@ fn xdp(xdp: &XdpConfig) -> Value {
         "bans": xdp.sizes.bans,
         "events": xdp.sizes.events,
         "event_rate": xdp.event_rate,
+        "steering": xdp.steering.as_str(),
+        "flood": {
+            "syn_per_source": rate::format(xdp.flood.syn_per_source),
+            "syn_total": rate::format(xdp.flood.syn_total),
+            "icmp_total": rate::format(xdp.flood.icmp_total),
+            "cookies": xdp.flood.cookies.as_str(),
+            "calm": format(xdp.flood.calm),
+            "cookie_life": format(xdp.flood.cookie_life),
+        },
         "interface": xdp.interfaces.iter().map(interface).collect::<Value>(),
         "rule": xdp.rules.iter().map(rule).collect::<Value>(),
         "egress": xdp.egress.iter().map(egress).collect::<Value>(),

@@ -7,6 +7,7 @@
 mod access;
 mod addresses;
 mod bans;
+mod flood;
 mod forward;
 mod limits;
 mod listener;

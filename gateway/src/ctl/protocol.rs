@@ -57,7 +57,8 @@ pub use forward::{
 mod traffic;
 
 pub use kernel::{
-    Confirmed, XdpCount, XdpEventUse, XdpFlowUse, XdpInterfaceStatus, XdpMap, XdpRules, XdpStatus,
+    Confirmed, XdpCount, XdpEventUse, XdpFlood, XdpFlowUse, XdpInterfaceStatus, XdpMap, XdpRules, XdpStatus,
+    XdpSteering,
 };
 pub use traffic::{FlowFilter, FlowOrder, XdpEvent, XdpEventPage, XdpFlow, XdpFlowPage};
 

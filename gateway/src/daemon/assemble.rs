@@ -24,6 +24,7 @@ use crate::metrics;
 use crate::sta::authority::Authority;
 use crate::sta::pool::Pool;
 use crate::tls::certs;
+use crate::xdp::steering::Cores;
 
 pub(super) type Users = HashMap<String, UserDb>;
 
@@ -141,7 +142,7 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    pub(super) fn bind(config: &Config, listeners: &[Arc<Listener>]) -> anyhow::Result<Self> {
+    pub(super) fn bind(config: &Config, listeners: &[Arc<Listener>], cores: &Cores) -> anyhow::Result<Self> {
         let control = Some(ctl::server::bind(&config.control.socket)?);
         let failed = |address: SocketAddr, what: &str| format!("{what}: cannot listen on {address}");
         let alone = |address: SocketAddr, what: &str| {
@@ -161,10 +162,11 @@ impl Sockets {
             front::ensure_free(address).with_context(|| failed(address, &name))?;
         }
         let mut threads = Vec::new();
-        for _ in 0..config.server.workers {
+        for index in 0..config.server.workers {
             let mut bound = Vec::new();
             for (address, listener, name) in addresses() {
-                let socket = front::bind(address).with_context(|| failed(address, &name))?;
+                let socket = front::bind(address, cores.accepts_from(index))
+                    .with_context(|| failed(address, &name))?;
                 bound.push(Bound { listener: Arc::clone(listener), socket });
             }
             threads.push(bound);

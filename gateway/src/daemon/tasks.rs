@@ -27,6 +27,8 @@ const WEB_CONNECTIONS_MAX: usize = 1024;
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// How soon a filter is put back that others have taken off.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
+/// How soon pressure is noticed; until then SYNs over the budget are dropped, and clients send them again.
+const FLOOD_EVERY: Duration = Duration::from_millis(100);
 
 /// Starts all of them; they end with the runtime. The sockets they serve are taken out of `sockets`.
 pub(super) fn spawn(
@@ -49,6 +51,7 @@ pub(super) fn spawn(
     let pool = Arc::clone(&parts.pool);
     tokio::spawn(async move { pool.run_health().await });
     tokio::spawn(upkeep(Arc::clone(services)));
+    tokio::spawn(watch_for_floods(Arc::clone(services)));
     tokio::spawn(follow_forwards(Arc::clone(services)));
     tokio::spawn(sweep_forwards(Arc::clone(services)));
     let bans = Arc::clone(&services.bans);
@@ -101,6 +104,29 @@ async fn watch_filter(kernel: Arc<Kernel>) {
         // A driver may take its time to attach.
         if tokio::task::spawn_blocking(move || kernel.watch()).await.is_err() {
             tracing::error!("the filter was not looked after");
+        }
+    }
+}
+
+/// Switches SYN cookies. A look is a few reads of counters.
+async fn watch_for_floods(services: Arc<Services>) {
+    if services.kernel.interfaces().is_empty() {
+        return;
+    }
+    let mut interval = tokio::time::interval(FLOOD_EVERY);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failed = false;
+    loop {
+        interval.tick().await;
+        match services.kernel.look_after_flood() {
+            Ok(()) => failed = false,
+            Err(error) => {
+                // Once, not ten times a second.
+                if !failed {
+                    tracing::error!(%error, "the flood defence does not see its counters");
+                }
+                failed = true;
+            }
         }
     }
 }

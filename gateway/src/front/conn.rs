@@ -55,7 +55,7 @@ pub(super) async fn serve(
         began: now,
         session: None,
         dialed: None,
-        owner: None,
+        owner: front.cores.owner(index),
     };
     conn.run(index, pass).await;
 }

@@ -192,7 +192,23 @@ pub const FORWARD_IN_KERNEL: Family = gauge(
 pub const XDP_PACKETS: Family = counter(
     "portcullis_xdp_packets_total",
     &["interface", "verdict", "reason"],
-    "Packets that the kernel side let pass or dropped at a filtered interface, since the daemon started.",
+    "Packets that the kernel side let pass, dropped or answered at a filtered interface, since the daemon started.",
+);
+
+pub const XDP_PRESSURE: Family = gauge(
+    "portcullis_xdp_pressure",
+    &[],
+    "1 while more connections are begun than the budget of SYNs allows, else 0.",
+);
+pub const XDP_COOKIES: Family = gauge(
+    "portcullis_xdp_cookies",
+    &[],
+    "1 while SYNs over the budget are answered with SYN cookies, else 0.",
+);
+pub const XDP_STEERING: Family = gauge(
+    "portcullis_xdp_steering",
+    &[],
+    "1 when packets of sessions are brought to the processor that handles the session, else 0.",
 );
 
 pub const XDP_ATTACHED: Family = gauge(
@@ -223,7 +239,7 @@ pub const XDP_REPAIRS: Family = counter(
 );
 
 /// All of them, by name.
-pub const ALL: [Family; 48] = [
+pub const ALL: [Family; 51] = [
     BANS,
     BANS_MADE,
     BUILD_INFO,
@@ -262,13 +278,16 @@ pub const ALL: [Family; 48] = [
     TLS_HANDSHAKE_FAILURES,
     TLS_HANDSHAKES,
     XDP_ATTACHED,
+    XDP_COOKIES,
     XDP_EVENTS_LOST,
     XDP_EVENTS,
     XDP_FLOWS_UNLISTED,
     XDP_MAP_ENTRIES,
     XDP_MAP_MAX,
     XDP_PACKETS,
+    XDP_PRESSURE,
     XDP_REPAIRS,
+    XDP_STEERING,
     CPU_SECONDS,
     RESIDENT_BYTES,
     START_TIME,

@@ -74,6 +74,8 @@ fn everything() -> String {
             maps: vec![("FLOWS", Some(4), 65_536)],
             flows_unlisted: Some(2),
             events: Some((9, 1)),
+            flood: Some((true, false)),
+            steering: Some(true),
         },
         log_lines_lost: 4,
         relay_workers: 2,

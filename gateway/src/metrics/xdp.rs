@@ -17,6 +17,10 @@ pub struct Facts {
     pub flows_unlisted: Option<u64>,
     /// Drop events in the ring, and those that found it full.
     pub events: Option<(u64, u64)>,
+    /// Whether there is pressure, and whether cookies are sent.
+    pub flood: Option<(bool, bool)>,
+    /// Whether packets are steered.
+    pub steering: Option<bool>,
 }
 
 /// One that is to be filtered.
@@ -49,4 +53,8 @@ pub(super) fn render(facts: &Facts, writer: &mut Writer) {
     single(names::XDP_FLOWS_UNLISTED, facts.flows_unlisted, writer);
     single(names::XDP_EVENTS, facts.events.map(|(kept, _)| kept), writer);
     single(names::XDP_EVENTS_LOST, facts.events.map(|(_, lost)| lost), writer);
+    let (pressure, cookies) = facts.flood.unzip();
+    single(names::XDP_PRESSURE, pressure.map(u64::from), writer);
+    single(names::XDP_COOKIES, cookies.map(u64::from), writer);
+    single(names::XDP_STEERING, facts.steering.map(u64::from), writer);
 }

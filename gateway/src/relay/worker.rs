@@ -15,6 +15,8 @@ use tokio::sync::mpsc;
 use tokio_uring::net::{TcpStream, UnixStream};
 
 use super::session::{Live, ServerSocket};
+use crate::xdp::steering::Cores;
+
 use super::{Context, Enrolled, Handover, Server, Worker, down, up};
 
 /// How soon an idle, killed or cut session notices. One timer for all sessions of a worker: none per session.
@@ -28,10 +30,12 @@ type Sessions = RefCell<HashMap<u64, Weak<Live>>>;
 ///
 /// # Errors
 /// When the thread cannot be started or the system grants no io_uring.
-pub fn spawn(index: usize, context: Arc<Context>) -> io::Result<(Worker, JoinHandle<()>)> {
+pub fn spawn(index: usize, context: Arc<Context>, cores: Cores) -> io::Result<(Worker, JoinHandle<()>)> {
     let (queue, inbox) = mpsc::channel(RELAY_QUEUE);
     let (tell, told) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name(format!("relay-{index}")).spawn(move || {
+        // Before the ring is made: its own threads stay where this one is.
+        cores.pin_thread(index);
         let runtime = tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES));
         match runtime {
             Ok(runtime) => {

@@ -14,15 +14,19 @@ use aya::{Ebpf, EbpfLoader};
 use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
 use portcullis_ebpf_common::Cause;
-use portcullis_ebpf_common::tables::{FLOWS, Interface, PROGRAM, RULES, RULES_MAX, Role, Setting};
+use portcullis_ebpf_common::tables::{
+    CPUS, Cookies, FLOWS, Interface, PROGRAM, RULES, RULES_MAX, Role, Setting,
+};
 
 use super::carry::Carried;
 use super::confirm::{self, Running};
 use super::events::Events;
+use super::flood::{self, Defence, FloodState};
 use super::flows::Flows;
 use super::forward::{ForwardedFlow, Forwarder, Swept};
-use super::maps::{BanRow, MapUse, Maps};
+use super::maps::{self, BanRow, MapUse, Maps};
 use super::policy::{Policy, rule_rows};
+use super::steering::{Cores, Reason};
 use super::watch::Condition;
 use super::{BUILD, OBJECT, outgoing};
 use crate::config::{Config, XdpConfig};
@@ -92,6 +96,8 @@ pub(super) struct Active {
     pub(super) interfaces: Mutex<Vec<Filtered>>,
     policy: Mutex<State>,
     pub(super) maps: Mutex<Maps>,
+    defence: Mutex<Defence>,
+    cores: Cores,
     forwarder: Mutex<Forwarder>,
     flows: Flows,
     pub(super) events: Events,
@@ -104,7 +110,7 @@ impl Kernel {
     ///
     /// # Errors
     /// Everything that keeps an interface from being filtered as it should be.
-    pub fn start(config: &Config) -> Result<Self, XdpError> {
+    pub fn start(config: &Config, cores: &Cores) -> Result<Self, XdpError> {
         let Some(xdp) = &config.xdp else {
             pins::warn_of_leftovers();
             return Ok(Self::default());
@@ -120,6 +126,7 @@ impl Kernel {
         for (map, entries) in xdp.sizes.entries() {
             loader.map_max_entries(map, entries);
         }
+        loader.map_max_entries(CPUS, cores.most());
         let mut ebpf = loader.load(object)?;
         let ports = client_ports();
         let mut indexed = Vec::new();
@@ -129,6 +136,10 @@ impl Kernel {
             indexed.push((index, Interface::new(slot, interface.role, ports)));
         }
         let mut maps = Maps::fill(&mut ebpf, &indexed, &policy)?;
+        maps::queue(&mut ebpf, cores)?;
+        maps.set_budgets(&xdp.flood)?;
+        let defence = Defence::new(&xdp.flood, &config.server.state_dir);
+        maps.set_cookies(defence.cookies())?;
         let forwarder = Forwarder::new(&mut ebpf)?;
         if forwarder.has_flows() {
             maps.set(Setting::Forward, 1)?;
@@ -163,12 +174,53 @@ impl Kernel {
             interfaces: Mutex::new(interfaces),
             policy: Mutex::new(state),
             maps: Mutex::new(maps),
+            defence: Mutex::new(defence),
+            cores: cores.clone(),
             forwarder: Mutex::new(forwarder),
             flows,
             events: Events::default(),
             ebpf: Mutex::new(ebpf),
         };
+        tracing::info!(on = cores.is_on(), reason = %cores.reason, "steering of sessions to their processors");
         Ok(Self { active: Some(active) })
+    }
+
+    /// Looks whether there is pressure, and switches SYN cookies; called several times a second.
+    ///
+    /// # Errors
+    /// When the counters cannot be read or the setting cannot be written.
+    pub fn look_after_flood(&self) -> Result<(), XdpError> {
+        let Some(active) = &self.active else { return Ok(()) };
+        let mut maps = lock(&active.maps);
+        let mut over = 0_u64;
+        for interface in lock(&active.interfaces).iter() {
+            for cause in flood::OVER {
+                over = over.wrapping_add(maps.count(interface.slot(), cause)?);
+            }
+        }
+        match lock(&active.defence).look(over) {
+            Some(cookies) => Ok(maps.set_cookies(cookies)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the use of SYN cookies, because nobody will listen.
+    pub fn stop_cookies(&self) {
+        let Some(active) = &self.active else { return };
+        lock(&active.defence).stop();
+        if let Err(error) = lock(&active.maps).set_cookies(Cookies::Off) {
+            tracing::warn!(%error, "SYN cookies cannot be switched off");
+        }
+    }
+
+    /// `None` without a kernel side.
+    pub fn flood(&self) -> Option<FloodState> {
+        self.active.as_ref().map(|active| lock(&active.defence).state())
+    }
+
+    /// Whether packets are steered, and why. `None` without a kernel side.
+    pub fn steering(&self) -> Option<(bool, Reason)> {
+        self.active.as_ref().map(|active| (active.cores.is_on(), active.cores.reason))
     }
 
     #[must_use]
@@ -223,6 +275,8 @@ impl Kernel {
             packets: self.counts().unwrap_or_default(),
             interfaces: interfaces.collect(),
             maps: maps.into_iter().map(|map| (map.name, map.entries, map.most)).collect(),
+            flood: self.flood().map(|state| (state.pressure_since.is_some(), state.cookies)),
+            steering: self.steering().map(|(on, _)| on),
             flows_unlisted: self.flows().usage().map(|usage| usage.unlisted_total),
             events: self.event_counts().ok().flatten(),
         }

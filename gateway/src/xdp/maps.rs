@@ -8,17 +8,20 @@ use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, CpuMap, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
 use ipnet::IpNet;
 use nix::time::{ClockId, clock_gettime};
 use portcullis_ebpf_common::Cause;
 use portcullis_ebpf_common::event::{Sampler, ring_bytes};
-use portcullis_ebpf_common::tables::{self, Ban, DIAL_SLOT, EGRESS_SLOT, Interface, NO_SLOT, Setting};
+use portcullis_ebpf_common::tables::{
+    self, Ban, Cookies, DIAL_SLOT, EGRESS_SLOT, Interface, NO_SLOT, Setting,
+};
 
 use super::XdpError;
 use super::generations::Generations;
 use super::policy::Policy;
-use crate::config::XdpSizes;
+use super::steering::{self, Cores};
+use crate::config::{FloodConfig, XdpSizes};
 
 /// A prefix that is banned, and for how much longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +177,19 @@ impl Maps {
         Ok(samplers.iter().fold((0, 0), sum))
     }
 
+    /// Tells the program its budgets; those of all together are divided among processors.
+    pub(super) fn set_budgets(&mut self, flood: &FloodConfig) -> Result<(), MapError> {
+        let processors = u32::try_from(steering::processors().len()).unwrap_or(u32::MAX).max(1);
+        let share = |total: u32| u64::from((total / processors).max(1));
+        self.set(Setting::SynSource, flood.syn_per_source.into())?;
+        self.set(Setting::SynTotal, share(flood.syn_total))?;
+        self.set(Setting::Icmp, share(flood.icmp_total))
+    }
+
+    pub(super) fn set_cookies(&mut self, cookies: Cookies) -> Result<(), MapError> {
+        self.set(Setting::Cookies, cookies.to_word())
+    }
+
     /// Packets of one interface for one cause, all processors together.
     pub(super) fn count(&self, slot: u8, cause: Cause) -> Result<u64, MapError> {
         let values = self.counters.get(&tables::counter(slot, cause.index()), 0)?;
@@ -240,6 +256,17 @@ impl Maps {
         bans.sort_by_key(|ban| ban.prefix);
         Ok(bans)
     }
+}
+
+/// Gives each processor of sessions a queue. One that gets none keeps its packets where they come in.
+pub(super) fn queue(ebpf: &mut Ebpf, cores: &Cores) -> Result<(), XdpError> {
+    let mut queues = CpuMap::try_from(borrow(ebpf, tables::CPUS)?)?;
+    for processor in cores.processors() {
+        if let Err(error) = queues.set((*processor).into(), steering::QUEUE, None, 0) {
+            tracing::warn!(processor, %error, "packets cannot be steered to a processor");
+        }
+    }
+    Ok(())
 }
 
 fn borrow<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Map, XdpError> {

@@ -204,6 +204,13 @@ fn flows_reach_the_servers_by_their_weights_and_neither_side_sees_the_others_add
         };
         wait::until(PATIENCE, "the status to show the flows", || flows() == 60).unwrap();
     }
+    let page = gateway.cli_json(["forward", "flows", "--listener", "service4", "--limit", "7"]).unwrap();
+    assert_eq!((page["matched"].as_u64(), page["flows"].as_array().unwrap().len()), (Some(60), 7));
+    let flow = &page["flows"][0];
+    assert_eq!((flow["state"].as_str(), flow["bytes_up"].as_u64()), (Some("open"), Some(18)), "{flow}");
+    assert_eq!((flow["bytes_down"].as_u64(), flow["listener"].as_str()), (Some(19), Some("service4")));
+    let table = gateway.cli(["forward", "flows"]).unwrap().ok().unwrap().stdout;
+    assert!(table.contains("203.0.113.10:") && table.contains("10.77.0.1:"), "{table}");
     assert_eq!(gateway.control().sessions().unwrap().len(), 0, "none of them is a session of the daemon");
     assert!(packets(&gateway, "edge", "forwarded") > 400.0 && packets(&gateway, "farm", "forwarded") > 300.0);
 }
@@ -285,6 +292,40 @@ fn megabytes_arrive_as_they_were_and_the_records_at_the_end_count_them() {
         assert!(field(&record, "client").as_str().unwrap().contains("113"), "{record}");
     }
     assert_eq!(dropped(&gateway, "edge", "forward_too_big"), 0);
+    let sum = |name: &str, label: &str| gateway.metrics().unwrap().sum(name, &[label]).unwrap();
+    assert_eq!(sum("portcullis_forward_kernel_flows_total", "server=\"a\""), 1.0);
+    for direction in ["direction=\"up\"", "direction=\"down\""] {
+        let bytes = sum("portcullis_forward_kernel_bytes_total", direction);
+        assert!((33_554_432.0..34_000_000.0).contains(&bytes), "{bytes}");
+        assert!(sum("portcullis_forward_kernel_packets_total", direction) > 20_000.0);
+    }
+}
+
+#[test]
+fn senders_learn_how_much_the_next_link_takes() {
+    let Some(scene) = scene() else { return };
+    let farm = &scene.lab.farm;
+    let (a, c) = (Server::start(farm, 'a', farm.v4[0]), Server::start(farm, 'c', farm.v6[0]));
+    let gateway = start(&scene, &[(&a, 1), (&c, 1)], "");
+    // Both ways are narrow behind the gateway, and neither end knows.
+    for route in [
+        "-4 route add 10.77.0.10/32 dev farm mtu lock 1400",
+        "-4 route add 203.0.113.10/32 dev edge mtu lock 1400",
+        "-6 route add fd77::10/128 dev farm mtu lock 1400",
+        "-6 route add 2001:db8:113::10/128 dev edge mtu lock 1400",
+    ] {
+        scene.lab.gateway.namespace().unwrap().ip(&route.split(' ').collect::<Vec<_>>()).unwrap();
+    }
+    let refused = || ["edge", "farm"].map(|interface| dropped(&gateway, interface, "forward_too_big"));
+    for ip in scene.edge() {
+        let before = refused();
+        let (_, client) = flow(&scene, ip);
+        assert_eq!(transfer(client, 128 * 1024).1, 1024 * 1024, "{ip}");
+        let after = refused();
+        for (before, after) in before.into_iter().zip(after) {
+            assert!((1..100).contains(&(after - before)), "{ip}: {before} {after}");
+        }
+    }
 }
 
 #[test]

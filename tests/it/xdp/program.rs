@@ -20,8 +20,9 @@ use crate::wire::BpfFs;
 /// Frames run as if they had come in by the loopback interface.
 const LOOPBACK: u32 = 1;
 pub(crate) const SLOT: u8 = 3;
-const XDP_DROP: u32 = 1;
-const XDP_PASS: u32 = 2;
+pub(crate) const XDP_DROP: u32 = 1;
+pub(crate) const XDP_PASS: u32 = 2;
+pub(crate) const XDP_TX: u32 = 3;
 
 pub(crate) struct Program {
     pub(crate) ebpf: Ebpf,
@@ -30,9 +31,24 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn load(object: &Path) -> Self {
+        Self::load_sized(object, &[])
+    }
+
+    /// With queues for so many processors.
+    pub(crate) fn load_for(object: &Path, processors: u32) -> Self {
+        Self::load_sized(object, &[(tables::CPUS, processors)])
+    }
+
+    /// With tables of these sizes.
+    pub(crate) fn load_sized(object: &Path, sizes: &[(&'static str, u32)]) -> Self {
         let pins = BpfFs::mount();
         let bytes = std::fs::read(object).unwrap();
-        let mut ebpf = EbpfLoader::new().default_map_pin_directory(pins.path()).load(&bytes).unwrap();
+        let mut loader = EbpfLoader::new();
+        loader.default_map_pin_directory(pins.path()).map_max_entries(tables::CPUS, 1);
+        for (map, entries) in sizes {
+            loader.map_max_entries(map, *entries);
+        }
+        let mut ebpf = loader.load(&bytes).unwrap();
         let mut table: HashMap<_, [u8; 4], [u8; 8]> =
             ebpf.map_mut(tables::INTERFACES).unwrap().try_into().unwrap();
         let interface = Interface::new(SLOT, Role::Edge, (32_768, 60_999));
@@ -58,17 +74,30 @@ impl Program {
         Self { ebpf, _pins: pins }
     }
 
-    fn count(&self, cause: Cause) -> u64 {
+    pub(crate) fn set(&mut self, setting: Setting, value: u64) {
+        let mut table: Array<_, u64> = self.ebpf.map_mut(tables::SETTINGS).unwrap().try_into().unwrap();
+        table.set(setting.index(), value, 0).unwrap();
+    }
+
+    pub(crate) fn count(&self, cause: Cause) -> u64 {
         let counters: PerCpuArray<_, u64> = self.ebpf.map(tables::COUNTERS).unwrap().try_into().unwrap();
         counters.get(&tables::counter(SLOT, cause.index()), 0).unwrap().iter().sum()
     }
 
     /// Runs one frame and returns the action; the cause is what was counted.
     pub(crate) fn run(&mut self, frame: &[u8]) -> (u32, Cause) {
+        let (action, cause, _) = self.run_to_frame(frame);
+        (action, cause)
+    }
+
+    /// The same with the frame that the program leaves.
+    pub(crate) fn run_to_frame(&mut self, frame: &[u8]) -> (u32, Cause, Vec<u8>) {
         let before: Vec<u64> = Cause::ALL.iter().map(|cause| self.count(*cause)).collect();
         let program: &mut Xdp = self.ebpf.program_mut(tables::PROGRAM).unwrap().try_into().unwrap();
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
+        let mut left = vec![0; frame.len()];
+        options.data_out = Some(&mut left);
         let result = program.test_run(options).unwrap();
         let counted: Vec<Cause> = Cause::ALL
             .iter()
@@ -77,7 +106,8 @@ impl Program {
             .map(|(cause, _)| *cause)
             .collect();
         assert_eq!(counted.len(), 1, "{counted:?} for {frame:?}");
-        (result.return_value, counted[0])
+        left.truncate(usize::try_from(result.data_size_out).unwrap());
+        (result.return_value, counted[0], left)
     }
 }
 
@@ -230,6 +260,7 @@ fn the_kernel_gives_every_frame_the_verdict_that_the_host_gives() {
         let expected = match cause.verdict() {
             Verdict::Pass => XDP_PASS,
             Verdict::Drop => XDP_DROP,
+            Verdict::Answer => XDP_TX,
         };
         assert_eq!(program.run(&frame), (expected, cause), "{frame:?}");
     }

@@ -174,9 +174,12 @@ fn judged_by_the_tables(packet: &Packet, tables: &Tables) {
     let opened = tables.rules.is_some_and(|rule| rule == Action::Accept) && tables.named(packet);
     let begins = opened && tcp_begins && !tables.pressure;
     let holds = match cause {
-        Cause::Flow => tables.flow && packet.has_ports(),
+        Cause::Flow | Cause::Steered => {
+            tables.flow && packet.goes_on() && tables.steer == (cause == Cause::Steered)
+        }
         Cause::Forwarded => {
-            (tables.forwarded && packet.has_ports()) || (begins && tables.service == Some(Cause::Forwarded))
+            (tables.forwarded && packet.kind == Kind::Tcp)
+                || (begins && tables.service == Some(Cause::Forwarded))
         }
         Cause::ForwardNoServer => begins && tables.service == Some(Cause::ForwardNoServer),
         Cause::ForwardedError => tables.forwards && !tables.live && packet.kind == Kind::IcmpError,
@@ -188,8 +191,8 @@ fn judged_by_the_tables(packet: &Packet, tables: &Tables) {
         Cause::RuleDrops => tables.rules == Some(Action::Drop) && tables.named(packet),
         Cause::NoFlow if tcp_begins => opened && tables.pressure,
         Cause::NoFlow => opened && packet.kind == Kind::Tcp && !tables.ours,
-        Cause::OwnSocket => tables.ours && packet.has_ports() && !tables.named(packet),
-        Cause::NoRule => packet.has_ports() && !tables.named(packet) && !tables.ours,
+        Cause::OwnSocket => tables.ours && packet.has_ports() && !tables.named(packet) && !tcp_begins,
+        Cause::NoRule => packet.has_ports() && !tables.named(packet) && (!tables.ours || tcp_begins),
         Cause::IcmpError => tables.live && packet.kind == Kind::IcmpError,
         Cause::IcmpUnrelated => !tables.live && !tables.forwards && packet.kind == Kind::IcmpError,
         Cause::Fragment => tables.remembers && packet.kind == Kind::Fragment,
@@ -202,7 +205,7 @@ fn judged_by_the_tables(packet: &Packet, tables: &Tables) {
     };
     let forwarded = matches!(effect, Effect::Forward | Effect::ForwardError);
     assert_eq!(forwarded, matches!(cause, Cause::Forwarded | Cause::ForwardedError));
-    assert_eq!(effect == Effect::Steer, cause == Cause::Flow && tables.steer);
+    assert_eq!(effect == Effect::Steer, cause == Cause::Steered);
     assert!(holds, "{} for {packet:?} with {tables:?}", cause.label());
     // Those of a forwarded flow go on alone: what follows them has no ports to find its flow by.
     let goes_on = cause == Cause::Forwarded && tables.forwarded;
@@ -298,8 +301,8 @@ impl Lookup for Tables {
         self.rules.filter(|_| port == self.port)
     }
 
-    fn continues(&self, _: &Packet) -> bool {
-        self.ours
+    fn continues(&self, _: &Packet) -> Cause {
+        if self.ours { Cause::RuleAccepts } else { Cause::NoFlow }
     }
 
     fn is_ours(&self, _: &Packet) -> bool {

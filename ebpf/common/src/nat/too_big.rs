@@ -163,7 +163,8 @@ mod tests {
 
     /// The ones' complement sum of bytes, by the book.
     fn folded(bytes: &[u8]) -> u16 {
-        let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+        let words =
+            bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
         let sum: u32 = words.sum();
         let sum = (sum & 0xffff) + (sum >> 16);
         u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap()
@@ -217,7 +218,8 @@ mod tests {
                 if v6 {
                     assert_eq!(message[..2], [2, 0]);
                     let length = u8::try_from(message.len()).unwrap();
-                    let pseudo = [&answer[ip + 8..ip + 40], &[0, 0, 0, length, 0, 0, 0, 58], message].concat();
+                    let pseudo =
+                        [&answer[ip + 8..ip + 40], &[0, 0, 0, length, 0, 0, 0, 58], message].concat();
                     assert_eq!(folded(&pseudo), 0xffff);
                 } else {
                     assert_eq!(message[..2], [3, 4]);

@@ -297,8 +297,8 @@ impl Lookup for Open {
         matches!(protocol, TCP | UDP).then_some(Action::Accept)
     }
 
-    fn continues(&self, _: &Packet) -> bool {
-        true
+    fn continues(&self, _: &Packet) -> Cause {
+        Cause::RuleAccepts
     }
 
     fn is_ours(&self, _: &Packet) -> bool {

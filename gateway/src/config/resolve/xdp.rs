@@ -86,6 +86,8 @@ impl Resolver<'_> {
         };
         let event_rate = size("event_rate", typed.event_rate, EVENT_RATE, 0..=EVENT_RATE_MOST);
         let egress_closed = egress_closed.unwrap_or(false);
+        let flood = self.flood(typed.flood);
+        let steering = self.steering(typed.steering.as_ref());
         Some(XdpConfig {
             interfaces,
             rules,
@@ -100,6 +102,8 @@ impl Resolver<'_> {
             allow_no_management,
             sizes,
             event_rate,
+            flood,
+            steering,
         })
     }
 

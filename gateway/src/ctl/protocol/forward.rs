@@ -77,7 +77,7 @@ pub struct ForwardFlowFilter {
     /// The server's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// At most 500, which is what there are without it.
+    /// At most 5,000, which is what there are without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
 }

@@ -30,8 +30,29 @@ pub struct XdpStatus {
     pub maps: Vec<XdpMap>,
     #[serde(default)]
     pub events: Option<XdpEventUse>,
+    /// `null` where no interface is filtered.
+    pub flood: Option<XdpFlood>,
+    /// `null` where no interface is filtered.
+    pub steering: Option<XdpSteering>,
     /// Packets since the daemon started, those of a cause that was counted at all.
     pub packets: Vec<XdpCount>,
+}
+
+/// How the flood defence stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XdpFlood {
+    /// Since when more connections are begun than the budget allows; `null` without pressure.
+    pub pressure_since: Option<String>,
+    /// Whether SYNs over the budget are answered with cookies.
+    pub cookies: bool,
+}
+
+/// Whether packets are brought to the processor that handles their session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XdpSteering {
+    pub on: bool,
+    /// Why, or why not.
+    pub reason: String,
 }
 
 /// One filtered interface.
@@ -87,7 +108,7 @@ pub struct XdpCount {
     /// `in`, or `out` for what leaves.
     #[serde(default)]
     pub direction: String,
-    /// `pass` or `drop`.
+    /// `pass`, `drop` or `answer`.
     pub verdict: String,
     pub reason: String,
     pub packets: u64,

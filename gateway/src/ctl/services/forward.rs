@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use super::{Outcome, Services};
 use crate::ctl::protocol::{
-    ErrorCode, Failure, ForwardFlow, ForwardFlowFilter, ForwardFlowPage, ForwardStatus,
-    ServerRef,
+    ErrorCode, Failure, ForwardFlow, ForwardFlowFilter, ForwardFlowPage, ForwardStatus, ServerRef,
 };
 use crate::sync::lock;
 use crate::xdp::ForwardedFlow;
 
 /// Flows in one answer, which has to fit into one.
-const FLOWS_PER_ANSWER: usize = 500;
+const FLOWS_PER_ANSWER: usize = 5_000;
 
 impl Services {
     pub(super) fn forward_status(&self) -> Vec<ForwardStatus> {
@@ -86,10 +85,8 @@ impl Services {
             .map_err(|error| Failure::new(ErrorCode::NotFound, format!("`{server}`: {error}")))?;
         let done = if drained { "takes no new flows" } else { "takes new flows again" };
         tracing::info!(server, ?listeners, "a server {done}, as an operator said");
-        let one = |listener: &Arc<str>| ServerRef {
-            server: server.clone(),
-            listener: Some(listener.to_string()),
-        };
+        let one =
+            |listener: &Arc<str>| ServerRef { server: server.clone(), listener: Some(listener.to_string()) };
         Ok(listeners.iter().map(one).collect())
     }
 }

@@ -6,8 +6,10 @@ use super::traffic::{flow_use, map_use};
 use super::{Outcome, Services};
 use crate::config::XdpConfig;
 use crate::ctl::protocol::{
-    Confirmed, ErrorCode, Failure, XdpCount, XdpEventUse, XdpInterfaceStatus, XdpRules, XdpStatus,
+    Confirmed, ErrorCode, Failure, XdpCount, XdpEventUse, XdpFlood, XdpInterfaceStatus, XdpRules, XdpStatus,
+    XdpSteering,
 };
+use crate::log;
 use crate::xdp::XdpError;
 
 impl Services {
@@ -38,6 +40,14 @@ impl Services {
                 .map_err(failed)?
                 .map(|(kept, lost)| XdpEventUse { kept, lost }),
             bans: self.kernel.bans().map_err(failed)?.map_or(0, |bans| bans.len()),
+            flood: self.kernel.flood().map(|state| XdpFlood {
+                pressure_since: state.pressure_since.map(log::rfc3339),
+                cookies: state.cookies,
+            }),
+            steering: self
+                .kernel
+                .steering()
+                .map(|(on, reason)| XdpSteering { on, reason: reason.to_string() }),
             packets: coming
                 .chain(leaving)
                 .map(|(direction, (interface, cause, packets))| XdpCount {

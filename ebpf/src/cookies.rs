@@ -1,0 +1,131 @@
+//! SYN cookies: the kernel's helpers make and check them, so a connection that is completed with one is taken by the
+//! kernel's own listener as if it had sent the cookie itself.
+
+use core::mem::size_of_val;
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_TX};
+use aya_ebpf::helpers::generated::{
+    bpf_tcp_raw_check_syncookie_ipv4, bpf_tcp_raw_check_syncookie_ipv6, bpf_tcp_raw_gen_syncookie_ipv4,
+    bpf_tcp_raw_gen_syncookie_ipv6, bpf_xdp_adjust_tail, bpf_xdp_store_bytes,
+};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
+use portcullis_ebpf_common::{Addresses, Family, Frame, Opening, Packet, SynAck, TcpFlags};
+
+use crate::context::Context;
+
+/// Ethernet frames are at least as long, without their checksum.
+const FRAME_MIN: u32 = 60;
+/// An IP header of either family, as words.
+type Ip = [u32; 10];
+
+/// Where answers are written: there is no room on the stack.
+#[map]
+static ANSWERS: PerCpuArray<SynAck> = PerCpuArray::with_max_entries(1, 0);
+
+// Steps are functions of their own, one after the other, so that each has the rest of the stack.
+
+/// Answers a SYN in its own frame. What cannot be answered is dropped; the client tries again.
+#[inline(always)]
+pub(crate) fn answer(context: &Context<'_>, packet: &Packet) -> u32 {
+    let Some(answer) = ANSWERS.get_ptr_mut(0) else { return XDP_DROP };
+    // SAFETY: the map gave the address of a value of that type, which is this processor's own while the program runs.
+    let answer = unsafe { &mut *answer };
+    if write(context, packet, answer) && send(context, packet, answer) { XDP_TX } else { XDP_DROP }
+}
+
+#[inline(never)]
+fn write(context: &Context<'_>, packet: &Packet, answer: &mut SynAck) -> bool {
+    let Some(opening) = Opening::read(context, packet.layout) else { return false };
+    let made = cookie(packet, &opening);
+    if made < 0 {
+        return false;
+    }
+    // The cookie, and the segment size that it remembers.
+    answer.write(packet, &opening, made as u32, (made >> 32) as u16);
+    true
+}
+
+/// Whether a segment completes a connection with a cookie of this machine.
+#[inline(never)]
+pub(crate) fn is_valid(context: &Context<'_>, packet: &Packet) -> bool {
+    let flags = packet.flags;
+    if !flags.has(TcpFlags::ACK) || flags.has(TcpFlags::SYN) || flags.has(TcpFlags::RST) {
+        return false;
+    }
+    let Some(mut tcp) = context.read::<20>(packet.layout.transport) else { return false };
+    let mut ip = ip(&packet.addresses);
+    let (ip, tcp) = (&raw mut ip, &raw mut tcp);
+    // SAFETY: the helpers read an IP header and the 20 bytes of a TCP header, which lie there.
+    let checked = unsafe {
+        match packet.addresses.family {
+            Family::V4 => bpf_tcp_raw_check_syncookie_ipv4(ip.cast(), tcp.cast()),
+            Family::V6 => bpf_tcp_raw_check_syncookie_ipv6(ip.cast(), tcp.cast()),
+        }
+    };
+    checked == 0
+}
+
+/// What the kernel's helper makes, negative where it cannot.
+#[inline(never)]
+fn cookie(packet: &Packet, opening: &Opening) -> i64 {
+    let mut tcp = opening.header(packet.ports, packet.addresses.family);
+    let mut ip = ip(&packet.addresses);
+    let length = size_of_val(&tcp) as u32;
+    let (ip, tcp) = (&raw mut ip, &raw mut tcp);
+    // SAFETY: the helpers read an IP header and a TCP header of the length that is said, which lie there.
+    unsafe {
+        match packet.addresses.family {
+            Family::V4 => bpf_tcp_raw_gen_syncookie_ipv4(ip.cast(), tcp.cast(), length),
+            Family::V6 => bpf_tcp_raw_gen_syncookie_ipv6(ip.cast(), tcp.cast(), length),
+        }
+    }
+}
+
+/// Of an IP header the helpers read nothing but the addresses.
+#[inline(always)]
+fn ip(addresses: &Addresses) -> Ip {
+    let ([a, b, c, d], [e, f, g, h]) = (addresses.source, addresses.destination);
+    match addresses.family {
+        Family::V4 => [0, 0, 0, a, e, 0, 0, 0, 0, 0],
+        Family::V6 => [0, 0, a, b, c, d, e, f, g, h],
+    }
+}
+
+/// Writes the answer over the SYN and turns the frame round; VLAN tags stay as they are.
+#[inline(never)]
+fn send(context: &Context<'_>, packet: &Packet, answer: &SynAck) -> bool {
+    let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = context.read::<12>(0) else { return false };
+    // What was sent to a group was not sent to us alone.
+    if d0 & 1 != 0 {
+        return false;
+    }
+    let mut ethernet = [s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5];
+    let (at, ip, tcp) = (packet.layout.ip, &raw const answer.ip, &raw const answer.tcp);
+    let length = (at + answer.length()).max(FRAME_MIN).min(context.length());
+    // The lengths are constants, because the verifier wants to know them.
+    let ip_stored = match packet.addresses.family {
+        Family::V4 => store(context, at, ip.cast(), 20),
+        Family::V6 => store(context, at, ip.cast(), 40),
+    };
+    let at = at + answer.ip_length;
+    let tcp_stored = match answer.tcp_length {
+        20 => store(context, at, tcp.cast(), 20),
+        _ => store(context, at, tcp.cast(), 24),
+    };
+    ip_stored && tcp_stored && store(context, 0, (&raw mut ethernet).cast(), 12) && trim(context, length)
+}
+
+/// `length` bytes lie at `bytes`: a header of an answer or the addresses of a frame.
+#[inline(always)]
+fn store(context: &Context<'_>, at: u32, bytes: *const u8, length: u32) -> bool {
+    // SAFETY: the helper reads that many bytes, which callers have, and checks the place in the frame itself.
+    unsafe { bpf_xdp_store_bytes(context.raw(), at, bytes.cast_mut().cast(), length) == 0 }
+}
+
+#[inline(always)]
+fn trim(context: &Context<'_>, length: u32) -> bool {
+    let less = context.length().saturating_sub(length);
+    // SAFETY: the helper checks the new length itself. Nothing of the frame is read afterwards.
+    less == 0 || unsafe { bpf_xdp_adjust_tail(context.raw(), -(less as i32)) } == 0
+}
