@@ -14,7 +14,8 @@ import sys
 
 from scapy.all import (
     ARP, Ether, Dot1AD, Dot1Q, ICMP, IP, IPOption_EOL, IPOption_NOP, IPv6, IPv6ExtHdrDestOpt,
-    IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, IPv6ExtHdrRouting, Raw, TCP, UDP, ICMPv6EchoRequest, ICMPv6ND_NS, ICMPv6ND_Redirect, ICMPv6PacketTooBig,
+    IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, IPv6ExtHdrRouting, Raw, TCP, UDP,
+    ICMPv6EchoRequest, ICMPv6ND_NS, ICMPv6ND_Redirect, ICMPv6PacketTooBig,
     ICMPv6Unknown, raw,
 )
 
