@@ -56,12 +56,11 @@ pub(crate) fn is_valid(context: &Context<'_>, packet: &Packet) -> bool {
     let Some(mut tcp) = context.read::<20>(packet.layout.transport) else { return false };
     let mut ip = ip(&packet.addresses);
     let (ip, tcp) = (&raw mut ip, &raw mut tcp);
-    // SAFETY: the helpers read an IP header and the 20 bytes of a TCP header, which lie there.
-    let checked = unsafe {
-        match packet.addresses.family {
-            Family::V4 => bpf_tcp_raw_check_syncookie_ipv4(ip.cast(), tcp.cast()),
-            Family::V6 => bpf_tcp_raw_check_syncookie_ipv6(ip.cast(), tcp.cast()),
-        }
+    let checked = match packet.addresses.family {
+        // SAFETY: the helpers read an IP header and the 20 bytes of a TCP header, which lie there.
+        Family::V4 => unsafe { bpf_tcp_raw_check_syncookie_ipv4(ip.cast(), tcp.cast()) },
+        // SAFETY: as above.
+        Family::V6 => unsafe { bpf_tcp_raw_check_syncookie_ipv6(ip.cast(), tcp.cast()) },
     };
     checked == 0
 }
@@ -73,12 +72,11 @@ fn cookie(packet: &Packet, opening: &Opening) -> i64 {
     let mut ip = ip(&packet.addresses);
     let length = size_of_val(&tcp) as u32;
     let (ip, tcp) = (&raw mut ip, &raw mut tcp);
-    // SAFETY: the helpers read an IP header and a TCP header of the length that is said, which lie there.
-    unsafe {
-        match packet.addresses.family {
-            Family::V4 => bpf_tcp_raw_gen_syncookie_ipv4(ip.cast(), tcp.cast(), length),
-            Family::V6 => bpf_tcp_raw_gen_syncookie_ipv6(ip.cast(), tcp.cast(), length),
-        }
+    match packet.addresses.family {
+        // SAFETY: the helper reads an IP header and a TCP header of the length that is said, which lie there.
+        Family::V4 => unsafe { bpf_tcp_raw_gen_syncookie_ipv4(ip.cast(), tcp.cast(), length) },
+        // SAFETY: as above.
+        Family::V6 => unsafe { bpf_tcp_raw_gen_syncookie_ipv6(ip.cast(), tcp.cast(), length) },
     }
 }
 

@@ -7,7 +7,7 @@
 use core::arch::asm;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_TX};
+use aya_ebpf::bindings::xdp_action::XDP_DROP;
 use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use aya_ebpf::macros::map;
@@ -299,10 +299,14 @@ fn refuse(context: &mut Context<'_>, packet: &Packet, route: &[u32; 16]) -> u32 
     if unsafe { bpf_xdp_adjust_tail(context.raw(), surplus.wrapping_neg()) } != 0 {
         return XDP_DROP;
     }
-    match too_big::write(context, packet, u16::from_ne_bytes([m0, m1])) {
-        Ok(()) => XDP_TX,
-        Err(_) => XDP_DROP,
+    if too_big::write(context, packet, u16::from_ne_bytes([m0, m1])).is_err() {
+        return XDP_DROP;
     }
+    // Not XDP_TX: an Ethernet pair whose peer has no program of its own lets such frames lie, and whatever forwards can
+    // redirect.
+    // SAFETY: the helper takes numbers only.
+    let action = unsafe { bpf_redirect(u32::from_be_bytes(context.interface()), 0) };
+    action as u32
 }
 
 #[inline(never)]

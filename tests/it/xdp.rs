@@ -4,6 +4,9 @@
 #[path = "xdp/bans.rs"]
 mod bans;
 #[cfg(test)]
+#[path = "xdp/causes.rs"]
+mod causes;
+#[cfg(test)]
 #[path = "xdp/events.rs"]
 mod events;
 #[cfg(test)]
@@ -18,6 +21,7 @@ mod forward;
 #[cfg(test)]
 #[path = "xdp/forward_program.rs"]
 mod forward_program;
+#[cfg(test)]
 #[path = "xdp/nmap.rs"]
 mod nmap;
 #[cfg(test)]

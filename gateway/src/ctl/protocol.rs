@@ -49,17 +49,19 @@ impl fmt::Debug for TicketText {
 mod bans;
 mod forward;
 mod kernel;
+mod sessions;
+mod traffic;
 
 pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
 pub use forward::{
     ForwardFlow, ForwardFlowFilter, ForwardFlowPage, ForwardServer, ForwardStatus, KernelTotals, ServerRef,
 };
-mod traffic;
 
 pub use kernel::{
     Confirmed, XdpCount, XdpEventUse, XdpFlood, XdpFlowUse, XdpInterfaceStatus, XdpMap, XdpRules, XdpStatus,
     XdpSteering,
 };
+pub use sessions::{KillWhich, SessionFilter};
 pub use traffic::{FlowFilter, FlowOrder, XdpEvent, XdpEventPage, XdpFlow, XdpFlowPage};
 
 mod wiped {
@@ -144,36 +146,6 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         level: Option<String>,
     },
-}
-
-/// Which sessions to list; members combine.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SessionFilter {
-    /// User name, without regard to case.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-    /// Address or prefix of the client.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub source: Option<String>,
-    /// The sessions that ended lately instead of the live ones.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub ended: bool,
-    /// Only sessions with an id above this one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub after: Option<String>,
-}
-
-/// Which sessions to end.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct KillWhich {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub all: bool,
 }
 
 /// A ticket to be issued by the gateway's own authority.

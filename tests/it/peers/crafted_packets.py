@@ -13,8 +13,8 @@ import socket
 import sys
 
 from scapy.all import (
-    ARP, Ether, Dot1AD, Dot1Q, ICMP, IP, IPOption_EOL, IPOption_NOP, IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop,
-    IPv6ExtHdrRouting, Raw, TCP, UDP, ICMPv6EchoRequest, ICMPv6ND_NS, ICMPv6ND_Redirect, ICMPv6PacketTooBig,
+    ARP, Ether, Dot1AD, Dot1Q, ICMP, IP, IPOption_EOL, IPOption_NOP, IPv6, IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, IPv6ExtHdrRouting, Raw, TCP, UDP, ICMPv6EchoRequest, ICMPv6ND_NS, ICMPv6ND_Redirect, ICMPv6PacketTooBig,
     ICMPv6Unknown, raw,
 )
 
@@ -59,8 +59,8 @@ class Net:
     def fragment(self, number, offset, more, payload, identification):
         """A fragment; `offset` in units of eight bytes."""
         if self.version == 4:
-            ip = IP(src=self.here, dst=self.there, id=identification, proto=number, frag=offset, flags="MF" if more else 0)
-            return ether(ip / payload)
+            place = {"frag": offset, "flags": "MF" if more else 0}
+            return ether(IP(src=self.here, dst=self.there, id=identification, proto=number, **place) / payload)
         header = IPv6ExtHdrFragment(nh=number, offset=offset, m=int(more), id=identification)
         return ether(self.ip() / header / payload)
 

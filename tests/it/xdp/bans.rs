@@ -1,5 +1,6 @@
 //! Bans by the daemon, seen on the wire: packets of a banned source are dropped at the interface.
 
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use portcullis_tests::topology::{Lab, Place};
 use portcullis_tests::wait::{self, PATIENCE};
 use serde_json::Value;
 
+use crate::flows::Talk;
 use crate::object;
 use crate::wire::BpfFs;
 
@@ -111,6 +113,30 @@ fn a_source_of_forged_tickets_is_cut_off_at_the_interface_also_after_a_restart()
     assert!(!scene.answers(scene.edge()));
     assert_eq!(scene.ban("203.0.113.10/32").unwrap()["origin"], "hand");
     assert!(scene.pins.path().join("portcullis").is_dir());
+}
+
+#[test]
+fn a_ban_leaves_the_sessions_that_are_there_and_refuses_new_connections() {
+    let Some(scene) = crate::wire::Scene::build() else { return };
+    let gateway = crate::flows::start(&scene, "");
+    let inside = [scene.lab.farm.v4[0], scene.lab.farm.v6[0]];
+    let mut talks = [0, 1].map(|family| Talk::begin(&scene, &gateway, scene.edge()[family], inside[family]));
+    talks.iter_mut().for_each(Talk::echo);
+    assert_eq!(scene.reaches(PORT), [true, true]);
+    for source in ["203.0.113.10", "2001:db8:113::10"] {
+        gateway.cli(["bans", "add", source]).unwrap().ok().unwrap();
+    }
+    assert_eq!(scene.reaches(PORT), [false, false]);
+    for talk in &mut talks {
+        talk.echo();
+        // More than a word: segments in a row, by the flow table and not by a ban that came late.
+        talk.server.write_all(&[7; 300_000]).unwrap();
+        assert_eq!(talk.client.read(300_000).unwrap().len(), 300_000);
+    }
+    assert!(scene.dropped(&gateway, "edge", "banned") >= 2);
+    // A session that is over has no place in the table any more: whoever comes again is a stranger.
+    drop(talks);
+    assert_eq!(scene.reaches(PORT), [false, false]);
 }
 
 #[test]

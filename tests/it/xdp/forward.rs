@@ -173,6 +173,12 @@ fn flows_reach_the_servers_by_their_weights_and_neither_side_sees_the_others_add
     for listener in status.as_array().unwrap() {
         assert_eq!(listener["path"], "kernel", "{status}");
     }
+    // Which makes no router of the machine.
+    for of in ["ipv4/conf/all", "ipv4/conf/edge", "ipv4/conf/farm", "ipv6/conf/all", "ipv6/conf/edge"] {
+        let setting = format!("/proc/sys/net/{of}/forwarding");
+        let set = scene.lab.gateway.enter(|| Ok(std::fs::read_to_string(&setting)?)).unwrap();
+        assert_eq!(set.trim(), "0", "{setting}");
+    }
     for ((ip, inside), names) in scene
         .edge()
         .into_iter()
@@ -207,7 +213,7 @@ fn flows_reach_the_servers_by_their_weights_and_neither_side_sees_the_others_add
     let page = gateway.cli_json(["forward", "flows", "--listener", "service4", "--limit", "7"]).unwrap();
     assert_eq!((page["matched"].as_u64(), page["flows"].as_array().unwrap().len()), (Some(60), 7));
     let flow = &page["flows"][0];
-    assert_eq!((flow["state"].as_str(), flow["bytes_up"].as_u64()), (Some("open"), Some(18)), "{flow}");
+    assert_eq!((flow["state"].as_str(), flow["bytes_up"].as_u64()), (Some("closing"), Some(18)), "{flow}");
     assert_eq!((flow["bytes_down"].as_u64(), flow["listener"].as_str()), (Some(19), Some("service4")));
     let table = gateway.cli(["forward", "flows"]).unwrap().ok().unwrap().stdout;
     assert!(table.contains("203.0.113.10:") && table.contains("10.77.0.1:"), "{table}");
@@ -293,7 +299,7 @@ fn megabytes_arrive_as_they_were_and_the_records_at_the_end_count_them() {
     }
     assert_eq!(dropped(&gateway, "edge", "forward_too_big"), 0);
     let sum = |name: &str, label: &str| gateway.metrics().unwrap().sum(name, &[label]).unwrap();
-    assert_eq!(sum("portcullis_forward_kernel_flows_total", "server=\"a\""), 1.0);
+    assert!((sum("portcullis_forward_kernel_flows_total", "server=\"a\"") - 1.0).abs() < 0.1);
     for direction in ["direction=\"up\"", "direction=\"down\""] {
         let bytes = sum("portcullis_forward_kernel_bytes_total", direction);
         assert!((33_554_432.0..34_000_000.0).contains(&bytes), "{bytes}");

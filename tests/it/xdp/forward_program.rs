@@ -14,7 +14,6 @@ use crate::object;
 use crate::program::{Program, ethernet, tcp};
 
 const XDP_DROP: u32 = 1;
-const XDP_TX: u32 = 3;
 const XDP_REDIRECT: u32 = 4;
 
 const CLIENT: [u8; 4] = [192, 0, 2, 1];
@@ -26,6 +25,18 @@ const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
 const ACK: u8 = 0x10;
 
+/// What the tests here come across.
+pub(crate) const TRIED: [Cause; 8] = [
+    Cause::Forwarded,
+    Cause::ForwardedError,
+    Cause::ForwardNoServer,
+    Cause::ForwardNoPort,
+    Cause::ForwardFull,
+    Cause::ForwardNoRoute,
+    Cause::ForwardTooBig,
+    Cause::ForwardHopLimit,
+];
+
 /// A program with one service, whose table of servers has this in every slot.
 fn program(sizes: &[(&'static str, u32)], slot: Option<u16>, ports: u32) -> Option<Program> {
     let mut program = Program::load_sized(&object()?, sizes);
@@ -33,7 +44,7 @@ fn program(sizes: &[(&'static str, u32)], slot: Option<u16>, ports: u32) -> Opti
     let mut table: Array<_, u64> = ebpf.map_mut(tables::SETTINGS).unwrap().try_into().unwrap();
     table.set(Setting::Forward.index(), 1, 0).unwrap();
     let mut slots: Array<_, u64> = ebpf.map_mut(tables::SLOTS).unwrap().try_into().unwrap();
-    let word = slot.map_or(to_word(&[]), |slot| to_word(&[slot; 4]));
+    let word = slot.map_or_else(|| to_word(&[]), |slot| to_word(&[slot; 4]));
     for place in 0..WORDS_EACH {
         slots.set(place, word, 0).unwrap();
     }
@@ -186,7 +197,7 @@ fn errors_are_forwarded_and_what_is_too_big_is_answered() {
                     assert_eq!((action, cause), (XDP_REDIRECT, Cause::Forwarded));
                     continue;
                 }
-                assert_eq!((action, cause), (XDP_TX, Cause::ForwardTooBig));
+                assert_eq!((action, cause), (XDP_REDIRECT, Cause::ForwardTooBig));
                 let packet = parsed(&frame);
                 let mut answer = [&[0; 28][..], &frame].concat();
                 answer.truncate(14 + 28 + 128);

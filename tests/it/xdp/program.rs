@@ -187,7 +187,7 @@ pub(crate) fn udp(source: u16, port: u16) -> Vec<u8> {
 
 pub(crate) const A: [u8; 4] = [192, 0, 2, 1];
 
-fn frames() -> Vec<(Vec<u8>, Cause)> {
+pub(crate) fn frames() -> Vec<(Vec<u8>, Cause)> {
     use Cause::*;
     let icmpv6 = |kind: u8, hops| v6("fe80::9", 58, hops, &[kind, 0, 0, 0, 0, 0, 0, 0]);
     let hop_by_hop = [&[60, 0, 0, 0, 0, 0, 0, 0][..], &[6, 0, 0, 0, 0, 0, 0, 0], &tcp(443, 2)].concat();
@@ -266,34 +266,6 @@ fn the_kernel_gives_every_frame_the_verdict_that_the_host_gives() {
     }
 }
 
-#[test]
-fn every_way_to_be_dropped_has_been_tried() {
-    let tried: Vec<Cause> = frames().into_iter().map(|(_, cause)| cause).collect();
-    for cause in Cause::ALL {
-        // These need a flow, a socket, an interface without a role, a limit, or a packet that leaves.
-        let elsewhere = matches!(
-            cause,
-            Cause::Flow
-                | Cause::IcmpError
-                | Cause::OwnSocket
-                | Cause::NoRole
-                | Cause::OverLimit
-                | Cause::Leaves
-                | Cause::EgressAccepts
-                | Cause::EgressOpen
-                | Cause::EgressDrops
-                | Cause::EgressClosed
-        );
-        // These need a budget, a cookie or a second processor: see `flood` and `steer`.
-        let elsewhere = elsewhere
-            || matches!(cause, Cause::Steered | Cause::Cookie | Cause::CookieSent | Cause::CookieRefused)
-            || matches!(cause, Cause::SynSource | Cause::SynTotal | Cause::IcmpRate)
-            // These need the tables of forwarded services, which this program does not fill.
-            || cause.label().starts_with("forward");
-        assert!(elsewhere || tried.contains(cause), "{cause:?}");
-    }
-}
-
 /// Numbers that repeat: a fault must be found again.
 fn noise(state: &mut u64) -> u8 {
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -331,6 +303,24 @@ fn a_client_socket_gets_its_answers_and_a_server_socket_needs_a_rule() {
     let server = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let port = server.local_addr().unwrap().port();
     assert_eq!(program.run(&v4(A, 6, 0, 0, &tcp(port, 2))).1, Cause::NoRule);
+}
+
+#[test]
+fn an_interface_without_a_role_lets_everything_in() {
+    let Some(object) = object() else { return };
+    let mut program = Program::load(&object);
+    let mut interfaces: HashMap<_, [u8; 4], [u8; 8]> =
+        program.ebpf.map_mut(tables::INTERFACES).unwrap().try_into().unwrap();
+    interfaces.remove(&LOOPBACK.to_be_bytes()).unwrap();
+    for frame in [v4(A, 6, 0, 0, &tcp(22, 2)), v4(A, 6, 0, 0, &tcp(443, 3))] {
+        let xdp: &mut Xdp = program.ebpf.program_mut(tables::PROGRAM).unwrap().try_into().unwrap();
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&frame);
+        assert_eq!(xdp.test_run(options).unwrap().return_value, XDP_PASS);
+    }
+    let counters: PerCpuArray<_, u64> = program.ebpf.map(tables::COUNTERS).unwrap().try_into().unwrap();
+    let place = tables::counter(tables::NO_SLOT, Cause::NoRole.index());
+    assert_eq!(counters.get(&place, 0).unwrap().iter().sum::<u64>(), 2);
 }
 
 #[test]

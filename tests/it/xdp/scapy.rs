@@ -205,7 +205,8 @@ fn counted(gateway: &Gateway) -> BTreeMap<(String, String), u64> {
     let mut counts = BTreeMap::new();
     let text = |value: &serde_json::Value| value.as_str().unwrap_or("drop").to_owned();
     let passes = status["packets"].as_array().unwrap().iter().filter(|row| row["verdict"] == "pass");
-    for row in drops.as_array().unwrap().iter().chain(passes).filter(|row| row["interface"] == "edge") {
+    let came_in = |row: &&serde_json::Value| row["interface"] == "edge" && row["direction"] != "out";
+    for row in drops.as_array().unwrap().iter().chain(passes).filter(came_in) {
         counts.insert((text(&row["verdict"]), text(&row["reason"])), row["packets"].as_u64().unwrap());
     }
     counts

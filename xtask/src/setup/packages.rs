@@ -119,7 +119,7 @@ pub(crate) const PACKAGES: &[Package] = &[
         "the peer that the gateway is measured against",
     ),
     required("nftables", Proof::Program("nft"), &[Use::Perf], "what the kernel side is measured against"),
-    required("ethtool", Proof::Program("ethtool"), &[Use::Perf], "sets how the measured interfaces receive"),
+    required("ethtool", Proof::Program("ethtool"), ALL, "sets how interfaces of the lab receive"),
     optional("rustc-web", Proof::File("/usr/bin/rustc"), EBPF, "a compiler for the kernel side"),
     optional("libstd-rust-web-dev-bpf", Proof::RustLibrary("bpfel-unknown-none"), EBPF, "its core library"),
     optional("rust-web-clippy", Proof::File("/usr/bin/clippy-driver"), EBPF, "its lints"),
