@@ -413,7 +413,8 @@ fn allow_routes() -> Result<(), String> {
         // A machine without IPv6 has no such file.
         let Ok(now) = std::fs::read_to_string(path) else { continue };
         if now.trim() != "1" {
-            std::fs::write(path, "1").map_err(|error| format!("{path} cannot be set to 1 ({error}); set it by sysctl"))?;
+            std::fs::write(path, "1")
+                .map_err(|error| format!("{path} cannot be set to 1 ({error}); set it by sysctl"))?;
         }
     }
     Ok(())

@@ -25,18 +25,6 @@ const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
 const ACK: u8 = 0x10;
 
-/// What the tests here come across.
-pub(crate) const TRIED: [Cause; 8] = [
-    Cause::Forwarded,
-    Cause::ForwardedError,
-    Cause::ForwardNoServer,
-    Cause::ForwardNoPort,
-    Cause::ForwardFull,
-    Cause::ForwardNoRoute,
-    Cause::ForwardTooBig,
-    Cause::ForwardHopLimit,
-];
-
 /// A program with one service, whose table of servers has this in every slot.
 fn program(sizes: &[(&'static str, u32)], slot: Option<u16>, ports: u32) -> Option<Program> {
     let mut program = Program::load_sized(&object()?, sizes);
