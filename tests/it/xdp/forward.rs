@@ -417,7 +417,10 @@ fn a_flood_of_first_segments_cuts_no_flow_that_is_open() {
     let Some(scene) = scene() else { return };
     let farm = &scene.lab.farm;
     let a = Server::start(farm, 'a', farm.v4[0]);
-    let gateway = start(&scene, &[(&a, 1)], "");
+    // The budget of SYNs would keep the flood from the table.
+    let mut setup = setup(&scene, &[(&a, 1)], "");
+    setup.merge("[xdp.flood]\nsyn_total = \"1000000/s\"").unwrap();
+    let gateway = setup.start_in(&scene.lab.gateway).unwrap();
     let mut live: Vec<_> = (0..20).map(|_| flow(&scene, scene.edge()[0]).1).collect();
     let before = packets(&gateway, "edge", "forwarded");
     flood(&scene, 60_000);

@@ -74,9 +74,9 @@ fn serve(listener: TcpListener) {
     });
 }
 
-/// Sends and gets back so much that packets are many and segments full.
-fn exchange(stream: &TcpStream, seed: u8) {
-    let bytes: Vec<u8> = (0..400_000_usize).map(|at| (at % 251).to_le_bytes()[0] ^ seed).collect();
+/// Sends and gets back. Of much, packets are many and segments full.
+fn exchange(stream: &TcpStream, length: usize, seed: u8) {
+    let bytes: Vec<u8> = (0..length).map(|at| (at % 251).to_le_bytes()[0] ^ seed).collect();
     thread::scope(|scope| {
         let (mut out, sent) = (stream, &bytes);
         scope.spawn(move || out.write_all(sent).unwrap());
@@ -116,6 +116,9 @@ fn a_connection_whose_packets_change_the_processor_loses_nothing() {
         serve(scene.lab.gateway.enter(|| Ok(TcpListener::bind(to)?)).unwrap());
         let stream = scene.lab.outside.enter(|| Ok(TcpStream::connect(to)?)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        // As do the threads that send, which begin here.
+        stay_on(0);
         let from = stream.local_addr().unwrap();
         let addresses = match (from.ip(), to.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => Addresses::v4(from.octets(), to.octets()),
@@ -125,7 +128,12 @@ fn a_connection_whose_packets_change_the_processor_loses_nothing() {
         let before = program.count(Cause::Steered);
         for owner in [0, 1, 0] {
             own_flow(&mut program, &addresses, from.port(), owner);
-            exchange(&stream, owner.to_le_bytes()[0]);
+            exchange(&stream, 400_000, owner.to_le_bytes()[0]);
+        }
+        // What is sent while nothing is under way comes in on the sender's processor; the rest follows the answers.
+        own_flow(&mut program, &addresses, from.port(), 1);
+        for seed in 0..60 {
+            exchange(&stream, 1_000, seed);
         }
         assert!(program.count(Cause::Steered) > before + 50, "packets changed the processor");
     }
