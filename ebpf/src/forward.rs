@@ -218,8 +218,10 @@ fn begin_for(packet: &Packet, service: &Service) -> Cause {
         seen: since,
         since,
     };
+    // A first segment that comes again tries other ports: a flood may hold many of them for a while.
+    let start = hash ^ (since >> 16) as u32;
     for attempt in 0..TRIES {
-        *reverse = server.from_port(service.port(hash, attempt)).reversed();
+        *reverse = server.from_port(service.port(start, attempt)).reversed();
         if claim(reverse, flow) {
             return began(packet, reverse, flow);
         }

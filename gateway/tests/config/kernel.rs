@@ -46,8 +46,8 @@ fn what_is_wrong_is_named() {
     let base = format!("{EDGE}{MGMT}{SSH}");
     for (text, message) in [
         (base.replace("edge", "wan"), "`role` is \"wan\""),
-        (base.replace("tcp", "icmp"), "`protocol` is \"icmp\""),
-        (base.replace("accept", "limit"), "`action` is \"limit\""),
+        (base.replace("tcp", "smoke"), "\"smoke\""),
+        (base.replace("accept", "allow"), "`action` is \"allow\""),
         (base.replace("[22]", "[0]"), "0 is neither a port nor a range"),
         (base.replace("eth1.100", "eth0"), "a second [[xdp.interface]] is named `eth0`"),
         (base.replace("eth0", "a/b"), "\"a/b\" is no name of an interface"),
@@ -62,7 +62,7 @@ fn what_is_wrong_is_named() {
 #[test]
 fn a_change_needs_a_restart() {
     let (old, new) = (config(""), config(&format!("{EDGE}{MGMT}{SSH}")));
-    assert_eq!(compare(&old, &new).restart, ["xdp"]);
+    assert_eq!(compare(&old, &new).restart, ["xdp: added"]);
 }
 
 #[test]
