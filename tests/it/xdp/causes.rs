@@ -194,10 +194,16 @@ fn who_uses_up_a_budget_is_counted_under_it() {
         }
     };
     for ip in scene.edge() {
-        for (reason, send) in [("syn_source", &connect as &(dyn Fn(&IpAddr) + Sync)), ("icmp_rate", &ask)] {
+        type Send<'a> = &'a (dyn Fn(&IpAddr) + Sync);
+        let ways: [(&str, Send<'_>); 2] = [("syn_source", &connect), ("icmp_rate", &ask)];
+        for (reason, send) in ways {
             let before = scene.dropped(&gateway, "edge", reason);
             let times = if reason == "icmp_rate" { 1 } else { MANY };
-            scene.lab.outside.enter(|| Ok((0..times).for_each(|_| send(&ip)))).unwrap();
+            let all = || {
+                (0..times).for_each(|_| send(&ip));
+                Ok(())
+            };
+            scene.lab.outside.enter(all).unwrap();
             let grown = || scene.dropped(&gateway, "edge", reason) > before;
             wait::until(PATIENCE, "the drops to be counted", grown)
                 .unwrap_or_else(|error| panic!("{reason} of {ip}: {error:#}"));
