@@ -30,8 +30,8 @@ const TEST: &str = "xdp";
 const VERIFIER: &str = "verifier::";
 /// The part of [`TEST`] that needs no interface.
 const FRAMES: &str = "program::";
-/// The part of [`TEST`] about the filter on interfaces.
-const FILTER: &str = "wire::";
+/// The part of [`TEST`] with whole sessions.
+const SESSIONS: &str = "sessions::";
 /// Where the guest notes skipped tests.
 const SKIPS: &str = "/run/boot/skips";
 /// For one program in the guest, which is about ten times slower than this machine.
@@ -121,9 +121,8 @@ fn work_of(name: &str, arguments: &[String]) -> Result<Vec<Part>> {
     let cards = [String::from("env"), format!("PORTCULLIS_CARDS={}", qemu::cards())];
     let mut on_cards = call(&["--skip", VERIFIER, "--skip", FRAMES, "--test-threads", "1"]);
     if arguments.is_empty() {
-        // The filter itself. The other tests have gone over the pairs and are not made for cards: these steer by
-        // default, and a card with one pair of queues takes no redirected frames.
-        on_cards.push(FILTER.to_owned());
+        // They take the longest, and have gone over the pairs.
+        on_cards.extend(["--skip", SESSIONS].map(str::to_owned));
     }
     Ok(vec![
         load,
