@@ -119,6 +119,7 @@ impl Drop for Namespace {
         if fs::remove_dir_all(etc(&self.name)).is_ok() {
             drop(fs::remove_dir(etc("")));
         }
+        cards::give_back(&self.name);
         // Not by `ip()`: cleaning up goes on after an interruption. A namespace that does not go away cannot be
         // helped from here; its name shows whose it was.
         drop(Command::new("ip").args(["netns", "del", &self.name]).output());

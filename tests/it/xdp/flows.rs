@@ -94,6 +94,11 @@ fn number(value: &Value, key: &str) -> u64 {
     value[key].as_u64().unwrap_or_else(|| panic!("no number {key} in {value}"))
 }
 
+/// Between Ethernet pairs packets are not steered and flows belong to no processor; between cards they are.
+fn is_owned(half: &Value) -> bool {
+    half["owner"].is_null() != std::env::var_os("PORTCULLIS_CARDS").is_some()
+}
+
 #[test]
 fn both_halves_of_a_session_are_counted_and_agree_with_its_record() {
     const DOWN: usize = 3_000_001;
@@ -123,10 +128,7 @@ fn both_halves_of_a_session_are_counted_and_agree_with_its_record() {
         assert!(number(&client, "bytes") > expected.1, "{client}");
         assert!(number(&client, "bytes") < expected.1 + expected.1 / 10, "{client}");
         for half in [&farm, &client] {
-            assert!(
-                half["listed"] == true && half["owner"].is_null() && number(half, "packets") > 1,
-                "{half}"
-            );
+            assert!(half["listed"] == true && is_owned(half) && number(half, "packets") > 1, "{half}");
         }
         let page = gateway.cli_json(["xdp", "flows", "--half", "farm"]).unwrap();
         assert_eq!(page["matched"], 1);
