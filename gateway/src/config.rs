@@ -39,6 +39,7 @@ use portcullis_proto::host_port::HostPort;
 use portcullis_proto::ticket::AuthorityId;
 use zeroize::Zeroizing;
 
+use crate::relay::EngineChoice;
 use crate::xdp::presets::Preset;
 
 pub use check::check;
@@ -82,6 +83,7 @@ pub struct Server {
     pub workers: usize,
     pub state_dir: PathBuf,
     pub drain_timeout: Duration,
+    pub relay_engine: EngineChoice,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

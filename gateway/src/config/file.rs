@@ -77,6 +77,7 @@ tables! {
         workers: i64,
         state_dir: String,
         drain_timeout: String,
+        relay_engine: String,
     }
     Control "control" {
         socket: String,

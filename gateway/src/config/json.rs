@@ -31,6 +31,7 @@ pub(super) fn config(config: &Config) -> Value {
             "workers": config.server.workers,
             "state_dir": config.server.state_dir,
             "drain_timeout": format(config.server.drain_timeout),
+            "relay_engine": config.server.relay_engine.as_str(),
         },
         "control": { "socket": config.control.socket },
         "log": {

@@ -15,6 +15,7 @@ use crate::config::reader::{Located, shown};
 use crate::config::{
     CertificateFiles, Control, Dns, ListenerConfig, Log, LogFormat, MetricsConfig, Server, UserFile,
 };
+use crate::relay::EngineChoice;
 
 /// More threads than this wait for each other more than they work.
 const WORKERS_MAX: usize = 256;
@@ -114,6 +115,8 @@ impl Resolver<'_> {
         let cores = || available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
         let workers = self.number("workers", typed.workers, 0, 0..=WORKERS_MAX);
         let bounds = Duration::ZERO..=Duration::from_hours(24);
+        let engines = EngineChoice::ALL.map(|choice| (choice.as_str(), choice));
+        let relay_engine = self.choice("relay_engine", typed.relay_engine.as_ref(), &engines);
         Server {
             workers: if workers == 0 { cores() } else { workers },
             state_dir: self.path_or("state_dir", typed.state_dir, "/var/lib/portcullis"),
@@ -123,6 +126,7 @@ impl Resolver<'_> {
                 Duration::from_secs(30),
                 bounds,
             ),
+            relay_engine: relay_engine.unwrap_or_default(),
         }
     }
 
