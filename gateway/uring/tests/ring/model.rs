@@ -289,7 +289,7 @@ fn connect(ring: &mut Ring, at: usize) -> Connection {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_order_of_operations_keeps_the_bytes_in_order_and_gives_everything_back(
