@@ -61,6 +61,24 @@ impl Pool {
     pub fn geometry(&self) -> Geometry {
         self.shared.geometry
     }
+
+    /// Takes a free buffer out for the kernel: its number and where its data room begins.
+    pub(crate) fn lend(&self) -> Option<(u16, NonNull<u8>)> {
+        let number = self.shared.free.borrow_mut().pop()?;
+        // SAFETY: the front room is inside the buffer, and the buffer inside the mapping.
+        Some((number, unsafe { self.shared.start(number).add(self.shared.geometry.front) }))
+    }
+
+    /// The buffer that was lent, with `length` bytes in its data room.
+    ///
+    /// # Safety
+    ///
+    /// `lend` gave out this number, it was not taken back since, and the kernel writes to the buffer no more.
+    pub(crate) unsafe fn take_back(&self, number: u16, length: usize) -> Chunk {
+        let front = self.shared.geometry.front;
+        let end = front.saturating_add(length.min(self.shared.geometry.data));
+        Chunk::pooled(Place { pool: Rc::clone(&self.shared), number }, front..end)
+    }
 }
 
 /// One buffer in the hand of a chunk. The number is not in the free list, and no other place has it.
