@@ -5,6 +5,7 @@
 //! [`Handover`] is the whole interface: whatever moves the bytes can change behind it.
 
 mod down;
+pub mod record;
 mod session;
 mod up;
 mod worker;
