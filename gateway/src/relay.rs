@@ -10,6 +10,7 @@ mod direction;
 mod engine;
 mod epoll;
 mod framing;
+pub mod record;
 mod session;
 mod splice;
 mod timer;

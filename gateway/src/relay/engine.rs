@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use portcullis_uring::{Chunk, Class, Event, Settings, Socket, Token, Waker};
+use portcullis_uring::{Chunk, Class, Event, Ring, Settings, Socket, Token, Waker};
 
 use super::epoll::Epoll;
 
@@ -59,6 +59,7 @@ impl fmt::Display for EngineKind {
 /// The engine of one thread.
 #[derive(Debug)]
 pub(super) enum Engine {
+    Ring(Box<Ring>),
     Epoll(Box<Epoll>),
 }
 
@@ -66,6 +67,7 @@ pub(super) enum Engine {
 macro_rules! engine {
     ($self:ident, $engine:ident => $call:expr) => {
         match $self {
+            Self::Ring($engine) => $call,
             Self::Epoll($engine) => $call,
         }
     };
@@ -75,15 +77,30 @@ impl Engine {
     /// # Errors
     /// When the kernel refuses what was asked for.
     pub(super) fn new(choice: EngineChoice, settings: &Settings) -> io::Result<Self> {
-        match choice {
-            EngineChoice::Auto | EngineChoice::IoUring | EngineChoice::Epoll => {
-                Ok(Self::Epoll(Box::new(Epoll::new(settings)?)))
-            }
+        let refusal = match choice {
+            EngineChoice::Epoll => return Self::epoll(settings),
+            EngineChoice::Auto | EngineChoice::IoUring => match Ring::new(settings) {
+                Ok(ring) => return Ok(Self::Ring(Box::new(ring))),
+                Err(refusal) => refusal,
+            },
+        };
+        if choice == EngineChoice::IoUring {
+            return Err(io::Error::other(refusal));
         }
+        tracing::warn!(
+            missing = refusal.missing(), remedy = refusal.remedy(),
+            "io_uring cannot be used: relaying by epoll, which costs more processor time"
+        );
+        Self::epoll(settings)
+    }
+
+    fn epoll(settings: &Settings) -> io::Result<Self> {
+        Ok(Self::Epoll(Box::new(Epoll::new(settings)?)))
     }
 
     pub(super) fn kind(&self) -> EngineKind {
         match self {
+            Self::Ring(_) => EngineKind::IoUring,
             Self::Epoll(_) => EngineKind::Epoll,
         }
     }
