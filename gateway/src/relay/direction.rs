@@ -129,7 +129,7 @@ impl Direction {
 
     /// Receives as long as not too much waits. With few buffers left, one piece that waits is enough.
     pub(super) fn regulate(&mut self, engine: &mut Engine, socket: Socket, class: Class, token: Token) {
-        let few = runs_short(engine, class);
+        let few = engine.runs_short(class);
         let most = if few { 1 } else { QUEUE_CHUNKS };
         let wanted = self.source == Source::Open && self.sink == Sink::Open && self.splice.is_none();
         match self.receiving {
@@ -144,10 +144,4 @@ impl Direction {
             _ => {}
         }
     }
-}
-
-/// Whether sessions that cannot pass on what they hold would soon take all buffers of a class. Then bytes that wait
-/// are copied to memory of their own, so that half of the buffers always come back.
-pub(super) fn runs_short(engine: &Engine, class: Class) -> bool {
-    engine.available(class) < engine.buffers(class) / 2
 }

@@ -33,8 +33,6 @@ pub(super) struct Epoll {
     sockets_max: usize,
     client_pool: Pool,
     server_pool: Pool,
-    client_buffers: usize,
-    server_buffers: usize,
     /// What has happened, and to which socket.
     events: VecDeque<(Socket, Event)>,
     woken: bool,
@@ -89,8 +87,6 @@ impl Epoll {
             sockets_max: usize::try_from(settings.sockets).unwrap_or(usize::MAX),
             client_pool: pool(Class::Client, settings.client_buffers)?,
             server_pool: pool(Class::Server, settings.server_buffers)?,
-            client_buffers: settings.client_buffers.into(),
-            server_buffers: settings.server_buffers.into(),
             events: VecDeque::new(),
             woken: false,
             work: VecDeque::new(),
@@ -243,13 +239,6 @@ impl Epoll {
     /// Buffers of a class that are in no chunk.
     pub(super) fn available(&self, class: Class) -> usize {
         self.pool(class).free()
-    }
-
-    pub(super) fn buffers(&self, class: Class) -> usize {
-        match class {
-            Class::Client => self.client_buffers,
-            Class::Server => self.server_buffers,
-        }
     }
 
     fn pool(&self, class: Class) -> &Pool {

@@ -13,7 +13,7 @@ use portcullis_core::session::{Counters, EndReason};
 use portcullis_uring::{Chunk, Class, Event, Socket, Stop, Token};
 
 use super::codec::Codec;
-use super::direction::{Direction, Receiving, Sink, Source, runs_short};
+use super::direction::{Direction, Receiving, Sink, Source};
 use super::framing::Framing;
 use super::splice::{Outlook, SPLICE_RETRY_BYTES};
 use super::worker::Shared;
@@ -555,7 +555,7 @@ impl Session {
 
 /// Where buffers run short, bytes that may have to wait get memory of their own.
 fn relieved(chunk: Chunk, class: Class, shared: &Shared) -> Chunk {
-    if runs_short(&shared.engine, class) { Chunk::from_vec(chunk.bytes().to_vec()) } else { chunk }
+    if shared.engine.runs_short(class) { Chunk::from_vec(chunk.bytes().to_vec()) } else { chunk }
 }
 
 /// Whether an error says that the peer, not the network, cut the connection.
