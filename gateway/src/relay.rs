@@ -21,14 +21,15 @@ use portcullis_core::command::Relay as Beginning;
 use portcullis_core::deny::Deny;
 use portcullis_core::limits::Limits;
 use portcullis_core::session::{Counters, EndReason, Session, SessionId, SessionInfo, Table};
-use rustls::ServerConnection;
 use tokio::sync::mpsc;
 
 use crate::front::gate::ConnectionPass;
 use crate::sync::lock;
+use crate::tls::connection::Connection;
 use crate::xdp::{FlowPair, Flows, Half};
 use crate::{log, metrics};
 
+use record::Records;
 pub use worker::spawn;
 
 /// The other end of a session.
@@ -40,13 +41,47 @@ pub enum Server {
     Web(UnixStream),
 }
 
+/// How the bytes of one side are protected.
+#[derive(Debug)]
+pub enum Codec {
+    Plain,
+    /// By our record layer; `leftover` is ciphertext that has come already.
+    Sealed {
+        records: Box<Records>,
+        leftover: Vec<u8>,
+    },
+    /// By rustls, or with something left to send.
+    Rustls(Box<Connection>),
+}
+
+impl From<Connection> for Codec {
+    fn from(tls: Connection) -> Self {
+        match tls.into_records() {
+            Ok((records, leftover)) => Self::Sealed { records, leftover },
+            Err(tls) => Self::Rustls(tls),
+        }
+    }
+}
+
+impl Codec {
+    /// The connection that the codec came of, where TLS is spoken.
+    #[must_use]
+    pub fn into_connection(self) -> Option<Box<Connection>> {
+        match self {
+            Self::Plain => None,
+            Self::Sealed { records, leftover } => Some(Box::new(Connection::from_records(records, leftover))),
+            Self::Rustls(tls) => Some(tls),
+        }
+    }
+}
+
 /// An established session on its way to a worker. Sockets are in blocking mode, as the ring wants them.
 #[derive(Debug)]
 pub struct Handover {
     /// `None` for the control plane's connections, which are no sessions.
     pub session: Option<Enrolled>,
     pub client: TcpStream,
-    pub tls: Option<Box<ServerConnection>>,
+    pub codec: Codec,
     pub server: Server,
     pub beginning: Beginning,
     pub idle_timeout: Duration,

@@ -1,6 +1,5 @@
 //! Server to client: put WebSocket framing on, put TLS on, pass on. The only writer of the client's socket.
 
-use std::io;
 use std::net::Shutdown;
 use std::sync::atomic::Ordering;
 
@@ -53,7 +52,7 @@ async fn pump(live: &Live) -> Result<(), EndReason> {
     }
 }
 
-fn wrap(live: &Live, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+fn wrap(live: &Live, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), rustls::Error> {
     if live.websocket.is_some() {
         live.encrypt(frame_header(Opcode::Binary, bytes.len(), None).as_ref(), out)?;
     }
@@ -70,7 +69,7 @@ async fn finish(live: &Live, mut out: Vec<u8>) -> Result<(), EndReason> {
     }
     live.collect_for_client(&mut out).map_err(|_| EndReason::ClientViolation)?;
     if let Some(tls) = &live.tls {
-        tls.borrow_mut().send_close_notify();
+        tls.borrow_mut().close_notify();
     }
     live.collect_for_client(&mut out).map_err(|_| EndReason::ClientViolation)?;
     write(live, out).await?;

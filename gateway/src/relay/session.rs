@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use portcullis_core::session::{Counters, EndReason};
 use portcullis_proto::websocket;
-use rustls::ServerConnection;
 use tokio::sync::Notify;
 use tokio_uring::net::{TcpStream, UnixStream};
+
+use crate::tls::connection::Connection;
 
 /// Most bytes that one read takes: four TLS records.
 pub(super) const CHUNK_BYTES: usize = 64 * 1024;
@@ -68,7 +69,7 @@ pub(super) struct WebSocketState {
 pub(super) struct Live {
     pub(super) client: TcpStream,
     pub(super) server: ServerSocket,
-    pub(super) tls: Option<RefCell<Box<ServerConnection>>>,
+    pub(super) tls: Option<RefCell<Box<Connection>>>,
     pub(super) websocket: Option<RefCell<WebSocketState>>,
     /// Tells the direction that writes to the client that something waits besides the server's bytes.
     pub(super) for_client: Notify,
@@ -84,7 +85,7 @@ impl Live {
     pub(super) fn new(
         client: TcpStream,
         server: ServerSocket,
-        tls: Option<Box<ServerConnection>>,
+        tls: Option<Box<Connection>>,
         is_websocket: bool,
         counters: Arc<Counters>,
         idle_timeout: Duration,
@@ -162,7 +163,7 @@ impl Live {
 
     /// Everything besides the server's bytes that waits for the client: WebSocket control frames go into the TLS
     /// connection (or `out` without TLS), then all TLS records into `out`.
-    pub(super) fn collect_for_client(&self, out: &mut Vec<u8>) -> io::Result<()> {
+    pub(super) fn collect_for_client(&self, out: &mut Vec<u8>) -> Result<(), rustls::Error> {
         if let Some(state) = &self.websocket {
             let mut state = state.borrow_mut();
             let mut frames = Vec::new();
@@ -179,33 +180,22 @@ impl Live {
                 self.encrypt(&frames, out)?;
             }
         }
-        self.take_records(out)
+        if let Some(tls) = &self.tls {
+            tls.borrow_mut().take_outgoing(out);
+        }
+        Ok(())
     }
 
     /// Puts plaintext for the client into `out`, as TLS records where TLS is spoken.
-    pub(super) fn encrypt(&self, plaintext: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-        use std::io::Write as _;
+    pub(super) fn encrypt(&self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), rustls::Error> {
         let Some(tls) = &self.tls else {
             out.extend_from_slice(plaintext);
             return Ok(());
         };
-        let mut rest = plaintext;
-        while !rest.is_empty() {
-            let written = tls.borrow_mut().writer().write(rest)?;
-            rest = rest.get(written..).unwrap_or_default();
-            self.take_records(out)?;
-        }
-        Ok(())
-    }
-
-    fn take_records(&self, out: &mut Vec<u8>) -> io::Result<()> {
-        if let Some(tls) = &self.tls {
-            let mut tls = tls.borrow_mut();
-            while tls.wants_write() {
-                tls.write_tls(out)?;
-            }
-        }
-        Ok(())
+        let mut tls = tls.borrow_mut();
+        let written = tls.write(plaintext);
+        tls.take_outgoing(out);
+        written
     }
 }
 

@@ -1,6 +1,5 @@
 //! Client to server: take TLS off, take WebSocket framing off, pass on.
 
-use std::io::{self, Read as _};
 use std::net::Shutdown;
 use std::sync::atomic::Ordering;
 
@@ -86,34 +85,20 @@ fn decrypt(
     }
 }
 
-fn take_tls_off(live: &Live, mut network: &[u8], plaintext: &mut Vec<u8>) -> Result<Step, EndReason> {
+fn take_tls_off(live: &Live, network: &[u8], plaintext: &mut Vec<u8>) -> Result<Step, EndReason> {
     let Some(tls) = &live.tls else {
         plaintext.extend_from_slice(network);
         return Ok(Step::GoOn);
     };
     let mut tls = tls.borrow_mut();
-    loop {
-        let outcome = tls.process_new_packets();
-        // `Ok` says that the client has ended its side; bytes may have come before that.
-        let ended = match tls.reader().read_to_end(plaintext) {
-            Ok(_) => true,
-            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
-        };
-        if tls.wants_write() {
-            // An alert, or the answer to a key update.
-            live.for_client.notify_one();
-        }
-        if outcome.is_err() {
-            return Err(EndReason::ClientViolation);
-        }
-        if ended {
-            return Ok(Step::End);
-        }
-        if network.is_empty() {
-            return Ok(Step::GoOn);
-        }
-        tls.read_tls(&mut network).map_err(|_| EndReason::ClientViolation)?;
+    let fed = tls.feed(network);
+    tls.read_plaintext(plaintext);
+    if tls.wants_write() {
+        // An alert, or the answer to a key update.
+        live.for_client.notify_one();
     }
+    fed.map_err(|_| EndReason::ClientViolation)?;
+    Ok(if tls.peer_closed() { Step::End } else { Step::GoOn })
 }
 
 /// Takes WebSocket framing off (RFC 6455 §5) and leaves the answers to control frames with the session.

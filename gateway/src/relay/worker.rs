@@ -91,15 +91,15 @@ fn sweep_once(context: &Context, sessions: &Sessions) {
 
 /// One session from hand-over to its record.
 async fn relay(sessions: Rc<Sessions>, key: u64, handover: Handover) {
-    let Handover { mut session, client, tls, server, beginning, idle_timeout, pass } = handover;
+    let Handover { mut session, client, codec, server, beginning, idle_timeout, pass } = handover;
     let server = match server {
         Server::Tcp(socket) => ServerSocket::Tcp(TcpStream::from_std(socket)),
         Server::Web(socket) => ServerSocket::Web(UnixStream::from_std(socket)),
     };
     let counters = session.as_ref().map(Enrolled::counters).unwrap_or_default();
     let is_websocket = matches!(beginning.framing, Framing::WebSocket(_));
-    let live =
-        Rc::new(Live::new(TcpStream::from_std(client), server, tls, is_websocket, counters, idle_timeout));
+    let (client, tls) = (TcpStream::from_std(client), codec.into_connection());
+    let live = Rc::new(Live::new(client, server, tls, is_websocket, counters, idle_timeout));
     sessions.borrow_mut().insert(key, Rc::downgrade(&live));
     tokio::join!(up::run(&live, beginning), down::run(&live));
     sessions.borrow_mut().remove(&key);
