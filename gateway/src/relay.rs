@@ -29,13 +29,13 @@ use portcullis_core::deny::Deny;
 use portcullis_core::limits::Limits;
 use portcullis_core::session::{Counters, EndReason, Session, SessionId, SessionInfo, Table};
 use portcullis_uring::Waker;
-use rustls::ServerConnection;
 
 use crate::front::gate::ConnectionPass;
 use crate::sync::lock;
 use crate::xdp::{FlowPair, Flows, Half};
 use crate::{log, metrics};
 
+pub use codec::{Codec, Sealed};
 pub use engine::{EngineChoice, EngineKind};
 pub use worker::spawn;
 
@@ -54,7 +54,7 @@ pub struct Handover {
     /// `None` for the control plane's connections, which are no sessions.
     pub session: Option<Enrolled>,
     pub client: TcpStream,
-    pub tls: Option<Box<ServerConnection>>,
+    pub codec: Codec,
     pub server: Server,
     pub beginning: Beginning,
     pub idle_timeout: Duration,

@@ -45,6 +45,7 @@ impl ReloadPlan {
 pub fn compare(old: &Config, new: &Config) -> ReloadPlan {
     let mut plan = ReloadPlan::default();
     plan.restart(old.server.workers != new.server.workers, "server.workers");
+    plan.live(old.server.record_layer != new.server.record_layer, "server.record_layer");
     plan.restart(old.server.state_dir != new.server.state_dir, "server.state_dir");
     plan.live(old.server.drain_timeout != new.server.drain_timeout, "server.drain_timeout");
     plan.restart(old.server.relay_engine != new.server.relay_engine, "server.relay_engine");

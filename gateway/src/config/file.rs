@@ -75,6 +75,7 @@ tables! {
     }
     Server "server" {
         workers: i64,
+        record_layer: String,
         state_dir: String,
         drain_timeout: String,
         relay_engine: String,

@@ -386,9 +386,7 @@ impl Session {
         }
         self.say(shared);
         let mut out = Vec::new();
-        if self.codec.close(&mut out).is_err() {
-            return self.abort(EndReason::ClientViolation);
-        }
+        self.codec.close(&mut out);
         self.down.push(Chunk::from_vec(out), 0);
         self.down.sink = Sink::Closing;
         if self.down.is_drained() {

@@ -17,7 +17,6 @@ use portcullis_core::limits::RELAY_QUEUE;
 use portcullis_core::session::EndReason;
 use portcullis_uring::{Class, Event, Settings, Token};
 
-use super::codec::Codec;
 use super::engine::{Engine, EngineChoice, EngineKind};
 use super::session::{Op, Parts, Session, Side};
 use super::splice::Pipes;
@@ -214,7 +213,7 @@ impl Relay {
     }
 
     fn begin(&mut self, handover: Handover) {
-        let Handover { session: enrolled, client, tls, server, beginning, idle_timeout, pass } = handover;
+        let Handover { session: enrolled, client, codec, server, beginning, idle_timeout, pass } = handover;
         let (server, is_tcp) = match server {
             Server::Tcp(socket) => (OwnedFd::from(socket), true),
             Server::Web(socket) => (OwnedFd::from(socket), false),
@@ -237,7 +236,6 @@ impl Relay {
             u32::try_from(self.sessions.len().saturating_sub(1)).unwrap_or(u32::MAX)
         });
         let counters = enrolled.as_ref().map(Enrolled::counters).unwrap_or_default();
-        let codec = tls.map_or(Codec::Plain, Codec::Rustls);
         let parts = Parts { key, client, server, codec, counters, idle_timeout, is_tcp };
         let mut session = Session::new(parts, beginning, &mut self.shared);
         let tick = self.wheel.tick_of(session.due());

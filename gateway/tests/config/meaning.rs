@@ -70,6 +70,7 @@ fn security_keys_are_read_from_their_files_and_never_shown() {
 fn an_empty_file_means_the_documented_defaults() {
     let config = read("").unwrap();
     assert!(config.server.workers >= 1);
+    assert_eq!(config.server.record_layer, portcullis::config::RecordLayer::Own);
     assert_eq!(config.server.state_dir, Path::new("/var/lib/portcullis"));
     assert_eq!(config.server.drain_timeout, Duration::from_secs(30));
     assert_eq!(config.server.relay_engine, EngineChoice::Auto);

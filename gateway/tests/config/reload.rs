@@ -22,6 +22,7 @@ fn what_can_change_under_way_is_live() {
         ("[log]\nlevel = \"debug\"\nformat = \"json\"", &["log.level", "log.format"][..]),
         ("[limits]\nsessions = 5", &["limits"]),
         ("[server]\ndrain_timeout = \"1m\"", &["server.drain_timeout"]),
+        ("[server]\nrecord_layer = \"rustls\"", &["server.record_layer"]),
         ("[[certificate]]\nname = \"x\"\nchain = \"c\"\nkey = \"k\"", &["certificate x: added"]),
         ("[[sta]]\nname = \"x\"\nurl = \"http://a\"", &["sta x: added"]),
         ("[[users]]\nname = \"x\"\nfile = \"f\"", &["users x: added"]),

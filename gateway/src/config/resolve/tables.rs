@@ -13,7 +13,8 @@ use super::Resolver;
 use crate::config::file::{self, File};
 use crate::config::reader::{Located, shown};
 use crate::config::{
-    CertificateFiles, Control, Dns, ListenerConfig, Log, LogFormat, MetricsConfig, Server, UserFile,
+    CertificateFiles, Control, Dns, ListenerConfig, Log, LogFormat, MetricsConfig, RecordLayer, Server,
+    UserFile,
 };
 use crate::relay::EngineChoice;
 
@@ -117,8 +118,11 @@ impl Resolver<'_> {
         let bounds = Duration::ZERO..=Duration::from_hours(24);
         let engines = EngineChoice::ALL.map(|choice| (choice.as_str(), choice));
         let relay_engine = self.choice("relay_engine", typed.relay_engine.as_ref(), &engines);
+        let layers = [RecordLayer::Own, RecordLayer::Rustls].map(|layer| (layer.as_str(), layer));
+        let record_layer = self.choice("record_layer", typed.record_layer.as_ref(), &layers);
         Server {
             workers: if workers == 0 { cores() } else { workers },
+            record_layer: record_layer.unwrap_or(RecordLayer::Own),
             state_dir: self.path_or("state_dir", typed.state_dir, "/var/lib/portcullis"),
             drain_timeout: self.duration(
                 "drain_timeout",
