@@ -126,24 +126,34 @@ impl Relay {
     }
 
     fn run(mut self) {
-        while self.is_open || self.free.len() < self.sessions.len() {
-            if let Err(error) = self.shared.engine.wait(self.patience()) {
+        while self.is_open || self.count() > 0 {
+            if let Err(error) = self.turn(self.patience()) {
                 tracing::error!(%error, "a relay worker ends: its engine has failed");
                 return;
             }
-            self.shared.now = Instant::now();
-            self.list_again();
-            for _ in 0..ROUNDS {
-                while let Some(event) = self.shared.engine.next() {
-                    self.dispatch(event);
-                }
-                self.go_on();
+        }
+    }
+
+    fn turn(&mut self, patience: Option<Duration>) -> io::Result<()> {
+        self.shared.engine.wait(patience)?;
+        self.shared.now = Instant::now();
+        self.list_again();
+        for _ in 0..ROUNDS {
+            while let Some(event) = self.shared.engine.next() {
+                self.dispatch(event);
             }
-            self.follow_orders();
-            self.look_at_due();
-            self.feed_starved();
             self.go_on();
         }
+        self.follow_orders();
+        self.look_at_due();
+        self.feed_starved();
+        self.go_on();
+        Ok(())
+    }
+
+    /// Live sessions.
+    fn count(&self) -> usize {
+        self.sessions.len().saturating_sub(self.free.len())
     }
 
     /// How long nothing happens unless the kernel says so.
@@ -237,7 +247,14 @@ impl Relay {
         });
         let counters = enrolled.as_ref().map(Enrolled::counters).unwrap_or_default();
         let parts = Parts { key, client, server, codec, counters, idle_timeout, is_tcp };
-        let mut session = Session::new(parts, beginning, &mut self.shared);
+        let shared = &mut self.shared;
+        let begun = catch_unwind(AssertUnwindSafe(|| Session::new(parts, beginning, shared)));
+        let Ok(mut session) = begun else {
+            tracing::error!("a session broke off at its beginning by a fault of the gateway");
+            [client, server].map(|socket| self.shared.engine.close(socket));
+            self.free.push(key);
+            return;
+        };
         let tick = self.wheel.tick_of(session.due());
         session.armed = tick;
         self.wheel.put(Entry { key, tick });
@@ -343,3 +360,6 @@ impl Relay {
 fn held(sessions: &mut [Option<Box<Held>>], key: u32) -> Option<&mut Held> {
     sessions.get_mut(usize::try_from(key).ok()?)?.as_deref_mut()
 }
+
+#[cfg(test)]
+mod tests;
