@@ -6,6 +6,7 @@ use io_uring::cqueue;
 
 use crate::buffer::{Chunk, Class};
 use crate::event::{Event, Stop};
+use crate::group::Group;
 use crate::label::{Kind, Label};
 use crate::ring::{Ring, class_number};
 use crate::table::{Receiving, Sending};
@@ -111,8 +112,8 @@ impl Ring {
             return;
         }
         // The kernel ends a receive with bytes when it has no place for the completion, or by itself.
-        let pause = answer.result > 0 || (answer.failed_with(libc::ENOBUFS) && self.available(class) > 0);
-        if pause && !asked && !closing && !self.ending {
+        let stays = !asked && !closing && !self.ending;
+        if stays && (answer.result > 0 || (answer.failed_with(libc::ENOBUFS) && self.has_more(class))) {
             self.push_receive(place, flight.serial, class);
             return;
         }
@@ -136,6 +137,12 @@ impl Ring {
             Err(error) => stopped(Stop::Failed(error)),
         };
         self.backlog.push_back((Some(socket), event));
+    }
+
+    /// Whether buffers that nobody holds will be with the kernel after the next turn.
+    fn has_more(&mut self, class: Class) -> bool {
+        let group = self.shared.groups.get_mut(usize::from(class_number(class)));
+        group.is_some_and(Group::is_more_after_shortage)
     }
 
     /// The buffer that a completion brings, whatever it says otherwise: nobody else gives it back.

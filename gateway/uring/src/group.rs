@@ -10,6 +10,12 @@ use rustix::mm::{MapFlags, ProtFlags};
 use crate::buffer::{Chunk, Class};
 use crate::pool::Pool;
 
+/// The kernel takes buffers in the order in which it got them, so all that it has pass through the caches in turn. It
+/// has few, and what was used last is given first, as long as these are enough.
+const LENT_MIN: usize = 48;
+/// After so many turns without shortage it may get fewer.
+const TURNS_TO_SHRINK: u32 = 1024;
+
 /// One offer in the ring of buffers, as the kernel defines it (`struct io_uring_buf`).
 #[repr(C)]
 struct Offer {
@@ -33,6 +39,11 @@ pub(crate) struct Group {
     /// By number: the kernel has it.
     lent: Box<[bool]>,
     lent_count: usize,
+    /// So many the kernel shall have.
+    target: usize,
+    /// The fewest it had since the last review of the target, and the turns since then.
+    low: usize,
+    turns: u32,
 }
 
 impl Group {
@@ -48,10 +59,21 @@ impl Group {
         let offers =
             NonNull::new(offers.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
         let lent = vec![false; usize::from(count)].into_boxed_slice();
-        Ok(Self { offers, mapped, mask: entries.wrapping_sub(1), tail: 0, pool, lent, lent_count: 0 })
+        Ok(Self {
+            offers,
+            mapped,
+            mask: entries.wrapping_sub(1),
+            tail: 0,
+            pool,
+            lent,
+            lent_count: 0,
+            target: LENT_MIN,
+            low: usize::MAX,
+            turns: 0,
+        })
     }
 
-    /// Tells the kernel of the ring, and lends it all buffers.
+    /// Tells the kernel of the ring, and lends it the first buffers.
     ///
     /// # Safety
     ///
@@ -66,10 +88,13 @@ impl Group {
         Ok(())
     }
 
-    /// Lends the kernel every buffer that is free.
+    /// Lends the kernel what is free, up to what it shall have. Once in each turn.
     pub(crate) fn give_back(&mut self) {
+        self.review();
         let before = self.tail;
-        while let Some((number, data)) = self.pool.lend() {
+        while self.lent_count < self.target
+            && let Some((number, data)) = self.pool.lend()
+        {
             self.offer(number, data);
             if let Some(lent) = self.lent.get_mut(usize::from(number)) {
                 *lent = true;
@@ -82,6 +107,26 @@ impl Group {
             // SAFETY: the field is aligned and mapped; only this thread writes it, the kernel reads it. Release: the
             // kernel sees the offers before it sees the tail behind them.
             unsafe { AtomicU16::from_ptr(tail) }.store(self.tail, Ordering::Release);
+        }
+    }
+
+    /// The kernel had no buffer; whether it can have more with the next turn.
+    pub(crate) fn is_more_after_shortage(&mut self) -> bool {
+        if self.pool.free() > 0 {
+            self.target = self.target.saturating_mul(2).min(self.lent.len().max(LENT_MIN));
+        }
+        self.available() > 0
+    }
+
+    /// Lets the target sink when the kernel had plenty for long.
+    fn review(&mut self) {
+        self.low = self.low.min(self.lent_count);
+        self.turns = self.turns.saturating_add(1);
+        if self.turns >= TURNS_TO_SHRINK {
+            if self.low > self.target / 2 {
+                self.target = (self.target / 4 * 3).max(LENT_MIN);
+            }
+            (self.low, self.turns) = (usize::MAX, 0);
         }
     }
 

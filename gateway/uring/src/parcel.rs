@@ -1,12 +1,15 @@
 //! The chunks of one send, at one place in memory until the kernel has taken their bytes.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem;
+use std::os::fd::AsFd;
 use std::ptr::{self, NonNull};
 
 use io_uring::types::Fixed;
 use io_uring::{opcode, squeue};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags};
 
 use crate::buffer::Chunk;
 use crate::event::SEND_CHUNKS;
@@ -50,7 +53,7 @@ impl Parcel {
         unsafe { self.0.as_mut() }
     }
 
-    /// Puts chunks in; empty ones are left out. Fails when there are too many.
+    /// Puts chunks in, into a parcel that has none; empty ones are left out. Fails when there are too many.
     pub(crate) fn fill(&mut self, chunks: impl IntoIterator<Item = Chunk>) -> io::Result<()> {
         let contents = self.contents_mut();
         for chunk in chunks.into_iter().filter(|chunk| !chunk.is_empty()) {
@@ -68,6 +71,28 @@ impl Parcel {
 
     pub(crate) fn is_done(&self) -> bool {
         self.contents().first >= self.contents().count
+    }
+
+    /// Sends by itself what the kernel takes without waiting; the rest is left. No operation is in flight.
+    pub(crate) fn send_at_once(&mut self, socket: impl AsFd) -> io::Result<()> {
+        let contents = self.contents();
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let sent = if let [Some(chunk), None, ..] = &contents.chunks {
+            rustix::net::send(socket, chunk.bytes(), flags)
+        } else {
+            let mut slices = [IoSlice::new(&[]); SEND_CHUNKS];
+            for (slice, chunk) in slices.iter_mut().zip(contents.chunks.iter().flatten()) {
+                *slice = IoSlice::new(chunk.bytes());
+            }
+            let slices = slices.get(..contents.count).unwrap_or_default();
+            rustix::net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), flags)
+        };
+        match sent {
+            Ok(bytes) => self.advance(bytes),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
     }
 
     /// The operation that sends what is left. It points into this parcel, which has to stay until the completion.
@@ -112,8 +137,7 @@ impl Parcel {
     /// Lets go of the chunks; no operation is in flight.
     pub(crate) fn clear(&mut self) {
         let contents = self.contents_mut();
-        contents.chunks.iter_mut().for_each(|chunk| drop(chunk.take()));
-        contents.pieces = [EMPTY; SEND_CHUNKS];
+        contents.chunks.iter_mut().take(contents.count).for_each(|chunk| drop(chunk.take()));
         (contents.first, contents.count) = (0, 0);
     }
 }

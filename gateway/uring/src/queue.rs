@@ -11,6 +11,8 @@ use io_uring::{EnterFlags, IoUring, cqueue, squeue};
 
 /// With `gather`, so many events are enough to come back at once.
 const GATHER_EVENTS: u32 = 64;
+/// No wait is longer: the kernel's clock has an end.
+const TIMEOUT_MAX: Duration = Duration::from_secs(86_400);
 /// A call that has more to submit than fits comes back so often at most; the rest goes with the next `wait`.
 const ROUNDS_MAX: usize = 64;
 
@@ -80,7 +82,7 @@ impl Queue {
             return tolerate(self.call(0, EnterFlags::GETEVENTS, None));
         }
         let want = if self.gather.is_zero() { 1 } else { GATHER_EVENTS };
-        let timespec = timeout.map(Timespec::from);
+        let timespec = timeout.map(|timeout| Timespec::from(timeout.min(TIMEOUT_MAX)));
         let mut arguments = SubmitArgs::new();
         if !self.gather.is_zero() {
             arguments = arguments.min_wait_usec(u32::try_from(self.gather.as_micros()).unwrap_or(u32::MAX));

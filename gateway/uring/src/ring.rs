@@ -43,6 +43,7 @@ pub struct Ring {
     /// Events on their way to `next`, with the socket that must still be open then. Bounded by the completions that were
     /// taken and the sends that had nothing to do.
     pub(crate) backlog: VecDeque<(Option<Socket>, Event)>,
+    send_at_once: bool,
     waker: Waker,
     /// The waker's place in the kernel's table, behind the sockets.
     waker_place: u32,
@@ -82,6 +83,7 @@ impl Ring {
             queue: Queue::new(ring, settings.gather),
             shared: ManuallyDrop::new(shared),
             backlog: VecDeque::new(),
+            send_at_once: settings.send_at_once,
             waker,
             waker_place: sockets,
             in_flight: 0,
@@ -163,10 +165,13 @@ impl Ring {
             return;
         }
         let mut parcel = parcels.pop().unwrap_or_else(Parcel::new);
-        let filled = parcel.fill(chunks);
-        if filled.is_err() || parcel.is_done() {
+        let mut result = parcel.fill(chunks);
+        if let Some(descriptor) = slot.descriptor.as_ref().filter(|_| self.send_at_once && result.is_ok()) {
+            result = parcel.send_at_once(descriptor);
+        }
+        if result.is_err() || parcel.is_done() {
             self.store_parcel(parcel);
-            self.backlog.push_back((Some(socket), Event::Sent { token, result: filled }));
+            self.backlog.push_back((Some(socket), Event::Sent { token, result }));
             return;
         }
         let flight = slot.depart(token);

@@ -15,6 +15,10 @@ pub struct Settings {
     pub client_buffers: u16,
     /// Buffers of [`Class::Server`](crate::Class::Server).
     pub server_buffers: u16,
+    /// Whether `send` tries first what the kernel takes without waiting, and leaves the rest to the ring. One more system
+    /// call for each send, but no operation and no completion, and the bytes leave earlier: it costs less where system
+    /// calls are cheap.
+    pub send_at_once: bool,
     /// How long `wait` may hold events back to hand out several at once. Zero: not at all.
     pub gather: Duration,
 }
@@ -27,6 +31,7 @@ impl Default for Settings {
             sockets: 65_536,
             client_buffers: 256,
             server_buffers: 512,
+            send_at_once: true,
             gather: Duration::ZERO,
         }
     }

@@ -80,8 +80,9 @@ struct Model {
 }
 
 impl Model {
-    fn new() -> Self {
+    fn new(send_at_once: bool) -> Self {
         let settings = Settings {
+            send_at_once,
             entries: 8,
             completions_per_entry: 2,
             sockets: 8,
@@ -293,9 +294,10 @@ proptest! {
 
     #[test]
     fn any_order_of_operations_keeps_the_bytes_in_order_and_gives_everything_back(
+        send_at_once in any::<bool>(),
         steps in vec(step(), 1..200),
     ) {
-        let mut model = Model::new();
+        let mut model = Model::new(send_at_once);
         for step in steps {
             model.run(step);
         }

@@ -7,7 +7,7 @@ use std::thread;
 use portcullis_uring::{Chunk, Class, Event, SEND_CHUNKS, Settings};
 
 use crate::world::{
-    PATIENCE, clog, events, get, now, pair, pattern, put, ring, small, tcp_pair, token, until,
+    PATIENCE, both, clog, events, get, now, pair, pattern, put, ring, small, tcp_pair, token, until,
 };
 
 fn is_sent(event: &Event) -> bool {
@@ -16,14 +16,16 @@ fn is_sent(event: &Event) -> bool {
 
 #[test]
 fn several_chunks_arrive_in_their_order() {
-    let mut ring = ring(&small());
-    let (socket, mut peer) = tcp_pair(&mut ring);
-    for count in 1..=SEND_CHUNKS {
-        let all = pattern(count * 1000, count * 700);
-        ring.send(socket, all.chunks(700).map(|part| Chunk::from_vec(part.to_vec())), token(1));
-        let sent = events(&mut ring, 1);
-        assert!(sent.len() == 1 && sent.iter().all(is_sent), "{sent:?}");
-        assert_eq!(get(&mut peer, all.len()), all);
+    for settings in both() {
+        let mut ring = ring(&settings);
+        let (socket, mut peer) = tcp_pair(&mut ring);
+        for count in 1..=SEND_CHUNKS {
+            let all = pattern(count * 1000, count * 700);
+            ring.send(socket, all.chunks(700).map(|part| Chunk::from_vec(part.to_vec())), token(1));
+            let sent = events(&mut ring, 1);
+            assert!(sent.len() == 1 && sent.iter().all(is_sent), "{sent:?}");
+            assert_eq!(get(&mut peer, all.len()), all);
+        }
     }
 }
 
@@ -40,25 +42,29 @@ fn only_the_filled_range_is_sent() {
 
 #[test]
 fn a_received_chunk_goes_out_again_and_comes_back_to_its_pool() {
-    let mut ring = ring(&Settings { client_buffers: 1, ..small() });
-    let (socket, mut peer) = tcp_pair(&mut ring);
-    ring.receive(socket, Class::Client, token(1));
-    for turn in 0..100_usize {
-        let message = pattern(turn, 300);
-        put(&mut peer, &message);
-        let Some(Event::Received { mut chunk, .. }) = events(&mut ring, 1).pop() else { panic!("no bytes") };
-        let range = chunk.range();
-        chunk.whole_mut().get_mut(range.start - 2..range.start).unwrap().copy_from_slice(b"> ");
-        chunk.set_range(range.start - 2..range.end);
-        ring.send(socket, [chunk], token(2));
-        assert!(events(&mut ring, 1).iter().all(is_sent));
-        assert_eq!(get(&mut peer, 302), [b"> ".as_slice(), &message].concat());
-        assert_eq!(ring.available(Class::Client), 1);
+    for settings in both() {
+        let mut ring = ring(&Settings { client_buffers: 1, ..settings });
+        let (socket, mut peer) = tcp_pair(&mut ring);
+        ring.receive(socket, Class::Client, token(1));
+        for turn in 0..50_usize {
+            let message = pattern(turn, 300);
+            put(&mut peer, &message);
+            let Some(Event::Received { mut chunk, .. }) = events(&mut ring, 1).pop() else {
+                panic!("no bytes")
+            };
+            let range = chunk.range();
+            chunk.whole_mut().get_mut(range.start - 2..range.start).unwrap().copy_from_slice(b"> ");
+            chunk.set_range(range.start - 2..range.end);
+            ring.send(socket, [chunk], token(2));
+            assert!(events(&mut ring, 1).iter().all(is_sent));
+            assert_eq!(get(&mut peer, 302), [b"> ".as_slice(), &message].concat());
+            assert_eq!(ring.available(Class::Client), 1);
+        }
     }
 }
 
-fn big_send(ours: UnixStream, mut peer: UnixStream) {
-    let mut ring = ring(&small());
+fn big_send(settings: &Settings, ours: UnixStream, mut peer: UnixStream) {
+    let mut ring = ring(settings);
     let socket = ring.add(ours.into()).expect("a place");
     let all = pattern(0, 8 << 20);
     let expected = all.clone();
@@ -79,39 +85,47 @@ fn big_send(ours: UnixStream, mut peer: UnixStream) {
 
 #[test]
 fn a_big_send_to_a_slow_reader_is_complete_and_in_order() {
-    let (ours, peer) = UnixStream::pair().unwrap();
-    big_send(ours, peer);
+    for settings in both() {
+        let (ours, peer) = UnixStream::pair().unwrap();
+        big_send(&settings, ours, peer);
+    }
 }
 
 #[test]
 fn a_socket_that_does_not_block_is_sent_to_just_the_same() {
-    let (ours, peer) = UnixStream::pair().unwrap();
-    ours.set_nonblocking(true).unwrap();
-    big_send(ours, peer);
+    for settings in both() {
+        let (ours, peer) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        big_send(&settings, ours, peer);
+    }
 }
 
 #[test]
 fn a_peer_that_is_gone_is_an_error_and_no_signal() {
-    let mut ring = ring(&small());
-    let (socket, peer) = pair(&mut ring);
-    drop(peer);
-    ring.send(socket, [Chunk::from_vec(vec![1])], token(5));
-    let all = events(&mut ring, 1);
-    let [Event::Sent { token: of, result: Err(error) }] = all.as_slice() else { panic!("{all:?}") };
-    assert_eq!((*of, error.kind()), (token(5), ErrorKind::BrokenPipe));
+    for settings in both() {
+        let mut ring = ring(&settings);
+        let (socket, peer) = pair(&mut ring);
+        drop(peer);
+        ring.send(socket, [Chunk::from_vec(vec![1])], token(5));
+        let all = events(&mut ring, 1);
+        let [Event::Sent { token: of, result: Err(error) }] = all.as_slice() else { panic!("{all:?}") };
+        assert_eq!((*of, error.kind()), (token(5), ErrorKind::BrokenPipe));
+    }
 }
 
 #[test]
 fn a_peer_that_goes_in_the_middle_of_a_send_is_an_error() {
-    let mut ring = ring(&small());
-    let (socket, mut peer) = tcp_pair(&mut ring);
-    let chunks = (0..8).map(|_| Chunk::from_vec(vec![7; 4 << 20]));
-    ring.send(socket, chunks, token(5));
-    assert!(now(&mut ring).is_empty());
-    assert_eq!(get(&mut peer, 1000), vec![7; 1000]);
-    drop(peer);
-    let all = events(&mut ring, 1);
-    assert!(matches!(all.as_slice(), [Event::Sent { result: Err(_), .. }]), "{all:?}");
+    for settings in both() {
+        let mut ring = ring(&settings);
+        let (socket, mut peer) = tcp_pair(&mut ring);
+        let chunks = (0..8).map(|_| Chunk::from_vec(vec![7; 4 << 20]));
+        ring.send(socket, chunks, token(5));
+        assert!(now(&mut ring).is_empty());
+        assert_eq!(get(&mut peer, 1000), vec![7; 1000]);
+        drop(peer);
+        let all = events(&mut ring, 1);
+        assert!(matches!(all.as_slice(), [Event::Sent { result: Err(_), .. }]), "{all:?}");
+    }
 }
 
 #[test]
@@ -124,11 +138,16 @@ fn nothing_is_sent_at_once_and_what_is_against_the_rules_fails() {
     ring.send(socket, (0..9).map(|_| Chunk::from_vec(vec![1])), token(1));
     let all = events(&mut ring, 1);
     assert!(matches!(all.as_slice(), [Event::Sent { result: Err(_), .. }]), "{all:?}");
-    ring.send(socket, [Chunk::from_vec(vec![1])], token(1));
+    ring.send(socket, [Chunk::from_vec(vec![1; 4 << 20])], token(1));
     ring.send(socket, [Chunk::from_vec(vec![2])], token(2));
-    let all = events(&mut ring, 2);
-    assert_eq!(all.iter().filter(|event| is_sent(event)).count(), 1, "{all:?}");
-    assert_eq!(get(&mut peer, 1), [1]);
+    let all = events(&mut ring, 1);
+    assert!(
+        matches!(all.as_slice(), [Event::Sent { token: of, result: Err(_) }] if *of == token(2)),
+        "{all:?}"
+    );
+    let reader = thread::spawn(move || get(&mut peer, 4 << 20));
+    assert!(events(&mut ring, 1).iter().all(is_sent));
+    assert_eq!(reader.join().unwrap(), vec![1; 4 << 20]);
 }
 
 #[test]

@@ -97,3 +97,11 @@ fn a_ring_that_cannot_be_had_is_refused_with_the_reason_and_a_remedy() {
     let text = refused(&Settings { server_buffers: 40_000, ..small() });
     assert!(text.contains("a group of 40000 buffers"), "{text}");
 }
+
+#[test]
+fn a_wait_for_ever_is_a_wait_for_long() {
+    let mut ring = ring(&small());
+    ring.waker().wake();
+    ring.wait(Some(Duration::MAX)).unwrap();
+    assert!(matches!(ring.next(), Some(Event::Woken)));
+}

@@ -15,6 +15,11 @@ pub(crate) fn small() -> Settings {
     Settings { entries: 64, sockets: 64, client_buffers: 8, server_buffers: 8, ..Settings::default() }
 }
 
+/// Both ways to send.
+pub(crate) fn both() -> [Settings; 2] {
+    [true, false].map(|send_at_once| Settings { send_at_once, ..small() })
+}
+
 pub(crate) fn ring(settings: &Settings) -> Ring {
     Ring::new(settings).expect("this kernel has io_uring")
 }
