@@ -1,6 +1,9 @@
 //! Records that no honest peer sends, or not that often.
 
 use super::*;
+use crate::relay::record::messages::{
+    CLIENT_HELLO, EMPTY_MAX, HELLO_REQUEST, MESSAGES_MAX, NEW_SESSION_TICKET, WARNINGS_MAX,
+};
 
 fn refused(suite: SupportedCipherSuite, kind: u8, content: &[u8]) -> Alert {
     let (mut server, mut client) = forging(suite);
@@ -38,7 +41,7 @@ fn padding_that_makes_a_record_too_long_is_refused() {
         let (mut server, mut client) = forging(TLS13);
         let content = [vec![b'x'; CONTENT_MAX_BYTES - 1], vec![APPLICATION_DATA], vec![0; zeros]].concat();
         let mut buffer = [&[0; 5][..], &content, &[0; 17]].concat();
-        let made = client.seal_one(0, &mut buffer, 5..5 + content.len());
+        let made = client.seal_as(0, &mut buffer, 5..5 + content.len());
         if good {
             assert!(opened(&mut server, &buffer[made.unwrap()]).is_ok());
         } else {
@@ -177,7 +180,7 @@ fn a_key_update_may_be_cut_over_records() {
     let message = [KEY_UPDATE, 0, 0, 1, 1];
     let mut wire: Vec<u8> =
         message.iter().flat_map(|byte| forged(&mut client, HANDSHAKE, &[*byte])).collect();
-    client.tx = Half::new(client.kernel.as_mut().unwrap().next_tx().unwrap()).unwrap();
+    client.tx = client.kernel.as_mut().unwrap().next_tx().unwrap();
     wire.extend(sealed(&mut client, b"after"));
     let opened = server.open(&mut wire).unwrap();
     assert!(opened.reply);
@@ -231,7 +234,7 @@ fn a_client_ignores_session_tickets_even_in_parts() {
     let mut wire = forged(&mut server, HANDSHAKE, &[&ticket[..], &ticket, &ticket[..100]].concat());
     wire.extend(forged(&mut server, HANDSHAKE, &ticket[100..200]));
     wire.extend(forged(&mut server, HANDSHAKE, &[&ticket[200..], &[KEY_UPDATE, 0, 0, 1, 0]].concat()));
-    server.tx = Half::new(server.kernel.as_mut().unwrap().next_tx().unwrap()).unwrap();
+    server.tx = server.kernel.as_mut().unwrap().next_tx().unwrap();
     wire.extend(sealed(&mut server, b"content"));
     assert_eq!(opened(&mut client, &wire).unwrap(), b"content");
     let long = forged(&mut server, HANDSHAKE, &[NEW_SESSION_TICKET, 1, 0, 0]);
