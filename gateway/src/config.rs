@@ -39,6 +39,7 @@ use portcullis_proto::host_port::HostPort;
 use portcullis_proto::ticket::AuthorityId;
 use zeroize::Zeroizing;
 
+use crate::relay::EngineChoice;
 use crate::xdp::presets::Preset;
 
 pub use check::check;
@@ -80,8 +81,10 @@ pub struct Config {
 pub struct Server {
     /// Relay workers and front threads, each; at least 1.
     pub workers: usize,
+    pub record_layer: RecordLayer,
     pub state_dir: PathBuf,
     pub drain_timeout: Duration,
+    pub relay_engine: EngineChoice,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,6 +227,24 @@ impl ListenerConfig {
     #[must_use]
     pub fn uses_tls(&self) -> bool {
         !self.certificates.is_empty()
+    }
+}
+
+/// Who opens and seals TLS records after the handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordLayer {
+    /// The relay itself, in place.
+    Own,
+    Rustls,
+}
+
+impl RecordLayer {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Rustls => "rustls",
+        }
     }
 }
 

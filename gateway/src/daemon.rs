@@ -27,7 +27,7 @@ use crate::exit::Exit;
 use crate::front::{self, Front};
 use crate::log;
 use crate::metrics;
-use crate::relay::{self, Worker};
+use crate::relay::{self, EngineKind, Worker};
 use crate::state::State;
 use crate::xdp::Kernel;
 use crate::xdp::steering::Cores;
@@ -94,15 +94,11 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
     tasks::take_forwards(&kernel, &parts.balancers);
     parts.balancers.ensure_paths()?;
     let sessions = Arc::new(std::sync::Mutex::new(Table::new(assemble::session_seed())));
-    let context = Arc::new(relay::Context {
-        sessions: Arc::clone(&sessions),
-        flows: kernel.flows(),
-        cut: false.into(),
-    });
+    let context = Arc::new(relay::Context::new(Arc::clone(&sessions), kernel.flows()));
     let (asks, inbox) = mpsc::channel(portcullis_core::limits::CONTROL_QUEUE);
     let (reload, mut reload_requests) = mpsc::channel(RELOAD_QUEUE);
     let (drain, draining) = watch::channel(false);
-    let (workers, relays) = start_relays(config.server.workers, &context, &cores)?;
+    let (workers, relays, engine) = start_relays(&config.server, &context, &cores)?;
     let front = Arc::new(Front {
         gate: Arc::default(),
         bans: Arc::clone(&bans),
@@ -128,6 +124,8 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
         last_reload: std::sync::Mutex::default(),
         state: State::default(),
         workers: config.server.workers,
+        relay_engine: engine,
+        relay: Arc::clone(&context),
         started: Instant::now(),
         started_at: SystemTime::now(),
     });
@@ -193,21 +191,22 @@ async fn reverting(services: &Services) {
 }
 
 fn start_relays(
-    count: usize,
+    server: &config::Server,
     context: &Arc<relay::Context>,
     cores: &Cores,
-) -> anyhow::Result<(Vec<Worker>, Vec<JoinHandle<()>>)> {
-    let mut workers = Vec::new();
-    let mut threads = Vec::new();
-    for index in 0..count {
-        let (worker, thread) = relay::spawn(index, Arc::clone(context), cores.clone()).context(
-            "the relay cannot start: io_uring is refused; set the sysctl kernel.io_uring_disabled to 0, and let \
-             the container or its seccomp profile allow io_uring",
-        )?;
+) -> anyhow::Result<(Vec<Worker>, Vec<JoinHandle<()>>, EngineKind)> {
+    let (mut workers, mut threads) = (Vec::new(), Vec::new());
+    let mut engine = EngineKind::IoUring;
+    for index in 0..server.workers {
+        let spawned = relay::spawn(index, Arc::clone(context), cores.clone(), server.relay_engine);
+        let (worker, thread, kind) = spawned.context("the relay cannot start")?;
         workers.push(worker);
         threads.push(thread);
+        if kind == EngineKind::Epoll {
+            engine = kind;
+        }
     }
-    Ok((workers, threads))
+    Ok((workers, threads, engine))
 }
 
 fn say_ready(config: &Config) {

@@ -93,6 +93,8 @@ pub struct Snapshot {
     pub xdp: xdp::Facts,
     pub log_lines_lost: u64,
     pub relay_workers: usize,
+    /// What the workers run on.
+    pub relay_engine: &'static str,
 }
 
 /// Sets the process's recorder, once.
@@ -218,6 +220,7 @@ impl Handle {
         writer.family(names::BANS, bans);
         writer.single(names::LOG_LINES_LOST, Some(snapshot.log_lines_lost));
         writer.single(names::RELAY_WORKERS, Some(snapshot.relay_workers));
+        writer.family(names::RELAY_ENGINE, [(vec![snapshot.relay_engine.to_owned()], 1)]);
         render_forwards(&snapshot.forwards, &mut writer);
         xdp::render(&snapshot.xdp, &mut writer);
         text::merged(&self.recorder.render(), &writer.finish())

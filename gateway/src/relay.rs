@@ -1,33 +1,42 @@
 //! The relay: established sessions, bytes both ways, until both sides are done.
 //!
-//! A worker is one thread with its own ring. A session comes to it once, over a bounded queue, and stays for good;
-//! the worker shares nothing with others but the session's counters. It never shakes hands, redeems or dials.
-//! [`Handover`] is the whole interface: whatever moves the bytes can change behind it.
+//! A worker is one thread with its own engine: io_uring, or epoll where that cannot be had. A session comes to it
+//! once, over a bounded queue, and stays for good; the worker shares nothing with others but the session's counters.
+//! It never shakes hands, redeems or dials. [`Handover`] is the whole interface: whatever moves the bytes can change
+//! behind it.
 
-mod down;
+mod codec;
+mod direction;
+mod engine;
+mod epoll;
+mod framing;
+pub mod record;
 mod session;
-mod up;
+mod splice;
+mod timer;
 mod worker;
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant, SystemTime};
 
 use portcullis_core::command::Relay as Beginning;
 use portcullis_core::deny::Deny;
 use portcullis_core::limits::Limits;
 use portcullis_core::session::{Counters, EndReason, Session, SessionId, SessionInfo, Table};
-use rustls::ServerConnection;
-use tokio::sync::mpsc;
+use portcullis_uring::Waker;
 
 use crate::front::gate::ConnectionPass;
 use crate::sync::lock;
 use crate::xdp::{FlowPair, Flows, Half};
 use crate::{log, metrics};
 
+pub use codec::{Codec, Sealed};
+pub use engine::{EngineChoice, EngineKind};
 pub use worker::spawn;
 
 /// The other end of a session.
@@ -39,13 +48,13 @@ pub enum Server {
     Web(UnixStream),
 }
 
-/// An established session on its way to a worker. Sockets are in blocking mode, as the ring wants them.
+/// An established session on its way to a worker. Sockets are in blocking mode, as io_uring wants them.
 #[derive(Debug)]
 pub struct Handover {
     /// `None` for the control plane's connections, which are no sessions.
     pub session: Option<Enrolled>,
     pub client: TcpStream,
-    pub tls: Option<Box<ServerConnection>>,
+    pub codec: Codec,
     pub server: Server,
     pub beginning: Beginning,
     pub idle_timeout: Duration,
@@ -56,32 +65,89 @@ pub struct Handover {
 /// How sessions reach one worker.
 #[derive(Clone, Debug)]
 pub struct Worker {
-    queue: mpsc::Sender<Handover>,
+    door: Arc<Door>,
+}
+
+/// The worker ends when its last door is closed and its last session has ended.
+#[derive(Debug)]
+struct Door {
+    /// Taken only when the door is closed.
+    queue: Option<SyncSender<Handover>>,
+    waker: Waker,
 }
 
 impl Worker {
+    fn new(queue: SyncSender<Handover>, waker: Waker) -> Self {
+        Self { door: Arc::new(Door { queue: Some(queue), waker }) }
+    }
+
     /// Gives a session to the worker.
     ///
     /// # Errors
     /// The session itself, when the worker's queue is full.
     pub fn hand_over(&self, handover: Handover) -> Result<(), Box<Handover>> {
-        self.queue.try_send(handover).map_err(|error| Box::new(error.into_inner()))
+        let Some(queue) = &self.door.queue else { return Err(Box::new(handover)) };
+        match queue.try_send(handover) {
+            Ok(()) => {
+                self.door.waker.wake();
+                Ok(())
+            }
+            Err(TrySendError::Full(handover) | TrySendError::Disconnected(handover)) => {
+                Err(Box::new(handover))
+            }
+        }
     }
 }
 
-/// What front and workers share: the table, and whether time is up.
+impl Drop for Door {
+    fn drop(&mut self) {
+        // The worker must find the queue closed when it looks.
+        self.queue = None;
+        self.waker.wake();
+    }
+}
+
+/// What front and workers share: the table, and orders to the workers.
 #[derive(Debug)]
 pub struct Context {
     pub sessions: Arc<Mutex<Table>>,
     /// Where the kernel side knows sessions by.
     pub flows: Flows,
     /// Set when the drain is over: every session ends now.
-    pub cut: AtomicBool,
+    cut: AtomicBool,
+    /// Goes up when sessions in the table have been marked as killed.
+    kills: AtomicU64,
+    wakers: Mutex<Vec<Waker>>,
 }
 
 impl Context {
-    fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::Relaxed)
+    #[must_use]
+    pub fn new(sessions: Arc<Mutex<Table>>, flows: Flows) -> Self {
+        Self { sessions, flows, cut: false.into(), kills: 0.into(), wakers: Mutex::default() }
+    }
+
+    /// Lets the workers end the sessions that were marked as killed.
+    pub fn look_for_killed(&self) {
+        self.kills.fetch_add(1, Ordering::Release);
+        self.wake();
+    }
+
+    /// Ends all sessions, those that come later too.
+    pub fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
+    }
+
+    fn add(&self, waker: Waker) {
+        lock(&self.wakers).push(waker);
+    }
+
+    fn wake(&self) {
+        lock(&self.wakers).iter().for_each(Waker::wake);
     }
 }
 

@@ -1,9 +1,11 @@
-//! TLS at the edge: certificates and what servers are configured with. Records are not handled here.
+//! TLS at the edge: certificates, what servers are configured with, and handshakes. Records after the handshake are
+//! the relay's (`relay::record`).
 
 mod inspect;
 mod pem;
 mod sni;
 
 pub mod certs;
+pub mod connection;
 pub mod stream;
 pub(crate) mod verify;

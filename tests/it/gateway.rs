@@ -26,6 +26,7 @@ mod gateway {
     mod prometheus;
     mod proxies;
     mod rdp;
+    mod records;
     mod relay;
     mod reload;
     mod socks;

@@ -41,6 +41,8 @@ use crate::wait::{self, PATIENCE};
 pub use filter::{BpfFs, available as filter_available};
 pub use metrics::Metrics;
 
+/// A variable in the environment of the tests: what relay workers run on, as `[server] relay_engine` has it.
+pub const RELAY_ENGINE: &str = "PORTCULLIS_TEST_RELAY_ENGINE";
 /// The most that one answer on the control socket may take.
 const CONTROL_LIMIT: Duration = Duration::from_secs(20);
 const CLI_LIMIT: Duration = Duration::from_secs(60);
@@ -81,7 +83,10 @@ impl Setup {
             log = { level = "debug" }
             certificate = [{ name = "main", chain = "main.crt", key = "main.key" }]
         "#;
-        let table = table.parse().context("first configuration")?;
+        let mut table = table.parse().context("first configuration")?;
+        if let Ok(engine) = std::env::var(RELAY_ENGINE) {
+            merge(&mut table, format!("server.relay_engine = \"{engine}\"").parse().context(RELAY_ENGINE)?);
+        }
         Ok(Self { dir, ca, table, environment: Vec::new(), pins: None })
     }
 

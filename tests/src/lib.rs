@@ -2,7 +2,7 @@
 //!
 //! It makes certificates, namespaces and processes, starts the real daemon with a written configuration, and takes
 //! everything away again. It holds no test, and it knows the product only from outside: the configuration file, the
-//! command line and the control socket. Clients and doubles write their protocols by hand.
+//! command line and the control socket; only the record layer's oracle calls into it. Clients and doubles write their protocols by hand.
 #![forbid(unsafe_code)]
 
 pub mod backend;
@@ -18,5 +18,6 @@ pub mod skip;
 pub mod speak;
 pub mod sta_double;
 pub mod topology;
+pub mod twins;
 pub mod wait;
 pub mod websocket;

@@ -5,6 +5,7 @@
 //! changes when it is written and read again, or an answer depends on how the bytes were cut.
 
 mod packets;
+mod records;
 
 use portcullis_proto::host_port::HostPort;
 use portcullis_proto::http_connect::{ConnectTarget, basic_credentials, connect_request, parse_target};
@@ -24,12 +25,13 @@ use portcullis_proto::websocket::{Decoder, Event, Role, Violation};
 use portcullis_proto::{Malformed, cgp as cgp_packet, sniff as first_bytes, sta, websocket as ws};
 
 pub use packets::walk;
+pub use records::records;
 
 /// An oracle by the name of its fuzz target.
 pub type Oracle = (&'static str, fn(&[u8]));
 
 /// Every oracle.
-pub const ALL: [Oracle; 12] = [
+pub const ALL: [Oracle; 13] = [
     ("sniff", sniff),
     ("socks5", socks5),
     ("http_head", http_head),
@@ -42,6 +44,7 @@ pub const ALL: [Oracle; 12] = [
     ("sta_response", sta_response),
     ("ica_file", ica_file),
     ("walk", walk),
+    ("records", records),
 ];
 
 /// The first byte says where the rest is cut.

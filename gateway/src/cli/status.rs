@@ -87,7 +87,7 @@ fn facts_of(status: &Status) -> Vec<(&'static str, String, Paint)> {
     };
     facts.push(("log level", lost.0, lost.1));
     facts.push(plain("eBPF", status.ebpf.clone()));
-    facts.extend(status.io_uring.clone().map(|text| plain("io_uring", text)));
+    facts.push(plain("relay engine", status.relay_engine.clone()));
     facts
 }
 

@@ -45,8 +45,10 @@ impl ReloadPlan {
 pub fn compare(old: &Config, new: &Config) -> ReloadPlan {
     let mut plan = ReloadPlan::default();
     plan.restart(old.server.workers != new.server.workers, "server.workers");
+    plan.live(old.server.record_layer != new.server.record_layer, "server.record_layer");
     plan.restart(old.server.state_dir != new.server.state_dir, "server.state_dir");
     plan.live(old.server.drain_timeout != new.server.drain_timeout, "server.drain_timeout");
+    plan.restart(old.server.relay_engine != new.server.relay_engine, "server.relay_engine");
     plan.restart(old.control != new.control, "control.socket");
     plan.live(old.log.level != new.log.level, "log.level");
     plan.live(old.log.format != new.log.format, "log.format");

@@ -75,8 +75,10 @@ tables! {
     }
     Server "server" {
         workers: i64,
+        record_layer: String,
         state_dir: String,
         drain_timeout: String,
+        relay_engine: String,
     }
     Control "control" {
         socket: String,

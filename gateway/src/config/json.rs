@@ -29,8 +29,10 @@ pub(super) fn config(config: &Config) -> Value {
         "file": config.path,
         "server": {
             "workers": config.server.workers,
+            "record_layer": config.server.record_layer.as_str(),
             "state_dir": config.server.state_dir,
             "drain_timeout": format(config.server.drain_timeout),
+            "relay_engine": config.server.relay_engine.as_str(),
         },
         "control": { "socket": config.control.socket },
         "log": {

@@ -309,9 +309,8 @@ pub struct Status {
     /// The kernel side: `absent` or `built`, or where it filters `attached (driver)`, `attached (generic)`,
     /// `attached in part (…)` or `detached`.
     pub ebpf: String,
-    /// What the daemon found of io_uring, when it knows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub io_uring: Option<String>,
+    /// What carries relayed bytes: `io_uring` or `epoll`.
+    pub relay_engine: String,
     pub log_level: String,
     pub log_lines_lost: u64,
 }

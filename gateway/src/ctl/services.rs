@@ -28,6 +28,7 @@ use crate::forward::Balancers;
 use crate::front::gate::Gate;
 use crate::log;
 use crate::metrics::{self, Snapshot};
+use crate::relay::{self, EngineKind};
 use crate::sta::authority::Authority;
 use crate::sta::pool::Pool;
 use crate::state::State;
@@ -62,6 +63,9 @@ pub struct Services {
     pub last_reload: Mutex<Option<ReloadStatus>>,
     pub state: State,
     pub workers: usize,
+    /// What the workers run on.
+    pub relay_engine: EngineKind,
+    pub relay: Arc<relay::Context>,
     pub started: Instant,
     pub started_at: SystemTime,
 }
@@ -169,7 +173,7 @@ impl Services {
                 last_reload: lock(&self.last_reload).clone(),
             },
             ebpf: self.kernel.to_string(),
-            io_uring: Some("relay by tokio-uring".to_owned()),
+            relay_engine: self.relay_engine.as_str().to_owned(),
             log_level: self.log.level(),
             log_lines_lost: self.log.lines_lost(),
         }
@@ -221,6 +225,8 @@ impl Services {
             KillWhich { id: None, user: None, all: true } => table.kill_where(|_| true),
             _ => return Err(Failure::bad_request("name exactly one of id, user and all")),
         };
+        drop(table);
+        self.relay.look_for_killed();
         tracing::info!(killed, "sessions were told to end by an operator");
         Ok(Killed { killed })
     }
@@ -354,6 +360,7 @@ impl Services {
             xdp: self.kernel.facts(),
             log_lines_lost: self.log.lines_lost(),
             relay_workers: self.workers,
+            relay_engine: self.relay_engine.as_str(),
         }
     }
 }

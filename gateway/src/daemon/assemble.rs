@@ -77,7 +77,8 @@ pub(super) fn service(
     balancer: Option<Arc<Balancer>>,
 ) -> anyhow::Result<Service> {
     let tls = if listener.uses_tls() {
-        let tls = certs::server_config(listener, &config.certificates, Arc::clone(ticketer));
+        let (tickets, records) = (Arc::clone(ticketer), config.server.record_layer);
+        let tls = certs::server_config(listener, &config.certificates, tickets, records);
         Some(tls.with_context(|| format!("listener `{}`", listener.name))?)
     } else {
         None

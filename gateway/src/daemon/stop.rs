@@ -94,7 +94,7 @@ pub(super) async fn drain(
         }
         () = signals.stop() => tracing::warn!(sessions = lock(&context.sessions).len(), "told to stop at once"),
     }
-    context.cut.store(true, Ordering::Relaxed);
+    context.cut();
     // The workers' queues close when the last front thread and this reference are gone.
     drop(front);
     let joined = tokio::task::spawn_blocking(move || {

@@ -26,7 +26,7 @@ pub(super) async fn run(index: usize, front: Arc<Front>, bound: Vec<Bound>) {
     }
     // What is being set up may become a session yet, until the drain's time is up.
     let mut poll = tokio::time::interval(EXHAUSTED_WAIT);
-    while front.setting_up.load(Ordering::Relaxed) > 0 && !front.relay.cut.load(Ordering::Relaxed) {
+    while front.setting_up.load(Ordering::Relaxed) > 0 && !front.relay.is_cut() {
         poll.tick().await;
     }
 }

@@ -21,7 +21,7 @@ use super::{Front, Listener, Service, dial};
 use crate::control_plane::Ask;
 use crate::metrics::{HandshakeFailure, Stage};
 use crate::relay::{Enrolled, Handover, Server};
-use crate::tls::stream::ClientStream;
+use crate::tls::stream::{ClientStream, Parts};
 use crate::xdp::Half;
 
 /// One read while the connection is set up; requests are small.
@@ -295,12 +295,16 @@ impl Conn<'_> {
         }
     }
 
-    fn pass_on(self, index: usize, server: Server, beginning: Beginning, pass: ConnectionPass) {
+    fn pass_on(self, index: usize, server: Server, mut beginning: Beginning, pass: ConnectionPass) {
         let session = self.session;
         let workers = &self.front.workers;
-        let handed = self.client.into_parts().is_ok_and(|(client, tls)| {
+        let handed = self.client.into_parts().is_ok_and(|Parts { socket: client, codec, unread }| {
+            match beginning.framing {
+                Framing::Direct => beginning.forward.extend(unread),
+                Framing::WebSocket(_) => beginning.undecoded.extend(unread),
+            }
             let idle_timeout = self.service.profile.limits.idle_timeout;
-            let handover = Handover { session, client, tls, server, beginning, idle_timeout, pass };
+            let handover = Handover { session, client, codec, server, beginning, idle_timeout, pass };
             // The worker of the same number runs on the same core.
             let worker = workers.get(index % workers.len().max(1));
             worker.is_some_and(|worker| worker.hand_over(handover).is_ok())

@@ -47,7 +47,7 @@ impl Drop for HandshakePass {
 
 impl Gate {
     /// Lets a connection in.
-    pub(super) fn connection(
+    pub(crate) fn connection(
         self: &Arc<Self>,
         metrics: &metrics::Listener,
         source: IpAddr,

@@ -132,6 +132,8 @@ pub const LOG_LINES_LOST: Family = counter(
     &[],
     "Log lines that were lost because the disk was full or writing too slow.",
 );
+pub const RELAY_ENGINE: Family =
+    gauge("portcullis_relay_engine", &["engine"], "Always 1; the label says what relay workers run on.");
 pub const RELAY_WORKERS: Family = gauge("portcullis_relay_workers", &[], "Threads that relay sessions.");
 pub const OPEN_DESCRIPTORS: Family =
     gauge("portcullis_open_descriptors", &[], "File descriptors that the daemon has open.");
@@ -239,7 +241,7 @@ pub const XDP_REPAIRS: Family = counter(
 );
 
 /// All of them, by name.
-pub const ALL: [Family; 51] = [
+pub const ALL: [Family; 52] = [
     BANS,
     BANS_MADE,
     BUILD_INFO,
@@ -264,6 +266,7 @@ pub const ALL: [Family; 51] = [
     OFFENCES,
     OPEN_DESCRIPTORS,
     REFUSALS,
+    RELAY_ENGINE,
     RELAY_WORKERS,
     SESSION_BYTES,
     SESSIONS_ACTIVE,

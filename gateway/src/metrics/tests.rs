@@ -79,6 +79,7 @@ fn everything() -> String {
         },
         log_lines_lost: 4,
         relay_workers: 2,
+        relay_engine: "io_uring",
     };
     ::metrics::with_local_recorder(&recorder, || {
         describe();

@@ -1,19 +1,22 @@
-//! What the two directions of one session share.
+//! One session on its worker: what comes from either side, and how each direction ends.
+//!
+//! Events only note what happened and queue bytes; once a turn, [`Session::go_on`] sends, receives and ends. So
+//! everything that one turn brings for one side goes out together.
 
-use std::cell::{Cell, RefCell};
-use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use portcullis_core::command::{Framing as ClientFraming, Relay as Beginning};
 use portcullis_core::session::{Counters, EndReason};
-use portcullis_proto::websocket;
-use rustls::ServerConnection;
-use tokio::sync::Notify;
-use tokio_uring::net::{TcpStream, UnixStream};
+use portcullis_uring::{Chunk, Class, Event, Socket, Stop, Token};
 
-/// Most bytes that one read takes: four TLS records.
-pub(super) const CHUNK_BYTES: usize = 64 * 1024;
+use super::codec::Codec;
+use super::direction::{Direction, Receiving, Sink, Source};
+use super::framing::Framing;
+use super::splice::{Outlook, SPLICE_RETRY_BYTES};
+use super::worker::Shared;
 
 /// How long a session may be silent once one side is done.
 const HALF_CLOSED_IDLE: Duration = Duration::from_mins(5);
@@ -22,197 +25,539 @@ const WEBSOCKET_ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// How long a client may take to answer a WebSocket close frame (RFC 6455 §7.1.1).
 const WEBSOCKET_CLOSE_WAIT: Duration = Duration::from_secs(10);
 
-/// The server's socket.
-pub(super) enum ServerSocket {
-    Tcp(TcpStream),
-    Web(UnixStream),
+/// Which of the two connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Server,
 }
 
-impl ServerSocket {
-    pub(super) async fn read(&self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
-        match self {
-            Self::Tcp(socket) => socket.read(buffer).await,
-            Self::Web(socket) => socket.read(buffer).await,
-        }
-    }
-
-    pub(super) async fn write_all(&self, buffer: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-        match self {
-            Self::Tcp(socket) => socket.write_all(buffer).await,
-            Self::Web(socket) => socket.write_all(buffer).await,
-        }
-    }
-
-    pub(super) fn shutdown(&self, how: Shutdown) {
-        // It fails only where the peer has cut the connection already, which is what is wanted.
-        match self {
-            Self::Tcp(socket) => socket.shutdown(how),
-            Self::Web(socket) => socket.shutdown(how),
-        }
-        .ok();
-    }
+/// What an operation was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Op {
+    Receive(Side),
+    Send(Side),
+    /// Towards that side.
+    Splice(Side),
 }
 
-/// Control frames of the WebSocket framing that wait for the client, and what was sent of them.
-#[derive(Debug, Default)]
-pub(super) struct WebSocketState {
-    /// RFC 6455 §5.5.3: only the latest ping needs its answer, so one slot is enough.
-    pub(super) pong: Option<Vec<u8>>,
-    pub(super) close: Option<u16>,
-    /// The code of the client's close frame, to be echoed once the server is done.
-    pub(super) closed_by_client: Option<u16>,
-    pub(super) close_sent: bool,
+impl Op {
+    const ALL: [Self; 6] = [
+        Self::Receive(Side::Client),
+        Self::Receive(Side::Server),
+        Self::Send(Side::Client),
+        Self::Send(Side::Server),
+        Self::Splice(Side::Client),
+        Self::Splice(Side::Server),
+    ];
+
+    fn token(self, key: u32) -> Token {
+        let code = Self::ALL.iter().position(|op| *op == self).unwrap_or_default();
+        Token::new((u64::from(key) << 8) | u64::try_from(code).unwrap_or_default())
+    }
+
+    /// Whose operation it was, and which.
+    pub(super) fn of(token: Token) -> Option<(u32, Self)> {
+        let key = u32::try_from(token.value() >> 8).ok()?;
+        let op = Self::ALL.get(usize::try_from(token.value() & 0xFF).ok()?)?;
+        Some((key, *op))
+    }
 }
 
 /// One session on its worker.
-pub(super) struct Live {
-    pub(super) client: TcpStream,
-    pub(super) server: ServerSocket,
-    pub(super) tls: Option<RefCell<Box<ServerConnection>>>,
-    pub(super) websocket: Option<RefCell<WebSocketState>>,
-    /// Tells the direction that writes to the client that something waits besides the server's bytes.
-    pub(super) for_client: Notify,
-    /// Tells the direction that reads from the client that the other one is over.
-    pub(super) server_done: Notify,
-    pub(super) counters: Arc<Counters>,
-    idle_timeout: Cell<Duration>,
-    last_activity: Cell<Instant>,
-    end: Cell<Option<EndReason>>,
+#[derive(Debug)]
+pub(super) struct Session {
+    key: u32,
+    pub(super) client: Socket,
+    pub(super) server: Socket,
+    codec: Codec,
+    framing: Option<Box<Framing>>,
+    /// Client to server.
+    up: Direction,
+    /// Server to client.
+    down: Direction,
+    counters: Arc<Counters>,
+    may_splice: bool,
+    idle_timeout: Duration,
+    last_activity: Instant,
+    end: Option<EndReason>,
+    aborted: bool,
+    /// It is in the list of those that go on at the end of this turn.
+    pub(super) is_listed: bool,
+    /// It is due sooner than it was.
+    pub(super) is_due_sooner: bool,
+    /// The tick for which it is in the wheel.
+    pub(super) armed: u64,
 }
 
-impl Live {
-    pub(super) fn new(
-        client: TcpStream,
-        server: ServerSocket,
-        tls: Option<Box<ServerConnection>>,
-        is_websocket: bool,
-        counters: Arc<Counters>,
-        idle_timeout: Duration,
-    ) -> Self {
-        Self {
+/// What a session is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) key: u32,
+    pub(super) client: Socket,
+    pub(super) server: Socket,
+    pub(super) codec: Codec,
+    pub(super) counters: Arc<Counters>,
+    pub(super) idle_timeout: Duration,
+    /// Both ends are TCP.
+    pub(super) is_tcp: bool,
+}
+
+impl Session {
+    /// Begins with the bytes that came before the session did.
+    pub(super) fn new(parts: Parts, beginning: Beginning, shared: &mut Shared) -> Self {
+        let Parts { key, client, server, codec, counters, idle_timeout, is_tcp } = parts;
+        let Beginning { framing, forward, undecoded } = beginning;
+        let framing = match framing {
+            ClientFraming::Direct => None,
+            ClientFraming::WebSocket(decoder) => Some(Box::new(Framing::new(decoder))),
+        };
+        let mut session = Self {
+            key,
             client,
             server,
-            tls: tls.map(RefCell::new),
-            websocket: is_websocket.then(RefCell::default),
-            for_client: Notify::new(),
-            server_done: Notify::new(),
+            may_splice: is_tcp && codec.is_plain() && framing.is_none(),
+            codec,
+            framing,
+            up: Direction::new(),
+            down: Direction::new(),
             counters,
-            idle_timeout: Cell::new(idle_timeout),
-            last_activity: Cell::new(Instant::now()),
-            end: Cell::new(None),
+            idle_timeout,
+            last_activity: shared.now,
+            end: None,
+            aborted: false,
+            is_listed: false,
+            is_due_sooner: false,
+            armed: 0,
+        };
+        let count = forward.len();
+        session.up.push(Chunk::from_vec(forward), count);
+        session.begin(undecoded, shared);
+        session
+    }
+
+    /// Bytes may wait in the TLS connection since the handshake, and in the framing since the request.
+    fn begin(&mut self, undecoded: Vec<u8>, shared: &mut Shared) {
+        let mut first = Chunk::from_vec(Vec::new());
+        match self.codec.open(&mut first, &mut shared.scratch) {
+            Ok(ended) => {
+                let chunk = Chunk::from_vec([undecoded.as_slice(), first.bytes()].concat());
+                self.take_opened(chunk, ended, shared);
+            }
+            Err(_) => self.violated(shared),
         }
     }
 
-    /// A byte moved.
-    pub(super) fn touch(&self) {
-        self.last_activity.set(Instant::now());
+    /// Takes one event in.
+    pub(super) fn handle(&mut self, op: Op, event: Event, shared: &mut Shared) {
+        match (op, event) {
+            (Op::Receive(side), Event::Received { chunk, .. }) => self.received(side, chunk, shared),
+            (Op::Receive(side), Event::End { .. }) => self.source_ended(side, Source::Ended),
+            (Op::Receive(side), Event::Stopped { why, .. }) => self.stopped(side, why, shared),
+            (Op::Send(side), Event::Sent { result, .. }) => self.sent(side, result.is_ok(), shared.now),
+            (Op::Splice(to), Event::Ready { .. }) => {
+                if let Some(splice) = &mut self.towards(to).splice {
+                    splice.awaits = false;
+                }
+            }
+            _ => {}
+        }
     }
 
-    pub(super) fn is_idle(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.last_activity.get()) >= self.idle_timeout.get()
+    fn received(&mut self, side: Side, mut chunk: Chunk, shared: &mut Shared) {
+        match side {
+            Side::Client if self.up.source == Source::Open && self.up.sink == Sink::Open => {
+                self.last_activity = shared.now;
+                match self.codec.open(&mut chunk, &mut shared.scratch) {
+                    Ok(ended) => self.take_opened(chunk, ended, shared),
+                    Err(_) => self.violated(shared),
+                }
+            }
+            Side::Server if self.down.source == Source::Open && self.down.sink == Sink::Open => {
+                self.last_activity = shared.now;
+                self.wrap(chunk, shared);
+            }
+            // Nobody is to get it.
+            Side::Client | Side::Server => {}
+        }
+    }
+
+    /// Bytes of the client without TLS.
+    fn take_opened(&mut self, mut chunk: Chunk, mut ended: bool, shared: &mut Shared) {
+        if let Some(framing) = &mut self.framing {
+            match framing.unwrap(&mut chunk) {
+                Ok(closed) => ended |= closed,
+                Err(_) => return self.violated(shared),
+            }
+        }
+        let count = chunk.len();
+        self.up.push(relieved(chunk, Class::Client, shared), count);
+        if ended {
+            self.up.source = Source::Ended;
+        }
+    }
+
+    /// Bytes of the server, wrapped for the client.
+    fn wrap(&mut self, chunk: Chunk, shared: &mut Shared) {
+        let count = chunk.len();
+        let header = self.framing.is_some().then(|| Framing::header(count));
+        let header = header.as_ref().map(AsRef::as_ref).unwrap_or_default();
+        match self.codec.seal(header, chunk, &mut shared.scratch) {
+            Ok((before, chunk)) => {
+                if let Some(before) = before {
+                    self.down.push(before, 0);
+                }
+                self.down.push(relieved(chunk, Class::Server, shared), count);
+            }
+            Err(_) => self.abort(EndReason::ClientViolation),
+        }
+    }
+
+    /// The client broke TLS or its framing. The server's end makes the other direction finish, which tells the client
+    /// why in TLS's and WebSocket's own words.
+    fn violated(&mut self, shared: &mut Shared) {
+        self.up.discard();
+        self.up.source = Source::Ended;
+        self.up.sink = Sink::Closed;
+        self.part(EndReason::ClientViolation, Shutdown::Both, shared);
+    }
+
+    fn source_ended(&mut self, side: Side, how: Source) {
+        let direction = self.from(side);
+        direction.receiving = Receiving::Off;
+        if direction.source == Source::Open {
+            direction.source = how;
+        }
+    }
+
+    fn stopped(&mut self, side: Side, why: Stop, shared: &mut Shared) {
+        match why {
+            Stop::Asked => self.from(side).receiving = Receiving::Off,
+            Stop::NoBuffer => {
+                self.from(side).receiving = Receiving::Starved;
+                shared.starved.push_back((self.key, side));
+            }
+            Stop::Failed(error) => {
+                let reason = match side {
+                    Side::Client => EndReason::ClientReset,
+                    Side::Server if is_reset(&error) => EndReason::ServerReset,
+                    Side::Server => EndReason::ServerClosed,
+                };
+                self.source_ended(side, Source::Failed(reason));
+            }
+        }
+    }
+
+    /// Buffers are free again.
+    pub(super) fn feed(&mut self, side: Side) {
+        let direction = self.from(side);
+        if direction.receiving == Receiving::Starved {
+            direction.receiving = Receiving::Off;
+        }
+    }
+
+    fn sent(&mut self, side: Side, is_ok: bool, now: Instant) {
+        if !is_ok {
+            // After a violation the server's connection is cut on purpose.
+            if side == Side::Client || self.up.sink == Sink::Open {
+                self.abort(if side == Side::Client {
+                    EndReason::ClientReset
+                } else {
+                    EndReason::ServerReset
+                });
+            } else {
+                self.up.note_sent();
+            }
+            return;
+        }
+        self.last_activity = now;
+        match side {
+            Side::Server => {
+                let count = self.up.note_sent();
+                self.counters.bytes_up.fetch_add(count, Ordering::Relaxed);
+            }
+            Side::Client => {
+                let count = self.down.note_sent();
+                self.counters.bytes_down.fetch_add(count, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The direction that begins at a side.
+    fn from(&mut self, side: Side) -> &mut Direction {
+        match side {
+            Side::Client => &mut self.up,
+            Side::Server => &mut self.down,
+        }
+    }
+
+    /// The direction that ends at a side.
+    fn towards(&mut self, side: Side) -> &mut Direction {
+        match side {
+            Side::Client => &mut self.down,
+            Side::Server => &mut self.up,
+        }
+    }
+
+    /// Does what the events of this turn have made possible.
+    pub(super) fn go_on(&mut self, shared: &mut Shared) {
+        if self.counters.is_killed() {
+            self.abort(EndReason::Killed);
+        }
+        if !self.aborted {
+            self.go_on_up(shared);
+        }
+        if !self.aborted {
+            self.go_on_down(shared);
+        }
+        if self.is_over() {
+            return;
+        }
+        self.consider_splicing(shared);
+        let engine = &mut shared.engine;
+        self.up.regulate(engine, self.client, Class::Client, Op::Receive(Side::Client).token(self.key));
+        self.down.regulate(engine, self.server, Class::Server, Op::Receive(Side::Server).token(self.key));
+    }
+
+    fn go_on_up(&mut self, shared: &mut Shared) {
+        if self.up.sink != Sink::Open || self.up.is_sending() {
+            return;
+        }
+        self.up.send(&mut shared.engine, self.server, Op::Send(Side::Server).token(self.key));
+        if !self.up.is_drained() || !self.splice_to(Side::Server, shared) {
+            return;
+        }
+        match self.up.source {
+            Source::Open => {}
+            Source::Failed(reason) => self.abort(reason),
+            // WebSocket has no half-close of its own, but a close frame may be answered after the last message
+            // (RFC 6455 §5.5.1). So the server hears of the client's end, and what it still has to say is passed on.
+            Source::Ended if self.framing.is_some() && self.down.sink != Sink::Closed => {
+                self.up.sink = Sink::Closing;
+                self.part(EndReason::ClientClosed, Shutdown::Write, shared);
+            }
+            Source::Ended => {
+                self.up.sink = Sink::Closed;
+                self.part(EndReason::ClientClosed, Shutdown::Write, shared);
+            }
+        }
+    }
+
+    fn go_on_down(&mut self, shared: &mut Shared) {
+        if self.down.sink == Sink::Closed || self.down.is_sending() {
+            return;
+        }
+        if self.down.sink == Sink::Open {
+            self.say(shared);
+        }
+        self.down.send(&mut shared.engine, self.client, Op::Send(Side::Client).token(self.key));
+        if !self.down.is_drained() || self.aborted || !self.splice_to(Side::Client, shared) {
+            return;
+        }
+        match (self.down.sink, self.down.source) {
+            (Sink::Open, Source::Open) => {}
+            (Sink::Open, Source::Failed(reason)) => self.abort(reason),
+            (Sink::Open, Source::Ended) => self.finish(shared),
+            (Sink::Closing | Sink::Closed, _) => self.finished(shared),
+        }
+    }
+
+    /// What waits for the client besides the server's bytes goes behind those that are queued.
+    fn say(&mut self, shared: &mut Shared) {
+        let answers = self.framing.as_ref().is_some_and(|framing| framing.has_answers());
+        if !answers && !self.codec.has_to_say() {
+            return;
+        }
+        let (mut frames, mut out) = (Vec::new(), Vec::new());
+        if let Some(framing) = &mut self.framing {
+            framing.take_answers(&mut frames);
+        }
+        match self.codec.say(&frames, &mut out) {
+            Ok(()) => self.down.push(relieved(Chunk::from_vec(out), Class::Server, shared), 0),
+            Err(_) => self.abort(EndReason::ClientViolation),
+        }
+    }
+
+    /// The server is done: says so in each layer.
+    fn finish(&mut self, shared: &mut Shared) {
+        self.note_end(EndReason::ServerClosed);
+        if let Some(framing) = &mut self.framing {
+            framing.close();
+        }
+        self.say(shared);
+        let mut out = Vec::new();
+        self.codec.close(&mut out);
+        self.down.push(Chunk::from_vec(out), 0);
+        self.down.sink = Sink::Closing;
+        if self.down.is_drained() {
+            return self.finished(shared);
+        }
+        self.down.send(&mut shared.engine, self.client, Op::Send(Side::Client).token(self.key));
+    }
+
+    /// The client has been told everything.
+    fn finished(&mut self, shared: &mut Shared) {
+        self.down.sink = Sink::Closed;
+        shared.engine.shutdown(self.client, Shutdown::Write);
+        self.shorten_idle();
+        if self.up.sink == Sink::Closing {
+            self.up.sink = Sink::Closed;
+        }
     }
 
     /// One side is done: tells the server, and lets the other direction finish in a shorter while.
-    pub(super) fn part(&self, reason: EndReason, how: Shutdown) {
+    fn part(&mut self, reason: EndReason, how: Shutdown, shared: &mut Shared) {
         self.note_end(reason);
-        self.server.shutdown(how);
+        shared.engine.shutdown(self.server, how);
         self.shorten_idle();
     }
 
-    /// WebSocket has no half-close of its own, but a close frame may be answered after the last message (RFC 6455
-    /// §5.5.1). So the server hears of the client's end, and what it still has to say is passed on.
-    pub(super) async fn close_after_server(&self) {
-        self.part(EndReason::ClientClosed, Shutdown::Write);
-        loop {
-            let due = self.last_activity.get() + WEBSOCKET_ANSWER_WAIT;
-            if tokio::time::timeout_at(due.into(), self.server_done.notified()).await.is_ok() {
-                return;
-            }
-            if self.last_activity.get() + WEBSOCKET_ANSWER_WAIT <= Instant::now() {
-                return self.server.shutdown(Shutdown::Both);
-            }
-        }
-    }
-
     /// With one side done, silence means something else.
-    pub(super) fn shorten_idle(&self) {
-        let most = if self.websocket.is_some() { WEBSOCKET_CLOSE_WAIT } else { HALF_CLOSED_IDLE };
-        self.idle_timeout.set(self.idle_timeout.get().min(most));
+    fn shorten_idle(&mut self) {
+        let most = if self.framing.is_some() { WEBSOCKET_CLOSE_WAIT } else { HALF_CLOSED_IDLE };
+        self.idle_timeout = self.idle_timeout.min(most);
+        self.is_due_sooner = true;
     }
 
     /// The first reason is the reason.
-    pub(super) fn note_end(&self, reason: EndReason) {
-        if self.end.get().is_none() {
-            self.end.set(Some(reason));
-        }
+    fn note_end(&mut self, reason: EndReason) {
+        self.end.get_or_insert(reason);
+    }
+
+    /// Ends both directions now.
+    pub(super) fn abort(&mut self, reason: EndReason) {
+        self.note_end(reason);
+        self.aborted = true;
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.aborted || (self.up.sink == Sink::Closed && self.down.sink == Sink::Closed)
     }
 
     pub(super) fn end_reason(&self) -> EndReason {
-        self.end.get().unwrap_or(EndReason::ClientClosed)
+        self.end.unwrap_or(EndReason::ClientClosed)
     }
 
-    /// Ends both directions now. A read or write that is in flight on the ring cannot be dropped without leaking
-    /// its socket; after a shutdown it completes at once.
-    pub(super) fn abort(&self, reason: EndReason) {
-        self.note_end(reason);
-        self.client.shutdown(Shutdown::Both).ok();
-        self.server.shutdown(Shutdown::Both);
-        self.for_client.notify_one();
-    }
-
-    /// Everything besides the server's bytes that waits for the client: WebSocket control frames go into the TLS
-    /// connection (or `out` without TLS), then all TLS records into `out`.
-    pub(super) fn collect_for_client(&self, out: &mut Vec<u8>) -> io::Result<()> {
-        if let Some(state) = &self.websocket {
-            let mut state = state.borrow_mut();
-            let mut frames = Vec::new();
-            if let Some(payload) = state.pong.take() {
-                frames.extend(websocket::pong(&payload));
-            }
-            if let Some(code) = state.close.take()
-                && !state.close_sent
-            {
-                frames.extend(websocket::close_frame(code));
-                state.close_sent = true;
-            }
-            if !frames.is_empty() {
-                self.encrypt(&frames, out)?;
-            }
-        }
-        self.take_records(out)
-    }
-
-    /// Puts plaintext for the client into `out`, as TLS records where TLS is spoken.
-    pub(super) fn encrypt(&self, plaintext: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-        use std::io::Write as _;
-        let Some(tls) = &self.tls else {
-            out.extend_from_slice(plaintext);
-            return Ok(());
+    /// When the session is to be looked at if nothing moves.
+    pub(super) fn due(&self) -> Instant {
+        let wait = match self.up.sink {
+            Sink::Closing => self.idle_timeout.min(WEBSOCKET_ANSWER_WAIT),
+            Sink::Open | Sink::Closed => self.idle_timeout,
         };
-        let mut rest = plaintext;
-        while !rest.is_empty() {
-            let written = tls.borrow_mut().writer().write(rest)?;
-            rest = rest.get(written..).unwrap_or_default();
-            self.take_records(out)?;
-        }
-        Ok(())
+        self.last_activity + wait
     }
 
-    fn take_records(&self, out: &mut Vec<u8>) -> io::Result<()> {
-        if let Some(tls) = &self.tls {
-            let mut tls = tls.borrow_mut();
-            while tls.wants_write() {
-                tls.write_tls(out)?;
+    /// Its time has come, unless something has moved since.
+    pub(super) fn expire(&mut self, shared: &mut Shared) {
+        if self.due() > shared.now {
+            return;
+        }
+        if self.last_activity + self.idle_timeout <= shared.now {
+            self.abort(EndReason::Idle);
+        } else if self.up.sink == Sink::Closing {
+            self.up.sink = Sink::Closed;
+            shared.engine.shutdown(self.server, Shutdown::Both);
+        }
+    }
+
+    /// Lets a direction that moves much go by splicing, if it may and a pipe is free.
+    fn consider_splicing(&mut self, shared: &mut Shared) {
+        if !self.may_splice {
+            return;
+        }
+        for direction in [&mut self.up, &mut self.down] {
+            if direction.splice.is_none()
+                && direction.copied >= direction.splice_after
+                && direction.source == Source::Open
+                && direction.sink == Sink::Open
+            {
+                direction.splice = shared.pipes.take();
+                direction.splice_after = direction.copied.saturating_add(SPLICE_RETRY_BYTES);
+                if direction.splice.is_some() {
+                    shared.again.push(self.key);
+                }
             }
         }
-        Ok(())
+    }
+
+    /// Goes on with a spliced direction. `true`: nothing is left to be spliced.
+    fn splice_to(&mut self, to: Side, shared: &mut Shared) -> bool {
+        let (direction, from_socket, to_socket) = match to {
+            Side::Server => (&mut self.up, self.client, self.server),
+            Side::Client => (&mut self.down, self.server, self.client),
+        };
+        let Some(mut splice) = direction.splice.take() else { return true };
+        if direction.source != Source::Open || direction.sink != Sink::Open {
+            shared.pipes.give_back(splice);
+            return true;
+        }
+        if direction.receiving != Receiving::Off || splice.awaits {
+            // What is still received copying goes first.
+            direction.splice = Some(splice);
+            return false;
+        }
+        let sockets = (shared.engine.fd(from_socket), shared.engine.fd(to_socket));
+        let (Some(from), Some(sink)) = sockets else { return true };
+        let (delivered, moved, outlook) = splice.advance(from, sink);
+        let counter = match to {
+            Side::Server => &self.counters.bytes_up,
+            Side::Client => &self.counters.bytes_down,
+        };
+        counter.fetch_add(delivered, Ordering::Relaxed);
+        if moved {
+            self.last_activity = shared.now;
+        }
+        let token = Op::Splice(to).token(self.key);
+        match outlook {
+            Outlook::AwaitSource => {
+                splice.awaits = true;
+                shared.engine.ready(from_socket, false, token);
+            }
+            Outlook::AwaitSink => {
+                splice.awaits = true;
+                shared.engine.ready(to_socket, true, token);
+            }
+            Outlook::Again => shared.again.push(self.key),
+            Outlook::Ended => direction.source = Source::Ended,
+            Outlook::SourceFailed(error) => {
+                let reason = match to {
+                    Side::Server => EndReason::ClientReset,
+                    Side::Client if is_reset(&error) => EndReason::ServerReset,
+                    Side::Client => EndReason::ServerClosed,
+                };
+                direction.source = Source::Failed(reason);
+            }
+            Outlook::SinkFailed => {
+                drop(splice);
+                self.abort(if to == Side::Client { EndReason::ClientReset } else { EndReason::ServerReset });
+                return false;
+            }
+        }
+        if direction.source == Source::Open {
+            direction.splice = Some(splice);
+            return false;
+        }
+        shared.pipes.give_back(splice);
+        true
+    }
+
+    /// Gives back what the worker lent.
+    pub(super) fn release(&mut self, shared: &mut Shared) {
+        for direction in [&mut self.up, &mut self.down] {
+            if let Some(splice) = direction.splice.take() {
+                shared.pipes.give_back(splice);
+            }
+        }
     }
 }
 
+/// Where buffers run short, bytes that may have to wait get memory of their own.
+fn relieved(chunk: Chunk, class: Class, shared: &Shared) -> Chunk {
+    if shared.engine.runs_short(class) { Chunk::from_vec(chunk.bytes().to_vec()) } else { chunk }
+}
+
 /// Whether an error says that the peer, not the network, cut the connection.
-pub(super) fn is_reset(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted
-    )
+fn is_reset(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted)
 }

@@ -31,7 +31,7 @@ pub use super::inspect::inspect;
 use super::inspect::names_of;
 use super::pem::{self, PemError};
 use super::sni::ByName;
-use crate::config::{CertificateFiles, ListenerConfig, TlsFloor, UnmatchedSni};
+use crate::config::{CertificateFiles, ListenerConfig, RecordLayer, TlsFloor, UnmatchedSni};
 
 /// Why a certificate cannot be used. `name` is the one in the configuration.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +98,7 @@ pub fn server_config(
     listener: &ListenerConfig,
     certificates: &[CertificateFiles],
     ticketer: Arc<dyn ProducesTickets>,
+    records: RecordLayer,
 ) -> Result<Arc<ServerConfig>, CertError> {
     let mut keys: Vec<(Arc<CertifiedKey>, Vec<String>)> = Vec::new();
     for name in &listener.certificates {
@@ -123,6 +124,8 @@ pub fn server_config(
     config.send_tls13_tickets = 1;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
+    // Whoever protects the records has the keys.
+    config.enable_secret_extraction = records == RecordLayer::Own;
     Ok(Arc::new(config))
 }
 

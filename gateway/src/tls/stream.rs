@@ -2,69 +2,121 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream as StdTcpStream};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use rustls::{ServerConfig, ServerConnection};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use rustls::ServerConfig;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
+
+use super::connection::{Connection, Facts};
+use crate::relay::Codec;
 
 /// Most bytes that a client may send until its handshake is done; a chain of client certificates fits.
 pub const HANDSHAKE_MAX_BYTES: usize = 64 * 1024;
 
-/// A socket whose reader may be given an allowance.
+/// One read of the network; requests are small.
+const READ_BYTES: usize = 4 * 1024;
+
+/// A socket and the TLS that is spoken over it.
 #[derive(Debug)]
-pub struct Metered {
+pub struct TlsStream {
     socket: TcpStream,
-    /// Bytes that may still be read; `None`: no bound.
-    allowance: Option<usize>,
-}
-
-impl AsyncRead for Metered {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let Some(left) = this.allowance else {
-            return Pin::new(&mut this.socket).poll_read(cx, buffer);
-        };
-        if left == 0 {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::QuotaExceeded, "handshake is too long")));
-        }
-        let most = left.min(buffer.remaining());
-        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
-        std::task::ready!(Pin::new(&mut this.socket).poll_read(cx, &mut part))?;
-        let read = part.filled().len();
-        this.allowance = Some(left.saturating_sub(read));
-        buffer.advance(read);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Metered {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
-    }
+    tls: Connection,
 }
 
 /// The stream of one client. Every operation may be dropped half-way without losing bytes.
 #[derive(Debug)]
 pub enum ClientStream {
     Plain(TcpStream),
-    Tls(Box<TlsStream<Metered>>),
+    Tls(Box<TlsStream>),
+}
+
+/// What remains of a stream for the relay.
+#[derive(Debug)]
+pub struct Parts {
+    /// In blocking mode.
+    pub socket: StdTcpStream,
+    pub codec: Codec,
+    /// What the client has said and nobody has read.
+    pub unread: Vec<u8>,
+}
+
+impl TlsStream {
+    /// Reads what the network has; `Ok(0)` at its end.
+    async fn fill(&mut self, most: usize) -> io::Result<usize> {
+        loop {
+            self.socket.readable().await?;
+            let mut bytes = [0; READ_BYTES];
+            let room = bytes.get_mut(..most.min(READ_BYTES)).unwrap_or_default();
+            match self.socket.try_read(room) {
+                Ok(count) => {
+                    let fed = self.tls.feed(room.get(..count).unwrap_or_default());
+                    return fed.map(|()| count).map_err(invalid);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        while self.tls.wants_write() {
+            let count = self.socket.write(self.tls.outgoing()).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.tls.sent(count);
+        }
+        Ok(())
+    }
+
+    /// Sends what the socket takes at once: an alert, or the answer to a key update.
+    fn flush_now(&mut self) {
+        while self.tls.wants_write() {
+            match self.socket.try_write(self.tls.outgoing()) {
+                Ok(count) if count > 0 => self.tls.sent(count),
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+
+    async fn shake_hands(&mut self) -> io::Result<()> {
+        let mut left = HANDSHAKE_MAX_BYTES;
+        while self.tls.is_handshaking() {
+            if left == 0 {
+                return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "handshake is too long"));
+            }
+            let filled = self.fill(left).await;
+            if filled.is_err() {
+                self.flush_now();
+            }
+            match filled? {
+                0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "tls handshake eof")),
+                count => left = left.saturating_sub(count),
+            }
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let count = self.tls.read(buffer);
+            if count > 0 || self.tls.peer_closed() || buffer.is_empty() {
+                return Ok(count);
+            }
+            let filled = self.fill(READ_BYTES).await;
+            self.flush_now();
+            if filled? == 0 {
+                let reason = "peer closed connection without sending TLS close_notify";
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, reason));
+            }
+        }
+    }
+}
+
+fn invalid(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 impl ClientStream {
@@ -73,35 +125,38 @@ impl ClientStream {
     /// # Errors
     /// What rustls or the socket says.
     pub async fn accept_tls(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
-        let metered = Metered { socket, allowance: Some(HANDSHAKE_MAX_BYTES) };
-        let mut stream = TlsAcceptor::from(config).accept(metered).await?;
-        stream.get_mut().0.allowance = None;
-        Ok(Self::Tls(Box::new(stream)))
+        let tls = Connection::server(config).map_err(invalid)?;
+        let mut stream = Box::new(TlsStream { socket, tls });
+        stream.shake_hands().await?;
+        Ok(Self::Tls(stream))
+    }
+
+    const fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => &stream.socket,
+        }
     }
 
     /// # Errors
     /// What the socket says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        match self {
-            Self::Plain(socket) => socket.local_addr(),
-            Self::Tls(stream) => stream.get_ref().0.socket.local_addr(),
-        }
+        self.socket().local_addr()
     }
 
     #[must_use]
-    pub fn tls(&self) -> Option<&ServerConnection> {
+    pub fn tls(&self) -> Option<&Connection> {
         match self {
             Self::Plain(_) => None,
-            Self::Tls(stream) => Some(stream.get_ref().1),
+            Self::Tls(stream) => Some(&stream.tls),
         }
     }
 
     /// The version of TLS and whether an earlier session was resumed.
     #[must_use]
     pub fn tls_facts(&self) -> Option<(rustls::ProtocolVersion, bool)> {
-        let tls = self.tls()?;
-        let resumed = tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
-        Some((tls.protocol_version()?, resumed))
+        let Facts { version, resumed, .. } = self.tls()?.facts()?;
+        Some((*version, *resumed))
     }
 
     /// # Errors
@@ -121,7 +176,7 @@ impl ClientStream {
         match self {
             Self::Plain(socket) => socket.write_all(bytes).await,
             Self::Tls(stream) => {
-                stream.write_all(bytes).await?;
+                stream.tls.write(bytes).map_err(invalid)?;
                 stream.flush().await
             }
         }
@@ -134,24 +189,30 @@ impl ClientStream {
     pub async fn shutdown(&mut self) -> io::Result<()> {
         match self {
             Self::Plain(socket) => socket.shutdown().await,
-            Self::Tls(stream) => stream.shutdown().await,
+            Self::Tls(stream) => {
+                stream.tls.close_notify();
+                stream.flush().await?;
+                stream.socket.shutdown().await
+            }
         }
     }
 
-    /// Gives up the socket and the TLS connection, which may hold bytes that were read already.
+    /// Gives up the socket and what the relay needs to go on.
     ///
     /// # Errors
     /// When the socket cannot be put into blocking mode, as the relay's ring wants it.
-    pub fn into_parts(self) -> io::Result<(StdTcpStream, Option<Box<ServerConnection>>)> {
-        let (socket, tls) = match self {
-            Self::Plain(socket) => (socket, None),
+    pub fn into_parts(self) -> io::Result<Parts> {
+        let mut unread = Vec::new();
+        let (socket, codec) = match self {
+            Self::Plain(socket) => (socket, Codec::Plain),
             Self::Tls(stream) => {
-                let (metered, tls) = stream.into_inner();
-                (metered.socket, Some(Box::new(tls)))
+                let TlsStream { socket, mut tls } = *stream;
+                tls.read_plaintext(&mut unread);
+                (socket, Codec::from(tls))
             }
         };
         let socket = socket.into_std()?;
         socket.set_nonblocking(false)?;
-        Ok((socket, tls))
+        Ok(Parts { socket, codec, unread })
     }
 }

@@ -90,7 +90,7 @@ fn status() -> Status {
             }),
         },
         ebpf: "attached (driver)".into(),
-        io_uring: None,
+        relay_engine: "io_uring".into(),
         log_level: "info".into(),
         log_lines_lost: 7,
     }

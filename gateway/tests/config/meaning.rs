@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use portcullis::config::{LogFormat, StaTls, TlsFloor, UnmatchedSni, parse};
+use portcullis::relay::EngineChoice;
 use portcullis_core::policy::{Policy, Rule};
 use portcullis_core::profile::Kind;
 use portcullis_proto::host_port::HostPort;
@@ -69,8 +70,10 @@ fn security_keys_are_read_from_their_files_and_never_shown() {
 fn an_empty_file_means_the_documented_defaults() {
     let config = read("").unwrap();
     assert!(config.server.workers >= 1);
+    assert_eq!(config.server.record_layer, portcullis::config::RecordLayer::Own);
     assert_eq!(config.server.state_dir, Path::new("/var/lib/portcullis"));
     assert_eq!(config.server.drain_timeout, Duration::from_secs(30));
+    assert_eq!(config.server.relay_engine, EngineChoice::Auto);
     assert_eq!(config.control.socket, Path::new("/run/portcullis/control.sock"));
     assert_eq!((config.log.level, config.log.format), (tracing::Level::INFO, LogFormat::Text));
     assert_eq!(config.dns.timeout, Duration::from_secs(3));

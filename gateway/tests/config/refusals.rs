@@ -36,7 +36,12 @@ pub(crate) fn refused(cases: &[Case<'_>]) {
 fn unknown_keys_are_refused_with_the_nearest_known_one() {
     refused(&[
         ("‸sever = 1", "unknown key `sever` at the top level", "server, control", Some("server")),
-        ("[server]\n‸worker = 1", "unknown key `worker` in `server`", "workers, state_dir", Some("workers")),
+        (
+            "[server]\n‸worker = 1",
+            "unknown key `worker` in `server`",
+            "workers, record_layer",
+            Some("workers"),
+        ),
         ("[log]\n  ‸levle = \"info\"", "unknown key `levle`", "level, format, file", Some("level")),
         ("[server]\n‸idle_timeout = \"1h\"", "unknown key", "", Some("limits.idle_timeout")),
         ("[server]\n‸zzz = 1", "unknown key", "", None),

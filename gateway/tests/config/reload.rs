@@ -22,6 +22,7 @@ fn what_can_change_under_way_is_live() {
         ("[log]\nlevel = \"debug\"\nformat = \"json\"", &["log.level", "log.format"][..]),
         ("[limits]\nsessions = 5", &["limits"]),
         ("[server]\ndrain_timeout = \"1m\"", &["server.drain_timeout"]),
+        ("[server]\nrecord_layer = \"rustls\"", &["server.record_layer"]),
         ("[[certificate]]\nname = \"x\"\nchain = \"c\"\nkey = \"k\"", &["certificate x: added"]),
         ("[[sta]]\nname = \"x\"\nurl = \"http://a\"", &["sta x: added"]),
         ("[[users]]\nname = \"x\"\nfile = \"f\"", &["users x: added"]),
@@ -54,6 +55,7 @@ fn what_is_made_at_start_needs_a_restart() {
     for (old, new, expected) in [
         ("", "[server]\nworkers = 77", "server.workers"),
         ("", "[server]\nstate_dir = \"/x\"", "server.state_dir"),
+        ("", "[server]\nrelay_engine = \"epoll\"", "server.relay_engine"),
         ("", "[control]\nsocket = \"/x\"", "control.socket"),
         ("", "[metrics]\nlisten = \"127.0.0.1:1\"", "metrics.listen"),
         ("", "[dns]\ntimeout = \"1s\"", "dns"),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use portcullis::config::{CertificateFiles, ListenerConfig, parse};
+use portcullis::config::{CertificateFiles, ListenerConfig, RecordLayer, parse};
 use portcullis::tls::certs::{certified_server_config, roots, server_config, ticketer};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::{
@@ -32,7 +32,7 @@ fn listener(certificates: &[CertificateFiles], more: &str) -> Arc<ListenerConfig
 }
 
 fn server(certificates: &[CertificateFiles], more: &str) -> Arc<ServerConfig> {
-    server_config(&listener(certificates, more), certificates, ticketer().unwrap()).unwrap()
+    server_config(&listener(certificates, more), certificates, ticketer().unwrap(), RecordLayer::Own).unwrap()
 }
 
 fn client(
@@ -220,7 +220,10 @@ fn sessions_resume_by_ticket_and_a_reload_does_not_end_that() {
     let pki = Pki::new();
     let certificates = [pki.issue("main", &["a.example", "b.example"])];
     let tickets = ticketer().unwrap();
-    let made = || server_config(&listener(&certificates, ""), &certificates, Arc::clone(&tickets)).unwrap();
+    let made = || {
+        let tickets = Arc::clone(&tickets);
+        server_config(&listener(&certificates, ""), &certificates, tickets, RecordLayer::Own).unwrap()
+    };
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let client = Arc::new(client(&pki, |_| (), &[version]));
         let (first, _) = handshake(&client, &made(), "a.example").unwrap();
@@ -248,7 +251,7 @@ fn a_listener_with_a_certificate_that_cannot_be_used_says_which() {
     let bad = CertificateFiles { name: "bad".into(), chain: pki.path("absent"), ..good.clone() };
     let listener = listener(&[good.clone(), bad.clone()], "");
     let error = |certificates: &[CertificateFiles]| {
-        server_config(&listener, certificates, ticketer().unwrap()).unwrap_err().to_string()
+        server_config(&listener, certificates, ticketer().unwrap(), RecordLayer::Own).unwrap_err().to_string()
     };
     assert!(error(&[good.clone(), bad]).starts_with("certificate `bad`: "));
     assert_eq!(error(&[good]), "listener `x` has no certificate `bad`");

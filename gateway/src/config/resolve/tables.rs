@@ -13,8 +13,10 @@ use super::Resolver;
 use crate::config::file::{self, File};
 use crate::config::reader::{Located, shown};
 use crate::config::{
-    CertificateFiles, Control, Dns, ListenerConfig, Log, LogFormat, MetricsConfig, Server, UserFile,
+    CertificateFiles, Control, Dns, ListenerConfig, Log, LogFormat, MetricsConfig, RecordLayer, Server,
+    UserFile,
 };
+use crate::relay::EngineChoice;
 
 /// More threads than this wait for each other more than they work.
 const WORKERS_MAX: usize = 256;
@@ -114,8 +116,13 @@ impl Resolver<'_> {
         let cores = || available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
         let workers = self.number("workers", typed.workers, 0, 0..=WORKERS_MAX);
         let bounds = Duration::ZERO..=Duration::from_hours(24);
+        let engines = EngineChoice::ALL.map(|choice| (choice.as_str(), choice));
+        let relay_engine = self.choice("relay_engine", typed.relay_engine.as_ref(), &engines);
+        let layers = [RecordLayer::Own, RecordLayer::Rustls].map(|layer| (layer.as_str(), layer));
+        let record_layer = self.choice("record_layer", typed.record_layer.as_ref(), &layers);
         Server {
             workers: if workers == 0 { cores() } else { workers },
+            record_layer: record_layer.unwrap_or(RecordLayer::Own),
             state_dir: self.path_or("state_dir", typed.state_dir, "/var/lib/portcullis"),
             drain_timeout: self.duration(
                 "drain_timeout",
@@ -123,6 +130,7 @@ impl Resolver<'_> {
                 Duration::from_secs(30),
                 bounds,
             ),
+            relay_engine: relay_engine.unwrap_or_default(),
         }
     }
 
