@@ -1,8 +1,10 @@
 //! The `portcullis` command: one module per group of commands, and here what they share.
 
 pub mod args;
+mod audit;
 mod bans;
 mod config;
+mod configure;
 mod connect;
 mod describe;
 mod forward;
@@ -100,6 +102,8 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Config(Config::Check(check)) | Command::Check(check) => {
             config::check(context, check.file.as_deref())
         }
+        Command::Configure(command) => configure::run(context, command),
+        Command::Audit(arguments) => audit::run(context, &arguments),
         Command::Reload { command: None } => reload(context),
         Command::Reload { command: Some(Reload::Confirm) } => reload_confirm(context),
         Command::Metrics => metrics(context),
@@ -139,7 +143,7 @@ fn reload(context: &Context) -> Outcome {
 
 fn reload_confirm(context: &Context) -> Outcome {
     let done: Confirmed = context.call(&Request::ReloadConfirm {})?;
-    context.output.value_or_text(&done, "the changed policy of [xdp] stays in force")?;
+    context.output.value_or_text(&done, "what was on trial stays in force")?;
     Ok(Exit::Ok)
 }
 

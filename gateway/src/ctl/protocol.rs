@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use super::role::plain_claim;
+
 /// The version that is spoken here.
 pub const VERSION: u64 = 1;
 /// Longest request line, newline included.
@@ -47,12 +49,18 @@ impl fmt::Debug for TicketText {
 }
 
 mod bans;
+mod config;
 mod forward;
 mod kernel;
+mod least;
 mod sessions;
 mod traffic;
 
 pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
+pub use config::{
+    Candidate, CommitOrder, Committed, Compared, ConfigText, HistoryRow, Me, ShownFinding, Validated,
+    WhichText,
+};
 pub use forward::{
     ForwardFlow, ForwardFlowFilter, ForwardFlowPage, ForwardServer, ForwardStatus, KernelTotals, ServerRef,
 };
@@ -99,9 +107,51 @@ pub enum Command {
     TicketRedeem { ticket: TicketText },
     /// The effective configuration without secrets.
     ConfigShow {},
+    /// [`ConfigText`]
+    ConfigText(WhichText),
+    /// [`Compared`]: the caller's candidate, or an earlier configuration, with the one in force.
+    ConfigCompare {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        back: Option<usize>,
+    },
+    /// [`Candidate`]
+    ConfigSet { path: String, value: String },
+    /// [`Candidate`]
+    ConfigDelete { path: String },
+    /// [`Candidate`]. A whole text, in pieces where it is long: all but the last say `more`.
+    ConfigLoad {
+        text: String,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        more: bool,
+    },
+    /// [`Candidate`]: it becomes the configuration so many commits ago.
+    ConfigRollback { back: usize },
+    /// [`Candidate`]: its changes are made again on top of what others have committed.
+    ConfigUpdate {},
+    /// [`Candidate`]: there is nothing to commit any more.
+    ConfigDiscard {},
+    /// [`Candidate`]: kept under a name.
+    ConfigSave { name: String },
+    /// [`Candidate`]: it becomes one that was kept.
+    ConfigRestore { name: String },
+    /// Names of candidates that were kept.
+    ConfigSaved {},
+    /// [`Validated`]
+    ConfigValidate {},
+    /// [`Committed`]
+    ConfigCommit(CommitOrder),
+    /// A list of [`HistoryRow`], newest first.
+    ConfigHistory {},
+    /// [`Me`]
+    WhoAmI {},
+    /// A list of [`audit::Record`](crate::audit::Record), newest last.
+    AuditList {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<usize>,
+    },
     /// [`Reloaded`]
     Reload {},
-    /// [`Confirmed`]: the policy of the last reload stays in force.
+    /// [`Confirmed`]: what was committed or reloaded on trial stays in force.
     ReloadConfirm {},
     /// [`MetricsText`]
     Metrics {},
@@ -171,25 +221,51 @@ pub struct TicketOrder {
     pub life_seconds: Option<u64>,
 }
 
-/// A command with its version: one line.
+/// A command with its version, and what is claimed beside it: one line.
 #[derive(Serialize)]
 struct Versioned<'a> {
     v: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claimed_from: Option<&'a str>,
     #[serde(flatten)]
     command: &'a Command,
+}
+
+/// A command and what came beside it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    pub command: Command,
+    /// Where the caller says that an SSH session came from.
+    pub claimed_from: Option<String>,
 }
 
 impl Command {
     /// The request line, newline included.
     #[must_use]
     pub fn to_line(&self) -> Zeroizing<Vec<u8>> {
-        let versioned = Versioned { v: VERSION, command: self };
+        self.to_line_from(None)
+    }
+
+    /// The same with a word about where the caller came from.
+    #[must_use]
+    pub fn to_line_from(&self, claimed_from: Option<&str>) -> Zeroizing<Vec<u8>> {
+        let versioned = Versioned { v: VERSION, claimed_from, command: self };
         // Nothing in a command can fail to serialise: all its keys are strings.
         let mut line = serde_json::to_vec(&versioned).unwrap_or_default();
         line.push(b'\n');
         Zeroizing::new(line)
     }
 
+    /// Reads one request line, with or without its newline.
+    ///
+    /// # Errors
+    /// [`ErrorCode::BadRequest`] with what is wrong.
+    pub fn from_line(line: &[u8]) -> Result<Self, Failure> {
+        Ok(Request::from_line(line)?.command)
+    }
+}
+
+impl Request {
     /// Reads one request line, with or without its newline.
     ///
     /// # Errors
@@ -206,7 +282,13 @@ impl Command {
             }
             None => return Err(Failure::bad_request(format!("member `v` is missing; use \"v\":{VERSION}"))),
         }
-        serde_json::from_value(Value::Object(members)).map_err(bad)
+        let claimed_from = match members.remove("claimed_from") {
+            None => None,
+            Some(Value::String(claim)) => plain_claim(&claim),
+            Some(_) => return Err(Failure::bad_request("member `claimed_from` is no text")),
+        };
+        let command = serde_json::from_value(Value::Object(members)).map_err(bad)?;
+        Ok(Self { command, claimed_from })
     }
 }
 
@@ -264,6 +346,21 @@ impl Answer {
                 .map_err(|error| broken(format!("the daemon's answer has another shape: {error}"))),
             (false, _, Some(error)) => Err(error),
             _ => Err(broken("the daemon's answer contradicts itself".into())),
+        }
+    }
+
+    /// What came of it, in a word, and why not or what of it.
+    pub(crate) fn for_audit(&self) -> (&'static str, String) {
+        match (&self.error, &self.data) {
+            (Some(error), _) => ("failed", error.message.clone()),
+            (None, Some(Value::Object(data))) => {
+                // A ticket that was issued is a secret; the rest of the answer says what it is for.
+                let told = data.iter().filter(|(key, _)| *key != "ticket");
+                let told: serde_json::Map<_, _> =
+                    told.map(|(key, value)| (key.clone(), value.clone())).collect();
+                ("done", Value::Object(told).to_string())
+            }
+            (None, _) => ("done", String::new()),
         }
     }
 
