@@ -9,6 +9,7 @@
 mod gateway {
     mod bans;
     mod cgp;
+    mod configure;
     mod connect;
     mod connect_command;
     mod control;
@@ -28,6 +29,7 @@ mod gateway {
     mod rdp;
     mod relay;
     mod reload;
+    mod shell;
     mod socks;
     mod tickets;
     mod tls;

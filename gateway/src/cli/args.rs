@@ -90,6 +90,8 @@ pub enum Command {
     /// Show and set what is logged
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Logs(Logs),
+    /// The operator's command line: what a login over SSH shows
+    Shell(Shell),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
     /// Print this program's manual page, or write one page per command into a directory
@@ -375,7 +377,7 @@ pub enum Logs {
 mod configure;
 mod kernel;
 
-pub use configure::{Audit, Commit, Configure};
+pub use configure::{Audit, Commit, Configure, Shell};
 pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Role, Top, Xdp};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

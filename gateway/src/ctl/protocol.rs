@@ -4,8 +4,6 @@
 //! error is an error; a reader of answers ignores members that it does not know, so that version 1 can grow.
 //! The document is `gateway/docs/CONTROL.md`.
 
-use std::fmt;
-
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -24,36 +22,14 @@ pub const SESSIONS_PER_ANSWER: usize = 10_000;
 /// Bans in one answer.
 pub const BANS_PER_ANSWER: usize = 10_000;
 
-/// A ticket string on its way; never shown by `Debug`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct TicketText(#[serde(with = "wiped")] Zeroizing<String>);
-
-impl TicketText {
-    #[must_use]
-    pub fn new(text: String) -> Self {
-        Self(Zeroizing::new(text))
-    }
-
-    /// The ticket itself: a secret.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for TicketText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TicketText(…)")
-    }
-}
-
 mod bans;
 mod config;
 mod forward;
 mod kernel;
 mod least;
 mod sessions;
+mod status;
+mod tickets;
 mod traffic;
 
 pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
@@ -70,20 +46,9 @@ pub use kernel::{
     XdpSteering,
 };
 pub use sessions::{KillWhich, SessionFilter};
+pub use status::{AuthorityStatus, ConfigStatus, ListenerStatus, ReloadStatus, StaSummary, Status, Use};
+pub use tickets::{Issued, Redeemed, TicketOrder, TicketText};
 pub use traffic::{FlowFilter, FlowOrder, XdpEvent, XdpEventPage, XdpFlow, XdpFlowPage};
-
-mod wiped {
-    use serde::{Deserialize, Deserializer, Serializer};
-    use zeroize::Zeroizing;
-
-    pub(super) fn serialize<S: Serializer>(text: &Zeroizing<String>, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(text)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Zeroizing<String>, D::Error> {
-        String::deserialize(from).map(Zeroizing::new)
-    }
-}
 
 /// What is asked. `{"v":1,"cmd":"…"}` plus the members of the variant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -196,29 +161,6 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         level: Option<String>,
     },
-}
-
-/// A ticket to be issued by the gateway's own authority.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TicketOrder {
-    /// `host:port` where SOCKS, CONNECT and ICA clients go.
-    pub target: String,
-    /// `host:port` where CGP clients go.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cgp: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub domain: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub application: Option<String>,
-    /// Serves until it expires instead of once.
-    #[serde(default)]
-    pub refreshable: bool,
-    /// Default: `ticket_life` of the configuration.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub life_seconds: Option<u64>,
 }
 
 /// A command with its version, and what is claimed beside it: one line.
@@ -383,95 +325,6 @@ impl From<Result<Value, Failure>> for Answer {
     }
 }
 
-/// Answer to `status`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Status {
-    pub version: String,
-    /// `starting`, `ready` or `draining`.
-    pub state: String,
-    pub pid: u32,
-    pub uptime_seconds: u64,
-    /// RFC 3339, UTC.
-    pub started: String,
-    pub workers: usize,
-    pub listeners: Vec<ListenerStatus>,
-    pub sessions: Use,
-    pub connections: Use,
-    pub handshakes: Use,
-    pub stas: StaSummary,
-    /// Absent when the gateway is no ticket authority.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub authority: Option<AuthorityStatus>,
-    pub config: ConfigStatus,
-    /// The kernel side: `absent` or `built`, or where it filters `attached (driver)`, `attached (generic)`,
-    /// `attached in part (…)` or `detached`.
-    pub ebpf: String,
-    /// What the daemon found of io_uring, when it knows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub io_uring: Option<String>,
-    pub log_level: String,
-    pub log_lines_lost: u64,
-}
-
-/// How much of a limit is in use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Use {
-    pub current: usize,
-    pub limit: usize,
-}
-
-/// One listener.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ListenerStatus {
-    pub name: String,
-    pub kind: String,
-    pub listen: Vec<String>,
-    pub tls: bool,
-    /// Where new flows of a `forward` listener run: `kernel` or `user`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
-    /// Accepted connections that are open now.
-    pub connections: usize,
-    pub sessions: usize,
-}
-
-/// How the ticket authorities do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StaSummary {
-    pub total: usize,
-    pub up: usize,
-}
-
-/// The gateway's own ticket authority.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuthorityStatus {
-    pub id: String,
-    pub tickets: Use,
-}
-
-/// Where the configuration is and how the last reload went.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConfigStatus {
-    pub path: String,
-    /// Absent until the first reload.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_reload: Option<ReloadStatus>,
-}
-
-/// The last reload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReloadStatus {
-    /// RFC 3339, UTC.
-    pub at: String,
-    pub ok: bool,
-    /// What was wrong, or empty.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub error: String,
-    /// What waits for a restart.
-    #[serde(default)]
-    pub restart: Vec<String>,
-}
-
 /// One session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRow {
@@ -524,31 +377,6 @@ pub struct StaRow {
     pub requests: u64,
     #[serde(default)]
     pub failures: u64,
-}
-
-/// Answer to `ticket-issue`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Issued {
-    /// The ticket string. A secret: whoever has it may open the session.
-    pub ticket: TicketText,
-    pub authority_id: String,
-    pub refreshable: bool,
-    pub life_seconds: u64,
-}
-
-/// Answer to `ticket-redeem`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Redeemed {
-    #[serde(default)]
-    pub target: Option<String>,
-    #[serde(default)]
-    pub cgp: Option<String>,
-    #[serde(default)]
-    pub user: Option<String>,
-    #[serde(default)]
-    pub domain: Option<String>,
-    #[serde(default)]
-    pub application: Option<String>,
 }
 
 /// Answer to `reload`.

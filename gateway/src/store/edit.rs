@@ -86,7 +86,15 @@ pub fn get(text: &str, typed_path: &str) -> Result<String, EditError> {
             _ => return Err(absent()),
         }
     }
-    Ok(found.to_string().trim().to_owned())
+    Ok(shown(found))
+}
+
+/// Without what stands around it.
+fn shown(item: &Item) -> String {
+    match item {
+        Item::Value(value) => value.clone().decorated("", "").to_string(),
+        item => item.to_string().trim().to_owned(),
+    }
 }
 
 fn below<'a, 'b>(table: &'a dyn TableLike, steps: &mut impl Iterator<Item = &'b Step>) -> Option<&'a Item> {

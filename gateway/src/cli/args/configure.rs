@@ -74,6 +74,13 @@ pub struct Audit {
     pub limit: usize,
 }
 
+#[derive(Clone, Debug, Args)]
+pub struct Shell {
+    /// Run one line instead of asking for lines, as `ssh gateway COMMAND` does
+    #[arg(short = 'c', value_name = "LINE")]
+    pub command: Option<String>,
+}
+
 fn minutes(text: &str) -> Result<Duration, String> {
     if let Ok(minutes) = text.parse::<u32>() {
         return Ok(Duration::from_secs(u64::from(minutes).saturating_mul(60)));
