@@ -1,8 +1,10 @@
 //! The `portcullis` command: one module per group of commands, and here what they share.
 
 pub mod args;
+mod audit;
 mod bans;
 mod config;
+mod configure;
 mod connect;
 mod describe;
 mod forward;
@@ -10,6 +12,7 @@ mod ica;
 mod output;
 mod ports;
 mod sessions;
+mod shell;
 mod sta;
 mod status;
 mod table;
@@ -18,6 +21,7 @@ mod ticket;
 mod watch;
 mod xdp;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -34,7 +38,7 @@ use output::{Failure, Outcome, Output};
 /// Runs the command that was typed.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(arguments(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => return usage(&error).into(),
     };
@@ -46,6 +50,17 @@ pub fn main() -> ExitCode {
             failure.exit.into()
         }
     }
+}
+
+/// Under its name as a login shell the program is the operator's command line, whatever else is typed; sshd puts `-`
+/// before that name where nobody asks for a single command.
+fn arguments(typed: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = typed.collect();
+    let name = arguments.first().and_then(|name| Path::new(name).file_name()?.to_str().map(str::to_owned));
+    if name.is_some_and(|name| name.trim_start_matches('-') == shell::LOGIN_NAME) {
+        arguments.insert(1, "shell".into());
+    }
+    arguments
 }
 
 /// Help and version are answers; everything else that clap says is a wrong command line.
@@ -100,6 +115,8 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Config(Config::Check(check)) | Command::Check(check) => {
             config::check(context, check.file.as_deref())
         }
+        Command::Configure(command) => configure::run(context, command),
+        Command::Audit(arguments) => audit::run(context, &arguments),
         Command::Reload { command: None } => reload(context),
         Command::Reload { command: Some(Reload::Confirm) } => reload_confirm(context),
         Command::Metrics => metrics(context),
@@ -108,6 +125,7 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Forward(command) => forward::run(context, command),
         Command::Ports(command) => ports::run(context, command),
         Command::Logs(Logs::Level { level }) => log_level(context, level),
+        Command::Shell(arguments) => shell::run(context, &arguments),
         Command::Completions { shell } => describe::completions(context, shell),
         Command::Man { out } => describe::man(context, out.as_deref()),
     }
@@ -139,7 +157,7 @@ fn reload(context: &Context) -> Outcome {
 
 fn reload_confirm(context: &Context) -> Outcome {
     let done: Confirmed = context.call(&Request::ReloadConfirm {})?;
-    context.output.value_or_text(&done, "the changed policy of [xdp] stays in force")?;
+    context.output.value_or_text(&done, "what was on trial stays in force")?;
     Ok(Exit::Ok)
 }
 

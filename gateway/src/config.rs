@@ -19,6 +19,7 @@ mod json;
 mod rate;
 mod reader;
 mod resolve;
+pub mod schema;
 mod suggest;
 
 use std::fmt;
@@ -49,6 +50,7 @@ pub use error::{ConfigError, Problem};
 pub use finding::{Finding, Severity};
 pub use forward::{Check, CheckTls, CheckTrust, DataPath, ForwardConfig, HealthConfig, ServerConfig};
 pub(crate) use interfaces::{interface_of, networks_of, own_addresses, own_networks};
+pub(crate) use suggest::nearest;
 
 /// Where the configuration is read from unless a path is given.
 pub const PATH_DEFAULT: &str = "/etc/portcullis/portcullis.toml";

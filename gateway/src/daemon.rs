@@ -4,6 +4,7 @@
 //! configuration has been used: a gateway that starts is a gateway that works.
 
 mod assemble;
+mod commit;
 mod options;
 mod reload;
 mod stop;
@@ -19,6 +20,7 @@ use arc_swap::ArcSwap;
 use portcullis_core::session::Table;
 use tokio::sync::{mpsc, watch};
 
+use crate::audit::Audit;
 use crate::bans::Bans;
 use crate::config::{self, Config, Severity};
 use crate::ctl;
@@ -29,6 +31,7 @@ use crate::log;
 use crate::metrics;
 use crate::relay::{self, EngineKind, Worker};
 use crate::state::State;
+use crate::store::{Store, trial};
 use crate::xdp::Kernel;
 use crate::xdp::steering::Cores;
 use assemble::{Assembled, Sockets};
@@ -48,15 +51,23 @@ pub fn main() -> ExitCode {
         Err(error) => return options.fail(Exit::Internal, &error.to_string()),
     };
     let exit = match options.configuration() {
-        Ok(config) if options.check => options.report(&config::check(&config)),
-        Ok(config) => run(&options, config, log.clone()),
+        Ok((config, _)) if options.check => options.report(&config::check(&config)),
+        Ok((config, text)) => run(&options, config, text, log.clone()),
         Err(error) => options.fail(Exit::Config, &error),
     };
     log.flush();
     exit
 }
 
-fn run(options: &Options, config: Config, log: log::Control) -> ExitCode {
+fn run(options: &Options, config: Config, text: String, log: log::Control) -> ExitCode {
+    let start = trial::to_start_with(&config.path, &config.server.state_dir, text);
+    let config = match &start.reverted {
+        Some(_) => match config::parse(&start.text, &config.path) {
+            Ok(config) => config,
+            Err(error) => return options.fail(Exit::Config, &error.to_string()),
+        },
+        None => config,
+    };
     for finding in config::check(&config) {
         match finding.severity {
             // What cannot be used at all stops the start below. An expired certificate does not: some clients may
@@ -75,13 +86,18 @@ fn run(options: &Options, config: Config, log: log::Control) -> ExitCode {
             return options.fail(Exit::Internal, &format!("cannot start the control plane: {error}"));
         }
     };
-    match runtime.block_on(serve(options, config, log)) {
+    match runtime.block_on(serve(options, config, start, log)) {
         Ok(()) => Exit::Ok.into(),
         Err(error) => options.fail(Exit::Unavailable, &format!("{error:#}")),
     }
 }
 
-async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::Result<()> {
+async fn serve(
+    options: &Options,
+    config: Config,
+    start: trial::Start,
+    log: log::Control,
+) -> anyhow::Result<()> {
     let descriptors = assemble::raise_descriptor_limit();
     assemble::warn_of_narrow_limits(&config, descriptors);
     let metrics = metrics::install()?;
@@ -111,6 +127,9 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
     });
     let services = Arc::new(Services {
         config: Arc::new(ArcSwap::from_pointee(config.clone())),
+        store: Store::open(&config.path, &config.server.state_dir, start).into(),
+        candidates: std::sync::Mutex::default(),
+        audit: Audit::new(&config.server.state_dir),
         sessions,
         gate: Arc::clone(&front.gate),
         pool: Arc::clone(&parts.pool),
@@ -137,6 +156,7 @@ async fn serve(options: &Options, config: Config, log: log::Control) -> anyhow::
         fronts.push(front::spawn(index, Arc::clone(&front), bound)?);
     }
     services.state.set_ready();
+    services.note_ready();
     stop::notify_ready();
     say_ready(&config);
     options.announce(&config);
@@ -163,9 +183,10 @@ async fn obey(
                 Order::Stop => return reloader.drain_timeout(),
                 Order::Reload => reloader.on_signal(),
             },
-            Some(reply) = requests.recv() => {
-                // Who asked may have gone; the reload has happened all the same.
-                reply.send(reloader.reload()).ok();
+            Some(request) = requests.recv() => {
+                let done = reloader.carry_out(request.what, &request.origin);
+                // Who asked may have gone; it has happened all the same.
+                request.reply.send(done).ok();
             }
             () = reloader.certificates_due() => reloader.check_certificates(),
             () = reverting(&services) => reloader.revert(),
@@ -182,9 +203,9 @@ async fn clean_up(services: &Services) {
     ctl::server::remove(&services.config.load().control.socket);
 }
 
-/// Until a changed policy of the kernel side is taken back; forever when none waits.
+/// Until something is taken back that nobody has confirmed; forever when nothing waits.
 async fn reverting(services: &Services) {
-    match services.kernel.reverts_at() {
+    match services.reverts_at() {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
     }

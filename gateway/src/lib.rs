@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod authn;
 pub mod bans;
 pub mod cli;
@@ -19,6 +20,7 @@ pub mod metrics;
 pub mod relay;
 pub mod sta;
 pub mod state;
+pub mod store;
 mod sync;
 pub mod tls;
 pub mod version;

@@ -29,7 +29,7 @@ mod watch;
 pub use flood::FloodState;
 pub use flows::{FlowPair, FlowRow, FlowUse, Flows, Half};
 pub use forward::{FlowEnd, ForwardedFlow};
-pub use loader::{Filtered, Kernel, XdpError};
+pub use loader::{Filtered, Hold, Kernel, XdpError};
 pub use maps::{BanRow, MapUse};
 pub use watch::Condition;
 

@@ -9,6 +9,7 @@
 mod gateway {
     mod bans;
     mod cgp;
+    mod configure;
     mod connect;
     mod connect_command;
     mod control;
@@ -29,6 +30,7 @@ mod gateway {
     mod records;
     mod relay;
     mod reload;
+    mod shell;
     mod socks;
     mod tickets;
     mod tls;

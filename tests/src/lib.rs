@@ -17,6 +17,7 @@ pub mod process;
 pub mod skip;
 pub mod speak;
 pub mod sta_double;
+pub mod terminal;
 pub mod topology;
 pub mod twins;
 pub mod wait;

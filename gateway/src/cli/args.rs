@@ -61,6 +61,11 @@ pub enum Command {
     /// Show and check the configuration
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Config(Config),
+    /// Change the configuration: a candidate is edited, compared, committed, and taken back if it must be
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Configure(Configure),
+    /// Show who changed what, when and from where, the newest last
+    Audit(Audit),
     /// Check a configuration and what it names (the same as `config check`)
     Check(Check),
     /// Apply the configuration file to the running gateway
@@ -85,6 +90,8 @@ pub enum Command {
     /// Show and set what is logged
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Logs(Logs),
+    /// The operator's command line: what a login over SSH shows
+    Shell(Shell),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
     /// Print this program's manual page, or write one page per command into a directory
@@ -97,7 +104,7 @@ pub enum Command {
 
 #[derive(Debug, Subcommand)]
 pub enum Reload {
-    /// Keep the changed policy of `[xdp]`, which is taken back otherwise
+    /// Keep the changed policy of `[xdp]`, or what was committed on trial, which is taken back otherwise
     Confirm,
 }
 
@@ -367,8 +374,10 @@ pub enum Logs {
     Level { level: Option<Level> },
 }
 
+mod configure;
 mod kernel;
 
+pub use configure::{Audit, Commit, Configure, Shell};
 pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Role, Top, Xdp};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

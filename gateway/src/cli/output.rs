@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::Mutex;
 
 use serde::Serialize;
 
@@ -9,6 +10,7 @@ use super::table::Table;
 use crate::ctl::client::ClientError;
 use crate::ctl::protocol::ErrorCode;
 use crate::exit::Exit;
+use crate::sync::lock;
 
 /// Widest table when nobody says how wide the output is.
 const WIDTH_UNKNOWN: usize = usize::MAX;
@@ -81,6 +83,8 @@ pub(crate) struct Output {
     pub(crate) json: bool,
     pub(crate) colour: bool,
     pub(crate) terminal: bool,
+    /// Results are collected here instead of being written.
+    collected: Option<Mutex<Vec<u8>>>,
 }
 
 impl Output {
@@ -88,7 +92,19 @@ impl Output {
         let terminal = io::stdout().is_terminal();
         let forbidden = no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Self { json, colour: terminal && !forbidden && !dumb && !json, terminal }
+        Self { json, colour: terminal && !forbidden && !dumb && !json, terminal, collected: None }
+    }
+
+    /// The same, keeping results until they are asked for.
+    pub(crate) fn collecting(self) -> Self {
+        Self { collected: Some(Mutex::default()), ..self }
+    }
+
+    /// What was collected.
+    pub(crate) fn collected(&self) -> String {
+        let bytes =
+            self.collected.as_ref().map(|bytes| std::mem::take(&mut *lock(bytes))).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Columns of the output: `COLUMNS`, or what the terminal says.
@@ -109,17 +125,19 @@ impl Output {
 
     /// Text as it is, and a newline unless it has one.
     pub(crate) fn text(&self, text: &str) -> Result<(), Failure> {
-        let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes())?;
+        self.bytes(text.as_bytes())?;
         if !text.ends_with('\n') {
-            out.write_all(b"\n")?;
+            self.bytes(b"\n")?;
         }
-        out.flush()?;
         Ok(())
     }
 
     /// Bytes as they are.
     pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
+        if let Some(collected) = &self.collected {
+            lock(collected).extend_from_slice(bytes);
+            return Ok(());
+        }
         let mut out = io::stdout().lock();
         out.write_all(bytes)?;
         out.flush()?;

@@ -12,11 +12,15 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Problem};
 use super::reader::{FromToml, Located, Problems, position, shown};
+use super::schema::Shape;
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $name:ident $header:literal { $($key:ident: $type:ty,)* })*) => {
         /// Every table with its keys.
         pub(super) const TABLES: &[(&str, &[&str])] = &[$(($header, &[$(stringify!($key)),*])),*];
+        /// The same with what each key holds.
+        pub(super) const SHAPES: &[(&str, &[(&str, Shape)])] =
+            &[$(($header, &[$((stringify!($key), <$type as FromToml>::SHAPE)),*])),*];
 
         $(
             $(#[$doc])*
@@ -26,6 +30,8 @@ macro_rules! tables {
             }
 
             impl FromToml for $name {
+                const SHAPE: Shape = Shape::Table($header);
+
                 fn expected() -> String {
                     format!("a table `[{}]`", $header)
                 }
@@ -249,6 +255,8 @@ pub(super) enum Ports {
 }
 
 impl FromToml for Ports {
+    const SHAPE: Shape = Shape::Mixed;
+
     fn expected() -> String {
         "a port such as 1494 or a range such as \"3000-3010\"".into()
     }
@@ -273,6 +281,8 @@ pub(super) enum NameOrNumber {
 }
 
 impl FromToml for NameOrNumber {
+    const SHAPE: Shape = Shape::Mixed;
+
     fn expected() -> String {
         "a name in quotes or a number".into()
     }
@@ -297,6 +307,8 @@ pub(super) struct Threshold {
 }
 
 impl FromToml for Threshold {
+    const SHAPE: Shape = Shape::Table(Shape::THRESHOLD);
+
     fn expected() -> String {
         "a count and a time, such as { count = 20, within = \"5m\" }".into()
     }

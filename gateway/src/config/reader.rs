@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Problem};
+use super::schema::Shape;
 use super::suggest::nearest;
 
 /// More problems than this are counted but not told: nobody reads further.
@@ -151,6 +152,8 @@ impl Details<'_> {
 pub(super) trait FromToml: Sized {
     const IS_STRING: bool = false;
     const IS_LIST_OF_STRINGS: bool = false;
+    /// For those that write the file rather than read it.
+    const SHAPE: Shape;
 
     /// What a right value is, for messages.
     fn expected() -> String;
@@ -166,6 +169,7 @@ pub(super) trait FromToml: Sized {
 
 impl FromToml for String {
     const IS_STRING: bool = true;
+    const SHAPE: Shape = Shape::Text;
 
     fn expected() -> String {
         "a string".into()
@@ -183,6 +187,8 @@ impl FromToml for String {
 }
 
 impl FromToml for bool {
+    const SHAPE: Shape = Shape::Flag;
+
     fn expected() -> String {
         "true or false".into()
     }
@@ -197,6 +203,8 @@ impl FromToml for bool {
 }
 
 impl FromToml for i64 {
+    const SHAPE: Shape = Shape::Number;
+
     fn expected() -> String {
         "a whole number".into()
     }
@@ -216,6 +224,7 @@ impl FromToml for i64 {
 
 impl<T: FromToml> FromToml for Vec<Located<T>> {
     const IS_LIST_OF_STRINGS: bool = T::IS_STRING;
+    const SHAPE: Shape = Shape::List(&T::SHAPE);
 
     fn expected() -> String {
         T::expected_array()

@@ -4,7 +4,7 @@
 ///
 /// Case, `-` and `_` do not count. Up to a third of the letters may differ (swapped neighbours count once), as
 /// in cargo; a candidate that begins with what was typed, or the reverse, comes after those.
-pub(super) fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.to_ascii_lowercase().replace('_', "-");
     let wanted: String = plain(typed).chars().take(TYPED_MAX_CHARS).collect();
     let rank = |candidate: &str| {

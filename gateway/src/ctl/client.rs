@@ -43,6 +43,8 @@ fn reason(error: &io::Error) -> String {
 pub struct Client {
     path: PathBuf,
     stream: BufReader<UnixStream>,
+    /// Where an SSH session came from, for the audit log.
+    claimed_from: Option<String>,
 }
 
 impl Client {
@@ -55,7 +57,11 @@ impl Client {
             Ok(stream)
         });
         match opened {
-            Ok(stream) => Ok(Self { path: path.to_owned(), stream: BufReader::new(stream) }),
+            Ok(stream) => Ok(Self {
+                path: path.to_owned(),
+                stream: BufReader::new(stream),
+                claimed_from: std::env::var("SSH_CONNECTION").ok(),
+            }),
             Err(source) => Err(ClientError::Connect { path: path.to_owned(), source }),
         }
     }
@@ -65,7 +71,7 @@ impl Client {
     /// # Errors
     /// Every [`ClientError`] but `Connect`.
     pub fn call<T: DeserializeOwned>(&mut self, command: &Command) -> Result<T, ClientError> {
-        let line = self.exchange(&command.to_line());
+        let line = self.exchange(&command.to_line_from(self.claimed_from.as_deref()));
         let line = line.map_err(|source| ClientError::Io { path: self.path.clone(), source })?;
         let answer: Answer = serde_json::from_slice(&line)
             .map_err(|error| ClientError::Garbage { path: self.path.clone(), what: error.to_string() })?;

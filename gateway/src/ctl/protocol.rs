@@ -4,12 +4,12 @@
 //! error is an error; a reader of answers ignores members that it does not know, so that version 1 can grow.
 //! The document is `gateway/docs/CONTROL.md`.
 
-use std::fmt;
-
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::Zeroizing;
+
+use super::role::plain_claim;
 
 /// The version that is spoken here.
 pub const VERSION: u64 = 1;
@@ -22,37 +22,21 @@ pub const SESSIONS_PER_ANSWER: usize = 10_000;
 /// Bans in one answer.
 pub const BANS_PER_ANSWER: usize = 10_000;
 
-/// A ticket string on its way; never shown by `Debug`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct TicketText(#[serde(with = "wiped")] Zeroizing<String>);
-
-impl TicketText {
-    #[must_use]
-    pub fn new(text: String) -> Self {
-        Self(Zeroizing::new(text))
-    }
-
-    /// The ticket itself: a secret.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for TicketText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TicketText(…)")
-    }
-}
-
 mod bans;
+mod config;
 mod forward;
 mod kernel;
+mod least;
 mod sessions;
+mod status;
+mod tickets;
 mod traffic;
 
 pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
+pub use config::{
+    Candidate, CommitOrder, Committed, Compared, ConfigText, HistoryRow, Me, ShownFinding, Validated,
+    WhichText,
+};
 pub use forward::{
     ForwardFlow, ForwardFlowFilter, ForwardFlowPage, ForwardServer, ForwardStatus, KernelTotals, ServerRef,
 };
@@ -62,20 +46,9 @@ pub use kernel::{
     XdpSteering,
 };
 pub use sessions::{KillWhich, SessionFilter};
+pub use status::{AuthorityStatus, ConfigStatus, ListenerStatus, ReloadStatus, StaSummary, Status, Use};
+pub use tickets::{Issued, Redeemed, TicketOrder, TicketText};
 pub use traffic::{FlowFilter, FlowOrder, XdpEvent, XdpEventPage, XdpFlow, XdpFlowPage};
-
-mod wiped {
-    use serde::{Deserialize, Deserializer, Serializer};
-    use zeroize::Zeroizing;
-
-    pub(super) fn serialize<S: Serializer>(text: &Zeroizing<String>, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(text)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Zeroizing<String>, D::Error> {
-        String::deserialize(from).map(Zeroizing::new)
-    }
-}
 
 /// What is asked. `{"v":1,"cmd":"…"}` plus the members of the variant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,9 +72,51 @@ pub enum Command {
     TicketRedeem { ticket: TicketText },
     /// The effective configuration without secrets.
     ConfigShow {},
+    /// [`ConfigText`]
+    ConfigText(WhichText),
+    /// [`Compared`]: the caller's candidate, or an earlier configuration, with the one in force.
+    ConfigCompare {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        back: Option<usize>,
+    },
+    /// [`Candidate`]
+    ConfigSet { path: String, value: String },
+    /// [`Candidate`]
+    ConfigDelete { path: String },
+    /// [`Candidate`]. A whole text, in pieces where it is long: all but the last say `more`.
+    ConfigLoad {
+        text: String,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        more: bool,
+    },
+    /// [`Candidate`]: it becomes the configuration so many commits ago.
+    ConfigRollback { back: usize },
+    /// [`Candidate`]: its changes are made again on top of what others have committed.
+    ConfigUpdate {},
+    /// [`Candidate`]: there is nothing to commit any more.
+    ConfigDiscard {},
+    /// [`Candidate`]: kept under a name.
+    ConfigSave { name: String },
+    /// [`Candidate`]: it becomes one that was kept.
+    ConfigRestore { name: String },
+    /// Names of candidates that were kept.
+    ConfigSaved {},
+    /// [`Validated`]
+    ConfigValidate {},
+    /// [`Committed`]
+    ConfigCommit(CommitOrder),
+    /// A list of [`HistoryRow`], newest first.
+    ConfigHistory {},
+    /// [`Me`]
+    WhoAmI {},
+    /// A list of [`audit::Record`](crate::audit::Record), newest last.
+    AuditList {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<usize>,
+    },
     /// [`Reloaded`]
     Reload {},
-    /// [`Confirmed`]: the policy of the last reload stays in force.
+    /// [`Confirmed`]: what was committed or reloaded on trial stays in force.
     ReloadConfirm {},
     /// [`MetricsText`]
     Metrics {},
@@ -148,48 +163,51 @@ pub enum Command {
     },
 }
 
-/// A ticket to be issued by the gateway's own authority.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TicketOrder {
-    /// `host:port` where SOCKS, CONNECT and ICA clients go.
-    pub target: String,
-    /// `host:port` where CGP clients go.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cgp: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub domain: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub application: Option<String>,
-    /// Serves until it expires instead of once.
-    #[serde(default)]
-    pub refreshable: bool,
-    /// Default: `ticket_life` of the configuration.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub life_seconds: Option<u64>,
-}
-
-/// A command with its version: one line.
+/// A command with its version, and what is claimed beside it: one line.
 #[derive(Serialize)]
 struct Versioned<'a> {
     v: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claimed_from: Option<&'a str>,
     #[serde(flatten)]
     command: &'a Command,
+}
+
+/// A command and what came beside it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    pub command: Command,
+    /// Where the caller says that an SSH session came from.
+    pub claimed_from: Option<String>,
 }
 
 impl Command {
     /// The request line, newline included.
     #[must_use]
     pub fn to_line(&self) -> Zeroizing<Vec<u8>> {
-        let versioned = Versioned { v: VERSION, command: self };
+        self.to_line_from(None)
+    }
+
+    /// The same with a word about where the caller came from.
+    #[must_use]
+    pub fn to_line_from(&self, claimed_from: Option<&str>) -> Zeroizing<Vec<u8>> {
+        let versioned = Versioned { v: VERSION, claimed_from, command: self };
         // Nothing in a command can fail to serialise: all its keys are strings.
         let mut line = serde_json::to_vec(&versioned).unwrap_or_default();
         line.push(b'\n');
         Zeroizing::new(line)
     }
 
+    /// Reads one request line, with or without its newline.
+    ///
+    /// # Errors
+    /// [`ErrorCode::BadRequest`] with what is wrong.
+    pub fn from_line(line: &[u8]) -> Result<Self, Failure> {
+        Ok(Request::from_line(line)?.command)
+    }
+}
+
+impl Request {
     /// Reads one request line, with or without its newline.
     ///
     /// # Errors
@@ -206,7 +224,13 @@ impl Command {
             }
             None => return Err(Failure::bad_request(format!("member `v` is missing; use \"v\":{VERSION}"))),
         }
-        serde_json::from_value(Value::Object(members)).map_err(bad)
+        let claimed_from = match members.remove("claimed_from") {
+            None => None,
+            Some(Value::String(claim)) => plain_claim(&claim),
+            Some(_) => return Err(Failure::bad_request("member `claimed_from` is no text")),
+        };
+        let command = serde_json::from_value(Value::Object(members)).map_err(bad)?;
+        Ok(Self { command, claimed_from })
     }
 }
 
@@ -267,6 +291,21 @@ impl Answer {
         }
     }
 
+    /// What came of it, in a word, and why not or what of it.
+    pub(crate) fn for_audit(&self) -> (&'static str, String) {
+        match (&self.error, &self.data) {
+            (Some(error), _) => ("failed", error.message.clone()),
+            (None, Some(Value::Object(data))) => {
+                // A ticket that was issued is a secret; the rest of the answer says what it is for.
+                let told = data.iter().filter(|(key, _)| *key != "ticket");
+                let told: serde_json::Map<_, _> =
+                    told.map(|(key, value)| (key.clone(), value.clone())).collect();
+                ("done", Value::Object(told).to_string())
+            }
+            (None, _) => ("done", String::new()),
+        }
+    }
+
     /// The answer line, newline included.
     #[must_use]
     pub fn to_line(&self) -> Vec<u8> {
@@ -284,94 +323,6 @@ impl From<Result<Value, Failure>> for Answer {
             Err(error) => Self { ok: false, data: None, error: Some(error) },
         }
     }
-}
-
-/// Answer to `status`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Status {
-    pub version: String,
-    /// `starting`, `ready` or `draining`.
-    pub state: String,
-    pub pid: u32,
-    pub uptime_seconds: u64,
-    /// RFC 3339, UTC.
-    pub started: String,
-    pub workers: usize,
-    pub listeners: Vec<ListenerStatus>,
-    pub sessions: Use,
-    pub connections: Use,
-    pub handshakes: Use,
-    pub stas: StaSummary,
-    /// Absent when the gateway is no ticket authority.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub authority: Option<AuthorityStatus>,
-    pub config: ConfigStatus,
-    /// The kernel side: `absent` or `built`, or where it filters `attached (driver)`, `attached (generic)`,
-    /// `attached in part (…)` or `detached`.
-    pub ebpf: String,
-    /// What carries relayed bytes: `io_uring` or `epoll`.
-    pub relay_engine: String,
-    pub log_level: String,
-    pub log_lines_lost: u64,
-}
-
-/// How much of a limit is in use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Use {
-    pub current: usize,
-    pub limit: usize,
-}
-
-/// One listener.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ListenerStatus {
-    pub name: String,
-    pub kind: String,
-    pub listen: Vec<String>,
-    pub tls: bool,
-    /// Where new flows of a `forward` listener run: `kernel` or `user`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
-    /// Accepted connections that are open now.
-    pub connections: usize,
-    pub sessions: usize,
-}
-
-/// How the ticket authorities do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StaSummary {
-    pub total: usize,
-    pub up: usize,
-}
-
-/// The gateway's own ticket authority.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuthorityStatus {
-    pub id: String,
-    pub tickets: Use,
-}
-
-/// Where the configuration is and how the last reload went.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConfigStatus {
-    pub path: String,
-    /// Absent until the first reload.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_reload: Option<ReloadStatus>,
-}
-
-/// The last reload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReloadStatus {
-    /// RFC 3339, UTC.
-    pub at: String,
-    pub ok: bool,
-    /// What was wrong, or empty.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub error: String,
-    /// What waits for a restart.
-    #[serde(default)]
-    pub restart: Vec<String>,
 }
 
 /// One session.
@@ -426,31 +377,6 @@ pub struct StaRow {
     pub requests: u64,
     #[serde(default)]
     pub failures: u64,
-}
-
-/// Answer to `ticket-issue`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Issued {
-    /// The ticket string. A secret: whoever has it may open the session.
-    pub ticket: TicketText,
-    pub authority_id: String,
-    pub refreshable: bool,
-    pub life_seconds: u64,
-}
-
-/// Answer to `ticket-redeem`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Redeemed {
-    #[serde(default)]
-    pub target: Option<String>,
-    #[serde(default)]
-    pub cgp: Option<String>,
-    #[serde(default)]
-    pub user: Option<String>,
-    #[serde(default)]
-    pub domain: Option<String>,
-    #[serde(default)]
-    pub application: Option<String>,
 }
 
 /// Answer to `reload`.

@@ -1,7 +1,7 @@
 //! The daemon's end of the control socket: who may connect, how much they may send, and line by line the answers.
 //!
-//! It knows no command; `services` answers. Only root and the daemon's own user get in, by the socket's mode and
-//! again by SO_PEERCRED, since a mode can be changed by mistake.
+//! It knows no command; `services` answers. Only who has a role gets in (`role`), by SO_PEERCRED; where nobody but root
+//! and the daemon's own user can have one, by the socket's mode as well.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
@@ -15,7 +15,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::protocol::{Answer, Command, ErrorCode, Failure, REQUEST_MAX_BYTES};
+use super::protocol::{Answer, Command, ErrorCode, Failure, REQUEST_MAX_BYTES, Request};
+use super::role::Caller;
 
 /// How long to wait after a failed accept: descriptors are short and come back when connections end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -73,6 +74,15 @@ pub fn bind(path: &Path) -> Result<StdListener, BindError> {
     Ok(listener)
 }
 
+/// Lets members of the groups that have a role connect: the daemon looks at each of them. One socket has one group, and
+/// there are three, so the mode cannot say it.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn open_to_groups(path: &Path) -> io::Result<()> {
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))
+}
+
 /// Removes the socket at the end of the daemon's life.
 pub fn remove(path: &Path) {
     // A socket that stays behind is replaced by the next start.
@@ -93,7 +103,7 @@ fn bind_new(path: &Path) -> io::Result<StdListener> {
 /// When the listener cannot be used at all.
 pub async fn serve<F, A>(listener: StdListener, bounds: Bounds, answer: F) -> io::Result<()>
 where
-    F: Fn(Command) -> A + Clone + Send + Sync + 'static,
+    F: Fn(Caller, Command) -> A + Clone + Send + Sync + 'static,
     A: Future<Output = Answer> + Send,
 {
     let listener = UnixListener::from_std(listener)?;
@@ -132,15 +142,23 @@ fn refuse(stream: &UnixStream, failure: Failure) {
 
 async fn connection<F, A>(mut stream: UnixStream, bounds: Bounds, answer: F) -> io::Result<()>
 where
-    F: Fn(Command) -> A,
+    F: Fn(Caller, Command) -> A,
     A: Future<Output = Answer>,
 {
-    let peer = stream.peer_cred()?.uid();
-    if peer != 0 && peer != nix::unistd::geteuid().as_raw() {
-        tracing::warn!(uid = peer, "a user who may not use the control socket tried to");
-        refuse(&stream, Failure::new(ErrorCode::Refused, "only root and the daemon's own user may ask"));
-        return Ok(());
-    }
+    let peer = stream.peer_cred()?;
+    let (uid, gid) = (peer.uid(), peer.gid());
+    // Lists of users may be elsewhere, and slow.
+    let caller = match tokio::task::spawn_blocking(move || Caller::of(uid, gid)).await {
+        Ok(Ok(caller)) => caller,
+        Ok(Err(name)) => {
+            tracing::warn!(uid, user = name, "a user who may not use the control socket tried to");
+            let text = "only root, the daemon's own user and members of the groups portcullis-viewer, \
+                        portcullis-operator and portcullis-admin may ask";
+            refuse(&stream, Failure::new(ErrorCode::Refused, text));
+            return Ok(());
+        }
+        Err(error) => return Err(io::Error::other(error)),
+    };
     let mut lines = Lines { pending: Vec::new(), most: bounds.request_bytes };
     loop {
         let line = match timeout(bounds.idle, lines.next(&mut stream)).await {
@@ -153,8 +171,10 @@ where
             }
             Ok(Err(error)) => return Err(error),
         };
-        let answered = match Command::from_line(&line) {
-            Ok(command) => answer(command).await,
+        let answered = match Request::from_line(&line) {
+            Ok(Request { command, claimed_from }) => {
+                answer(Caller { claimed_from, ..caller.clone() }, command).await
+            }
             Err(failure) => Err(failure).into(),
         };
         drop(line);

@@ -22,6 +22,8 @@ use super::protocol::{
     ListenerStatus, LogLevel, MetricsText, Redeemed, ReloadStatus, Reloaded, SESSIONS_PER_ANSWER,
     SessionFilter, SessionRow, StaSummary, Status, TicketOrder, TicketText, Use,
 };
+use super::role::Caller;
+use crate::audit::{Audit, Record as AuditRecord};
 use crate::bans::Bans;
 use crate::config::{Config, ListenerConfig, ReloadPlan};
 use crate::forward::Balancers;
@@ -32,24 +34,56 @@ use crate::relay::{self, EngineKind};
 use crate::sta::authority::Authority;
 use crate::sta::pool::Pool;
 use crate::state::State;
+use crate::store::Store;
+use crate::store::candidate::Candidates;
+use crate::store::history::Origin;
 use crate::sync::lock;
 use crate::xdp::Kernel;
 
+mod audited;
 mod bans;
+mod config;
 mod forward;
 mod kernel;
 mod traffic;
 
 /// How long a reload may take before who asked is told that it goes on without them.
 const RELOAD_WAIT: Duration = Duration::from_secs(20);
+/// Records of the audit log that are answered unless somebody wants another number.
+const AUDIT_RECORDS_DEFAULT: usize = 100;
 
-/// A reload that was asked for, and where its outcome goes.
-pub type ReloadRequest = oneshot::Sender<Result<ReloadPlan, String>>;
+/// What the reloader is to do.
+#[derive(Debug)]
+pub enum Order {
+    /// Read the configuration file again.
+    Reload,
+    /// Put a text in force, and in the file's place.
+    Commit { text: String, hold: Option<Duration>, comment: String },
+}
+
+/// What the reloader did.
+#[derive(Debug, Default)]
+pub struct Applied {
+    pub plan: ReloadPlan,
+    /// Of the entry in the history; 0 for none.
+    pub number: u64,
+}
+
+/// Something that was asked for, and where its outcome goes.
+#[derive(Debug)]
+pub struct ReloadRequest {
+    pub what: Order,
+    pub origin: Origin,
+    pub reply: oneshot::Sender<Result<Applied, String>>,
+}
 
 /// What the commands work on.
 #[derive(Debug)]
 pub struct Services {
     pub config: Arc<ArcSwap<Config>>,
+    pub store: Mutex<Store>,
+    pub candidates: Mutex<Candidates>,
+    pub audit: Audit,
     pub sessions: Arc<Mutex<Table>>,
     pub gate: Arc<Gate>,
     pub pool: Arc<Pool>,
@@ -73,8 +107,8 @@ pub struct Services {
 type Outcome<T> = Result<T, Failure>;
 
 impl Services {
-    /// Answers one command.
-    pub async fn answer(&self, command: Command) -> Answer {
+    /// Does what one command says.
+    async fn act(&self, caller: &Caller, command: Command) -> Answer {
         match command {
             Command::Status {} => reply(Ok(self.status())),
             Command::SessionsList(filter) => reply(self.sessions(&filter)),
@@ -85,7 +119,25 @@ impl Services {
             Command::TicketIssue(order) => reply(self.issue(order)),
             Command::TicketRedeem { ticket } => reply(self.redeem(&ticket).await),
             Command::ConfigShow {} => reply(Ok(self.config.load().to_json())),
-            Command::Reload {} => reply(self.reload().await),
+            Command::ConfigText(which) => reply(self.config_text(caller, &which)),
+            Command::ConfigCompare { back } => reply(self.compare(caller, back)),
+            Command::ConfigSet { path, value } => reply(self.change(caller, |mine| mine.set(&path, &value))),
+            Command::ConfigDelete { path } => reply(self.change(caller, |mine| mine.delete(&path))),
+            Command::ConfigLoad { text, more } => reply(self.change(caller, |mine| mine.load(&text, more))),
+            Command::ConfigRollback { back } => reply(self.rollback(caller, back)),
+            Command::ConfigUpdate {} => reply(self.update_candidate(caller)),
+            Command::ConfigDiscard {} => reply(Ok(self.discard(caller))),
+            Command::ConfigSave { name } => reply(self.save(caller, &name)),
+            Command::ConfigRestore { name } => reply(self.restore(caller, &name)),
+            Command::ConfigSaved {} => reply(Ok(lock(&self.store).saved_names())),
+            Command::ConfigValidate {} => reply(self.validate(caller)),
+            Command::ConfigCommit(order) => reply(self.commit(caller, &order).await),
+            Command::ConfigHistory {} => reply(Ok(self.history())),
+            Command::WhoAmI {} => reply(Ok(Self::me(caller))),
+            Command::AuditList { limit } => {
+                reply(Ok(self.audit.newest(limit.unwrap_or(AUDIT_RECORDS_DEFAULT))))
+            }
+            Command::Reload {} => reply(self.reload(caller).await),
             Command::ReloadConfirm {} => reply(self.confirm_reload()),
             Command::Metrics {} => reply(Ok(MetricsText { text: self.render_metrics() })),
             Command::XdpStatus {} => reply(self.kernel_status()),
@@ -123,14 +175,29 @@ impl Services {
         Ok(())
     }
 
+    /// The daemon serves: what was on trial has come that far, and what was taken back at the start is told.
+    pub(crate) fn note_ready(&self) {
+        let mut store = lock(&self.store);
+        store.note_ready();
+        for news in store.take_news() {
+            self.audit.add(&AuditRecord::new(
+                Origin::daemon(),
+                None,
+                news.into(),
+                "done",
+                "the configuration before",
+            ));
+        }
+    }
+
     /// Remembers how a reload went.
-    pub(crate) fn note_reload(&self, at: SystemTime, outcome: &Result<ReloadPlan, String>) {
+    pub(crate) fn note_reload(&self, at: SystemTime, outcome: &Result<Applied, String>) {
         self.metrics.set_reload(outcome.is_ok(), at);
         *lock(&self.last_reload) = Some(ReloadStatus {
             at: log::rfc3339(at),
             ok: outcome.is_ok(),
             error: outcome.as_ref().err().cloned().unwrap_or_default(),
-            restart: outcome.as_ref().map(|plan| plan.restart.clone()).unwrap_or_default(),
+            restart: outcome.as_ref().map(|done| done.plan.restart.clone()).unwrap_or_default(),
         });
     }
 
@@ -295,18 +362,10 @@ impl Services {
         Err(last)
     }
 
-    async fn reload(&self) -> Outcome<Reloaded> {
-        let (reply, outcome) = oneshot::channel();
-        let busy = || Failure::new(ErrorCode::Unavailable, "the daemon is busy reloading or stopping");
-        self.reload.try_send(reply).map_err(|_| busy())?;
-        let outcome = tokio::time::timeout(RELOAD_WAIT, outcome).await;
-        match outcome.map_err(|_| busy())?.map_err(|_| busy())? {
-            Ok(plan) => {
-                let confirm_within_seconds = self.reverts_in_seconds();
-                Ok(Reloaded { live: plan.live, restart: plan.restart, confirm_within_seconds })
-            }
-            Err(error) => Err(Failure::new(ErrorCode::Refused, error)),
-        }
+    async fn reload(&self, caller: &Caller) -> Outcome<Reloaded> {
+        let Applied { plan, .. } = self.order(caller, Order::Reload).await?;
+        let confirm_within_seconds = self.reverts_in_seconds();
+        Ok(Reloaded { live: plan.live, restart: plan.restart, confirm_within_seconds })
     }
 
     fn log_level(&self, level: Option<&str>) -> Outcome<LogLevel> {

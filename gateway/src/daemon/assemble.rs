@@ -145,6 +145,10 @@ pub(super) struct Sockets {
 impl Sockets {
     pub(super) fn bind(config: &Config, listeners: &[Arc<Listener>], cores: &Cores) -> anyhow::Result<Self> {
         let control = Some(ctl::server::bind(&config.control.socket)?);
+        if ctl::role::any_group_exists() {
+            ctl::server::open_to_groups(&config.control.socket)
+                .context("open the control socket to groups")?;
+        }
         let failed = |address: SocketAddr, what: &str| format!("{what}: cannot listen on {address}");
         let alone = |address: SocketAddr, what: &str| {
             front::bind_alone(address).with_context(|| failed(address, what))

@@ -36,13 +36,18 @@ impl Options {
         Self::parse()
     }
 
-    /// The configuration that is asked for, or what is wrong with it.
-    pub(super) fn configuration(&self) -> Result<Config, String> {
-        if !self.lab {
-            return config::load(&self.config).map_err(|error| error.to_string());
-        }
-        let lab = lab::Lab::prepare(self.lab_dir.as_deref(), self.port).map_err(|error| error.to_string())?;
-        config::parse(&lab.configuration, &lab.path).map_err(|error| error.to_string())
+    /// The configuration that is asked for and its text, or what is wrong with it.
+    pub(super) fn configuration(&self) -> Result<(Config, String), String> {
+        let (text, path) = if self.lab {
+            let lab =
+                lab::Lab::prepare(self.lab_dir.as_deref(), self.port).map_err(|error| error.to_string())?;
+            (lab.configuration, lab.path)
+        } else {
+            let text = config::read(&self.config).map_err(|error| error.to_string())?;
+            (text, self.config.clone())
+        };
+        let config = config::parse(&text, &path).map_err(|error| error.to_string())?;
+        Ok((config, text))
     }
 
     /// Prints findings for `--check`.

@@ -10,21 +10,24 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use super::assemble::{self, Assembled};
 use crate::config::{self, Config, ListenerConfig, ReloadPlan, Severity};
-use crate::ctl::services::Services;
+use crate::ctl::services::{Applied, Order, Services};
 use crate::log;
+use crate::store::history::Origin;
+use crate::sync::lock;
 use crate::tls::certs;
+use crate::xdp::Hold;
 
 /// How soon a new certificate is noticed.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) struct Reloader {
     /// As the daemon started: what a restart would change is measured against it.
-    booted: Config,
-    current: Config,
+    pub(super) booted: Config,
+    pub(super) current: Config,
     /// The listeners that there are: made at start, with the newest settings of theirs.
     serving: Vec<Arc<ListenerConfig>>,
     parts: Assembled,
-    services: Arc<Services>,
+    pub(super) services: Arc<Services>,
     log: log::Control,
     fingerprint: u64,
     certificates: Interval,
@@ -59,15 +62,19 @@ impl Reloader {
     /// SIGHUP: log files were perhaps moved away, and the configuration perhaps changed.
     pub(super) fn on_signal(&mut self) {
         self.log.reopen();
+        let origin = Origin { who: "a signal".to_owned(), ..Origin::default() };
         // The outcome is logged; there is nobody else to tell.
-        self.reload().ok();
+        self.carry_out(Order::Reload, &origin).ok();
     }
 
-    /// Reads the configuration again. On any error everything stays as it is.
-    pub(super) fn reload(&mut self) -> Result<ReloadPlan, String> {
-        let outcome = self.apply();
+    /// Does what was asked for. On any error everything stays as it is.
+    pub(super) fn carry_out(&mut self, what: Order, origin: &Origin) -> Result<Applied, String> {
+        let outcome = match what {
+            Order::Reload => self.reload(origin),
+            Order::Commit { text, hold, comment } => self.commit(&text, hold, &comment, origin),
+        };
         match &outcome {
-            Ok(plan) => {
+            Ok(Applied { plan, .. }) => {
                 tracing::info!(live = ?plan.live, restart = ?plan.restart, "configuration reloaded");
             }
             Err(error) => tracing::error!("configuration not reloaded, the old one stays: {error}"),
@@ -76,9 +83,17 @@ impl Reloader {
         outcome
     }
 
-    fn apply(&mut self) -> Result<ReloadPlan, String> {
+    /// Reads the configuration again.
+    fn reload(&mut self, origin: &Origin) -> Result<Applied, String> {
         let text = config::read(&self.current.path).map_err(|error| error.to_string())?;
         let new = config::parse(&text, &self.current.path).map_err(|error| error.to_string())?;
+        let plan = self.put_in_force(new, &text, Hold::AsConfigured)?;
+        lock(&self.services.store).note_reloaded(&text, origin);
+        Ok(Applied { plan, number: 0 })
+    }
+
+    /// Puts a configuration in force whose text is known: all of it, or nothing.
+    pub(super) fn put_in_force(&mut self, new: Config, text: &str, hold: Hold) -> Result<ReloadPlan, String> {
         for finding in config::check(&new).iter().filter(|finding| finding.severity == Severity::Error) {
             tracing::error!("{finding}");
         }
@@ -87,7 +102,7 @@ impl Reloader {
             restart: config::compare(&self.booted, &new).restart,
         };
         self.renew(&new).map_err(|error| format!("{error:#}"))?;
-        self.change_policy(&new, &text)?;
+        self.change_policy(&new, text, hold)?;
         self.log.reconfigure(&new.log).map_err(|error| error.to_string())?;
         self.services.config.store(Arc::new(new.clone()));
         self.fingerprint = certs::fingerprint(&new.certificates);
@@ -96,14 +111,8 @@ impl Reloader {
     }
 
     /// The policy of the kernel side, for what listens until the next restart.
-    fn change_policy(&self, new: &Config, text: &str) -> Result<(), String> {
-        let config = Config {
-            listeners: self.serving.clone(),
-            sta_server: self.booted.sta_server.clone(),
-            metrics: self.booted.metrics.clone(),
-            ..new.clone()
-        };
-        let changed = self.services.kernel.change(&config, text);
+    fn change_policy(&self, new: &Config, text: &str, hold: Hold) -> Result<(), String> {
+        let changed = self.services.kernel.change(&self.as_served(new), text, hold);
         let changed = changed.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
         match self.services.kernel.reverts_at() {
             Some(_) if changed => tracing::warn!(
@@ -116,8 +125,19 @@ impl Reloader {
         Ok(())
     }
 
-    /// Takes a changed policy back that nobody has confirmed in time.
+    /// What the policy of the kernel side follows from: listeners and servers are those of the start.
+    pub(super) fn as_served(&self, new: &Config) -> Config {
+        Config {
+            listeners: self.serving.clone(),
+            sta_server: self.booted.sta_server.clone(),
+            metrics: self.booted.metrics.clone(),
+            ..new.clone()
+        }
+    }
+
+    /// Takes back what nobody has confirmed in time: a commit, or the changed policy of a reload.
     pub(super) fn revert(&mut self) {
+        self.revert_commit();
         match self.services.kernel.revert_overdue() {
             Ok(Some(xdp)) => {
                 tracing::error!(

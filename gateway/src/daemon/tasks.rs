@@ -61,9 +61,9 @@ pub(super) fn spawn(
     tokio::spawn(async move { kernel.read_events().await });
     if let Some(socket) = sockets.control.take() {
         let services = Arc::clone(services);
-        tokio::spawn(ctl::server::serve(socket, ctl::server::Bounds::default(), move |command| {
+        tokio::spawn(ctl::server::serve(socket, ctl::server::Bounds::default(), move |caller, command| {
             let services = Arc::clone(&services);
-            async move { services.answer(command).await }
+            async move { services.answer(caller, command).await }
         }));
     }
     if let Some(socket) = sockets.metrics.take() {

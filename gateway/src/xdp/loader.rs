@@ -40,6 +40,7 @@ pub(super) mod error;
 pub(super) mod pins;
 
 pub use attach::Mode;
+pub use change::Hold;
 use change::State;
 pub use error::XdpError;
 pub(super) use error::chain;

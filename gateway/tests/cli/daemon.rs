@@ -9,6 +9,7 @@ use portcullis::ctl::protocol::{
     Answer, Command, ConfigStatus, ErrorCode, Failure, Issued, Killed, ListenerStatus, LogLevel, MetricsText,
     Redeemed, ReloadStatus, Reloaded, SessionRow, StaRow, StaSummary, Status, TicketText, Use,
 };
+use portcullis::ctl::role::Caller;
 use portcullis::ctl::server::{Bounds, bind, serve};
 use serde_json::{Value, json};
 
@@ -29,7 +30,7 @@ impl Daemon {
         let (answer, log) = (Arc::new(answer), Arc::clone(&asked));
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let answer = move |command: Command| {
+            let answer = move |_: Caller, command: Command| {
                 let answered = Answer::from(answer(&command));
                 log.lock().unwrap().push(command);
                 std::future::ready(answered)

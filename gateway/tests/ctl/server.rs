@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use portcullis::ctl::client::{Client, ClientError};
 use portcullis::ctl::protocol::{Answer, Command, ErrorCode, LogLevel, REQUEST_MAX_BYTES};
+use portcullis::ctl::role::Caller;
 use portcullis::ctl::server::{BindError, Bounds, bind, serve};
 use serde_json::{Value, json};
 
@@ -23,7 +24,7 @@ fn echo_server(bounds: Bounds) -> Server {
     let listener = bind(&socket).unwrap();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let answer = |command: Command| async move {
+        let answer = |_: Caller, command: Command| async move {
             let level = match command {
                 Command::LogLevel { level } => level.unwrap_or_default(),
                 other => format!("{other:?}"),
@@ -218,5 +219,5 @@ fn every_line_of_the_document_is_a_request_that_the_protocol_knows() {
         let line: Value = serde_json::from_slice(&command.to_line()).unwrap();
         commands.insert(line["cmd"].as_str().unwrap().to_owned());
     }
-    assert_eq!(commands.len(), 25, "{commands:?}");
+    assert_eq!(commands.len(), 41, "{commands:?}");
 }

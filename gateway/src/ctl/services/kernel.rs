@@ -10,6 +10,7 @@ use crate::ctl::protocol::{
     XdpSteering,
 };
 use crate::log;
+use crate::sync::lock;
 use crate::xdp::XdpError;
 
 impl Services {
@@ -72,16 +73,18 @@ impl Services {
     }
 
     pub(super) fn reverts_in_seconds(&self) -> Option<u64> {
-        let left = self.kernel.reverts_at()?.saturating_duration_since(Instant::now());
+        let left = self.reverts_at()?.saturating_duration_since(Instant::now());
         Some(left.as_secs())
     }
 
     pub(super) fn confirm_reload(&self) -> Outcome<Confirmed> {
-        if !self.kernel.confirm() {
-            let text = "no change of [xdp] waits for a confirmation; perhaps it has been taken back";
+        let policy = self.kernel.confirm();
+        let commit = lock(&self.store).confirm();
+        if !policy && !commit {
+            let text = "nothing waits for a confirmation; perhaps it has been taken back";
             return Err(Failure::new(ErrorCode::NotFound, text));
         }
-        tracing::info!("the changed policy of the kernel side was confirmed by an operator");
+        tracing::info!(policy, commit, "what was on trial was confirmed by an operator");
         Ok(Confirmed { confirmed: true })
     }
 }

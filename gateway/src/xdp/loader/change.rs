@@ -28,6 +28,15 @@ impl State {
     }
 }
 
+/// Whether a changed policy waits to be confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// As long as `confirm` of `[xdp]` says.
+    AsConfigured,
+    /// Not here: the whole configuration is on trial, or meant.
+    Elsewhere,
+}
+
 impl Kernel {
     /// The rows in force, those that decide first before others.
     #[must_use]
@@ -47,12 +56,19 @@ impl Kernel {
         lock(&self.active.as_ref()?.policy).pending.as_ref().map(|pending| pending.ends)
     }
 
+    /// Whether the policy of a configuration is another than the one in force.
+    #[must_use]
+    pub fn would_change(&self, config: &Config) -> bool {
+        let (Some(active), Some(xdp)) = (&self.active, &config.xdp) else { return false };
+        !lock(&active.policy).holds(xdp, &rule_rows(config, xdp))
+    }
+
     /// Puts the policy of a configuration, whose file is `text`, in force in one step: for good, or until it is taken
     /// back. An earlier change that nobody has confirmed is taken back first. Whether there was anything to change.
     ///
     /// # Errors
     /// When it cannot be put in force; then the one before stays.
-    pub fn change(&self, config: &Config, text: &str) -> Result<bool, XdpError> {
+    pub fn change(&self, config: &Config, text: &str, hold: Hold) -> Result<bool, XdpError> {
         let (Some(active), Some(xdp)) = (&self.active, &config.xdp) else { return Ok(false) };
         let policy = Policy::new(config, xdp).map_err(XdpError::Rules)?;
         let rows = rule_rows(config, xdp);
@@ -71,7 +87,7 @@ impl Kernel {
         if policy.has_egress {
             outgoing::attach(&mut lock(&active.ebpf), xdp)?;
         }
-        let waits = !xdp.confirm.is_zero();
+        let waits = hold == Hold::AsConfigured && !xdp.confirm.is_zero();
         if waits {
             confirm::note(&state.state_dir, &state.confirmed, text)
                 .map_err(|reason| XdpError::Note { path: state.state_dir.clone(), reason })?;

@@ -1,0 +1,121 @@
+//! Values that are true just now, for completion: asked of the daemon, each at most so often.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::config::schema::{Shape, keys_of};
+use crate::ctl::client::Client;
+use crate::ctl::protocol::{
+    BanFilter, BanRow, Command, ConfigText, ForwardStatus, HistoryRow, SessionFilter, SessionRow, StaRow,
+    Status, WhichText,
+};
+use crate::store::edit::{self, path::quoted};
+
+/// How old an answer may be: between two presses of Tab nothing is asked again.
+const FRESH: Duration = Duration::from_secs(3);
+/// Values that are offered.
+const VALUES_MAX: usize = 500;
+
+/// What kind of value a place takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    Session,
+    User,
+    Sta,
+    Listener,
+    Server,
+    Ban,
+    Back,
+    Saved,
+}
+
+/// Asks the daemon.
+#[derive(Debug)]
+pub(super) struct Live {
+    socket: PathBuf,
+    asked: RefCell<Vec<(Kind, Instant, Vec<String>)>>,
+}
+
+impl Live {
+    pub(super) fn new(socket: PathBuf) -> Self {
+        Self { socket, asked: RefCell::default() }
+    }
+
+    /// The values of a kind; none where the daemon does not say.
+    pub(super) fn values(&self, kind: Kind) -> Vec<String> {
+        let mut asked = self.asked.borrow_mut();
+        asked.retain(|(_, at, _)| at.elapsed() < FRESH);
+        if let Some((_, _, values)) = asked.iter().find(|(of, _, _)| *of == kind) {
+            return values.clone();
+        }
+        let mut values = self.ask(kind).unwrap_or_default();
+        values.retain(|value| !value.chars().any(char::is_control));
+        values.truncate(VALUES_MAX);
+        asked.push((kind, Instant::now(), values.clone()));
+        values
+    }
+
+    fn ask(&self, kind: Kind) -> Option<Vec<String>> {
+        let mut client = Client::connect(&self.socket).ok()?;
+        Some(match kind {
+            Kind::Session | Kind::User => {
+                let rows: Vec<SessionRow> =
+                    client.call(&Command::SessionsList(SessionFilter::default())).ok()?;
+                let value = |row: SessionRow| if kind == Kind::Session { Some(row.id) } else { row.user };
+                sorted(rows.into_iter().filter_map(value))
+            }
+            Kind::Sta => {
+                let rows: Vec<StaRow> = client.call(&Command::StaList {}).ok()?;
+                sorted(rows.into_iter().map(|row| row.name))
+            }
+            Kind::Listener => {
+                let status: Status = client.call(&Command::Status {}).ok()?;
+                sorted(status.listeners.into_iter().map(|row| row.name))
+            }
+            Kind::Server => {
+                let rows: Vec<ForwardStatus> = client.call(&Command::ForwardStatus {}).ok()?;
+                sorted(rows.into_iter().flat_map(|row| row.servers).map(|server| server.name))
+            }
+            Kind::Ban => {
+                let rows: Vec<BanRow> = client.call(&Command::BansList(BanFilter::default())).ok()?;
+                sorted(rows.into_iter().map(|row| row.prefix))
+            }
+            Kind::Back => {
+                let rows: Vec<HistoryRow> = client.call(&Command::ConfigHistory {}).ok()?;
+                rows.into_iter().map(|row| row.back.to_string()).collect()
+            }
+            Kind::Saved => client.call(&Command::ConfigSaved {}).ok()?,
+        })
+    }
+
+    /// The paths of the configuration that begin like a typed one: keys, and the names of tables in the candidate.
+    pub(super) fn paths(&self, place: &str, typed: &str) -> Vec<String> {
+        let (before, _) = typed.rsplit_once('.').unwrap_or(("", typed));
+        let full = super::grammar::joined(place, before);
+        let prefix = if before.is_empty() { String::new() } else { format!("{before}.") };
+        let words: Vec<String> = match edit::shape_of(&full) {
+            Ok(Shape::Table(table)) => keys_of(table).iter().map(|(key, _)| (*key).to_owned()).collect(),
+            Ok(Shape::List(Shape::Table(_))) => {
+                let text = self.candidate().unwrap_or_default();
+                edit::names(&text, &full).iter().map(|name| quoted(name)).collect()
+            }
+            _ => Vec::new(),
+        };
+        words.into_iter().map(|word| format!("{prefix}{word}")).collect()
+    }
+
+    fn candidate(&self) -> Option<String> {
+        let which = WhichText { candidate: true, back: None, path: None };
+        let answer: ConfigText =
+            Client::connect(&self.socket).ok()?.call(&Command::ConfigText(which)).ok()?;
+        Some(answer.text)
+    }
+}
+
+fn sorted(values: impl Iterator<Item = String>) -> Vec<String> {
+    let mut values: Vec<String> = values.collect();
+    values.sort();
+    values.dedup();
+    values
+}

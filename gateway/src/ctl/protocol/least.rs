@@ -1,0 +1,89 @@
+//! Which role a command needs, and which commands change something: one place for both.
+
+use serde_json::{Value, json};
+
+use super::Command;
+use crate::ctl::role::Role;
+
+impl Command {
+    /// The least role that may ask this.
+    #[must_use]
+    pub fn least_role(&self) -> Role {
+        match self {
+            Self::Status {}
+            | Self::SessionsList(_)
+            | Self::SessionShow { .. }
+            | Self::StaList {}
+            | Self::ConfigShow {}
+            | Self::ConfigText(_)
+            | Self::ConfigCompare { .. }
+            | Self::ConfigHistory {}
+            | Self::ConfigSaved {}
+            | Self::WhoAmI {}
+            | Self::Metrics {}
+            | Self::XdpStatus {}
+            | Self::XdpRules {}
+            | Self::XdpFlows(_)
+            | Self::XdpEvents { .. }
+            | Self::BansList(_)
+            | Self::ForwardStatus {}
+            | Self::ForwardFlows(_)
+            | Self::LogLevel { level: None } => Role::Viewer,
+            Self::SessionKill(_)
+            | Self::StaTest { .. }
+            | Self::BanAdd(_)
+            | Self::BanRemove { .. }
+            | Self::BansClear { .. }
+            | Self::ForwardDrain(_)
+            | Self::ForwardUndrain(_)
+            | Self::AuditList { .. }
+            | Self::LogLevel { level: Some(_) } => Role::Operator,
+            // A ticket opens whatever it names: whoever issues one is not bound by policy's intent.
+            Self::TicketIssue(_)
+            | Self::TicketRedeem { .. }
+            | Self::ConfigSet { .. }
+            | Self::ConfigDelete { .. }
+            | Self::ConfigLoad { .. }
+            | Self::ConfigRollback { .. }
+            | Self::ConfigUpdate {}
+            | Self::ConfigDiscard {}
+            | Self::ConfigSave { .. }
+            | Self::ConfigRestore { .. }
+            | Self::ConfigValidate {}
+            | Self::ConfigCommit(_)
+            | Self::Reload {}
+            | Self::ReloadConfirm {} => Role::Administrator,
+        }
+    }
+
+    /// Whether it changes what the gateway does, and so belongs into the audit log. A candidate does nothing yet.
+    #[must_use]
+    pub fn is_change(&self) -> bool {
+        matches!(
+            self,
+            Self::SessionKill(_)
+                | Self::BanAdd(_)
+                | Self::BanRemove { .. }
+                | Self::BansClear { .. }
+                | Self::ForwardDrain(_)
+                | Self::ForwardUndrain(_)
+                | Self::LogLevel { level: Some(_) }
+                | Self::TicketIssue(_)
+                | Self::TicketRedeem { .. }
+                | Self::ConfigCommit(_)
+                | Self::Reload {}
+                | Self::ReloadConfirm {}
+        )
+    }
+
+    /// What was asked, without secrets and without whole texts.
+    #[must_use]
+    pub fn for_audit(&self) -> Value {
+        match self {
+            Self::TicketRedeem { .. } => json!({"cmd": "ticket-redeem"}),
+            Self::ConfigLoad { text, .. } => json!({"cmd": "config-load", "bytes": text.len()}),
+            // Nothing else has a secret, and nothing of it can fail to serialise: all keys are strings.
+            other => serde_json::to_value(other).unwrap_or_default(),
+        }
+    }
+}
