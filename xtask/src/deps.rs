@@ -19,13 +19,14 @@ struct Wall {
 
 const PROTO: &str = "portcullis-proto";
 const CORE: &str = "portcullis-core";
+const URING: &str = "portcullis-uring";
 const GATEWAY: &str = "portcullis";
 const TESTS: &str = "portcullis-tests";
 const KERNEL: &str = "portcullis-ebpf-common";
 const PERF: &str = "portcullis-perf";
 const XTASK: &str = "xtask";
 
-const WALLS: [Wall; 5] = [
+const WALLS: [Wall; 6] = [
     Wall {
         from: PROTO,
         never: &[CORE, GATEWAY, TESTS, PERF, XTASK],
@@ -40,6 +41,11 @@ const WALLS: [Wall; 5] = [
         from: KERNEL,
         never: &[PROTO, CORE, GATEWAY, TESTS, PERF, XTASK, "aya", "nix"],
         why: "what the kernel runs is a function of bytes",
+    },
+    Wall {
+        from: URING,
+        never: &[PROTO, CORE, GATEWAY, TESTS, PERF, XTASK, "metrics", "ring", "rustls", "tokio", "tracing"],
+        why: "the cage of unsafe code moves bytes, and holds nothing else",
     },
     Wall { from: CORE, never: &[GATEWAY, TESTS, PERF, XTASK], why: "core decides and depends only on proto" },
     Wall {

@@ -39,6 +39,9 @@ const PAUSES: [&str; 2] = ["gateway/tests/sta/world.rs", "tests/src/wait.rs"];
 /// The only shell script.
 const SCRIPT: &str = ".ci/run";
 
+/// The one crate of this workspace with unsafe code. A table of lints cannot be inherited and changed at once.
+const CAGE: &str = "gateway/uring/Cargo.toml";
+
 /// Words that mean unfinished work. Split, so that this file does not hold them.
 const UNFINISHED: [&str; 6] = [
     concat!("to", "do!("),
@@ -87,6 +90,7 @@ pub(crate) fn check() -> Result<Vec<String>> {
     }
     let mut findings = layout(&files);
     findings.extend(changelog(&files));
+    findings.extend(cage(&files));
     for file in &files {
         findings.extend(shape(file));
         if let Some(text) = &file.text {
@@ -125,6 +129,19 @@ fn changelog(files: &[File]) -> Option<String> {
     let text = files.iter().find(|file| file.path == "CHANGELOG.md")?.text.as_ref()?;
     let unreleased = text.contains("\n## [Unreleased]\n");
     (!unreleased).then(|| String::from("CHANGELOG.md: needs a section `## [Unreleased]`"))
+}
+
+/// The cage of unsafe code has the lints of the workspace but for that one.
+fn cage(files: &[File]) -> Option<String> {
+    let table = |path: &str| {
+        let text = files.iter().find(|file| file.path == path)?.text.as_ref()?;
+        text.parse::<toml::Table>().ok()
+    };
+    let mut workspace = table("Cargo.toml")?.get("workspace")?.get("lints")?.clone();
+    let rust = workspace.get_mut("rust")?.as_table_mut()?;
+    rust.insert(String::from("unsafe_code"), toml::Value::from("allow"));
+    let same = table(CAGE).is_some_and(|cage| cage.get("lints") == Some(&workspace));
+    (!same).then(|| format!("{CAGE}: has the lints of the workspace and `unsafe_code = \"allow\"`"))
 }
 
 /// Rules about what a file is, not about what it says.
@@ -167,7 +184,7 @@ fn words(path: &str, text: &str) -> Vec<String> {
     let mut findings = Vec::new();
     let rust = path.ends_with(".rs");
     let manifest = path.ends_with("Cargo.toml") && path != "Cargo.toml" && !path.starts_with("tests/fuzz/");
-    if manifest && !text.contains("[lints]\nworkspace = true") {
+    if manifest && path != CAGE && !text.contains("[lints]\nworkspace = true") {
         findings.push(format!("{path}: inherits the lints: `[lints]` and `workspace = true`"));
     }
     let test_file = path.starts_with("tests/") || path.ends_with("/tests.rs") || path.contains("/tests/");
@@ -214,6 +231,15 @@ mod tests {
             findings.contains("scripts/: not one") && findings.contains("gateway/: missing"),
             "{findings}"
         );
+    }
+
+    #[test]
+    fn the_cage_of_unsafe_code_differs_by_one_lint_from_the_workspace() {
+        let root = file("Cargo.toml", "[workspace.lints.rust]\nunsafe_code = \"forbid\"\nx = \"warn\"\n");
+        let with = |text: &str| cage(&[file("Cargo.toml", root.text.as_deref().unwrap()), file(CAGE, text)]);
+        assert_eq!(with("[lints.rust]\nunsafe_code = \"allow\"\nx = \"warn\"\n"), None);
+        assert!(with("[lints.rust]\nunsafe_code = \"allow\"\n").is_some());
+        assert!(with("[lints.rust]\nunsafe_code = \"forbid\"\nx = \"warn\"\n").is_some());
     }
 
     #[test]

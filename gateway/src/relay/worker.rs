@@ -251,7 +251,8 @@ impl Relay {
         let begun = catch_unwind(AssertUnwindSafe(|| Session::new(parts, beginning, shared)));
         let Ok(mut session) = begun else {
             tracing::error!("a session broke off at its beginning by a fault of the gateway");
-            [client, server].map(|socket| self.shared.engine.close(socket));
+            self.shared.engine.close(client);
+            self.shared.engine.close(server);
             self.free.push(key);
             return;
         };

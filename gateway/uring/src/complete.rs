@@ -139,7 +139,7 @@ impl Ring {
         self.backlog.push_back((Some(socket), event));
     }
 
-    /// Whether buffers that nobody holds will be with the kernel after the next turn.
+    /// Whether the kernel got buffers that nobody holds.
     fn has_more(&mut self, class: Class) -> bool {
         let group = self.shared.groups.get_mut(usize::from(class_number(class)));
         group.is_some_and(Group::is_more_after_shortage)

@@ -91,6 +91,11 @@ impl Group {
     /// Lends the kernel what is free, up to what it shall have. Once in each turn.
     pub(crate) fn give_back(&mut self) {
         self.review();
+        self.lend();
+    }
+
+    /// Lends up to the target; says whether that was anything.
+    fn lend(&mut self) -> bool {
         let before = self.tail;
         while self.lent_count < self.target
             && let Some((number, data)) = self.pool.lend()
@@ -108,14 +113,16 @@ impl Group {
             // kernel sees the offers before it sees the tail behind them.
             unsafe { AtomicU16::from_ptr(tail) }.store(self.tail, Ordering::Release);
         }
+        before != self.tail
     }
 
-    /// The kernel had no buffer; whether it can have more with the next turn.
+    /// The kernel had no buffer; lends it more and says whether that was any. A receive that begins again without a
+    /// new buffer could find none within the same turn, again and again.
     pub(crate) fn is_more_after_shortage(&mut self) -> bool {
         if self.pool.free() > 0 {
             self.target = self.target.saturating_mul(2).min(self.lent.len().max(LENT_MIN));
         }
-        self.available() > 0
+        self.lend()
     }
 
     /// Lets the target sink when the kernel had plenty for long.

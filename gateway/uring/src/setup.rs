@@ -151,7 +151,40 @@ impl Step {
 
 #[cfg(test)]
 mod tests {
+    use io_uring::squeue;
+    use io_uring::types::Fixed;
+
     use super::*;
+
+    /// What an operation ends with that points to no memory.
+    fn outcome(ring: &mut IoUring, entry: &squeue::Entry) -> i32 {
+        // SAFETY: the operations of these tests point to no memory.
+        unsafe { ring.submission().push(entry) }.unwrap();
+        ring.submit_and_wait(1).unwrap();
+        let completion = ring.completion().next();
+        completion.unwrap().result()
+    }
+
+    #[test]
+    fn an_enabled_ring_does_what_is_used_and_nothing_else() {
+        let settings = Settings { entries: 4, sockets: 2, ..Settings::default() };
+        let mut ring = build(&settings).unwrap();
+        assert_eq!(make_table(&ring, &settings), Ok(2));
+        enable(&ring).unwrap();
+        let poll = |flags| opcode::PollAdd::new(Fixed(0), 1).build().flags(flags);
+        assert_eq!(
+            outcome(&mut ring, &poll(Flags::empty())),
+            -libc::EBADF,
+            "allowed, but the place is empty"
+        );
+        assert_eq!(outcome(&mut ring, &poll(Flags::ASYNC)), -libc::EACCES);
+        let outside = opcode::PollAdd::new(io_uring::types::Fd(0), 1).build();
+        assert_eq!(outcome(&mut ring, &outside), -libc::EACCES, "a descriptor that is not in the table");
+        let other = opcode::Nop::new().build().flags(Flags::FIXED_FILE);
+        assert_eq!(outcome(&mut ring, &other), -libc::EACCES);
+        let register = ring.submitter().register_eventfd(0);
+        assert_eq!(register.unwrap_err().raw_os_error(), Some(libc::EACCES));
+    }
 
     fn text(step: &Step, code: i32, disabled: Option<&str>) -> String {
         refused_with(step, &io::Error::from_raw_os_error(code), disabled).to_string()

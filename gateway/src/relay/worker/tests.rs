@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
+use std::sync::mpsc::SyncSender;
 use std::thread;
 
 use portcullis_core::command::{Framing, Relay as Beginning};
