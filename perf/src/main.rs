@@ -4,21 +4,25 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+mod baseline;
+mod bench;
+mod compare;
 mod contender;
 mod cpu;
-mod finding;
+mod goal;
+mod goals;
 mod interrupt;
 mod load;
 mod machine;
-mod measure;
 mod peers;
 mod report;
-mod smoke;
+mod shares;
 mod stats;
 mod tickets;
 mod xdp;
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -35,24 +39,30 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// A short comparison with HAProxy: relay both ways, session set-up, small messages
-    Smoke {
-        /// Rounds, each with two slices of both contenders in every measure
-        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
-        rounds: u32,
-        /// Seconds that each contender is measured in one round of one measure
-        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=60))]
-        seconds: u32,
+    /// The goals of the relay, side by side with what one would use instead
+    Goals {
+        /// Rounds, each there and back through all contenders [default: 9, quick: 5]
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: Option<u32>,
+        /// Measure only these, as G1,G3
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<goals::Id>,
+        /// Shorter and fewer slices, and no peers that no goal is against: less than ten minutes
+        #[arg(long)]
+        quick: bool,
         /// Print one JSON object as the last line
         #[arg(long)]
         json: bool,
-        /// Compare HAProxy with itself, which shows how much of a difference is noise; keeps no results
-        #[arg(long)]
-        null: bool,
         /// Where to keep the raw series [default: perf/results of this source tree]
         #[arg(long, value_name = "DIR")]
         results: Option<PathBuf>,
     },
+    /// The machine behind the contenders, as a process of its own
+    #[command(hide = true)]
+    Backend { address: SocketAddr },
+    /// A relay as one writes it in an afternoon, to be compared with
+    #[command(hide = true)]
+    Baseline(baseline::Arguments),
     /// The kernel side: drop cost, sessions under a flood, cost in peace, forwarding; needs root
     Xdp {
         /// Rounds of every measure [default: 9, quick: 5]
@@ -79,9 +89,12 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Smoke { rounds, seconds, json, null, results } => {
-            smoke(smoke::Plan { rounds, time: Duration::from_secs(seconds.into()), null }, json, results)
+        Command::Goals { rounds, only, quick, json, results } => {
+            let rounds = rounds.unwrap_or(if quick { 5 } else { 9 });
+            goals(&bench::Plan { rounds, quick }, &only, json, results)
         }
+        Command::Backend { address } => backend::serve(address),
+        Command::Baseline(arguments) => baseline::run(&arguments),
         Command::Xdp { rounds, only, period, quick, json, results } => {
             let rounds = rounds.unwrap_or(if quick { 5 } else { 9 });
             xdp(xdp::Plan { rounds, quick, only, period: Duration::from_nanos(period.into()) }, json, results)
@@ -97,14 +110,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn smoke(plan: smoke::Plan, json: bool, results: Option<PathBuf>) -> Result<()> {
-    let report = smoke::run(plan, &mut std::io::stderr())?;
+fn goals(plan: &bench::Plan, only: &[goals::Id], json: bool, results: Option<PathBuf>) -> Result<()> {
+    let report = goals::run(plan, only, &mut std::io::stderr())?;
     let mut out = std::io::stdout().lock();
     write!(out, "{report}")?;
-    if !plan.null {
-        let dir = results.unwrap_or_else(|| portcullis_tests::process::repository().join("perf/results"));
-        writeln!(out, "raw series: {}", report.save(&dir)?.display())?;
-    }
+    let dir = results.unwrap_or_else(|| portcullis_tests::process::repository().join("perf/results"));
+    writeln!(out, "raw series: {}", report.save(&dir)?.display())?;
     if json {
         writeln!(out, "{}", report.summary())?;
     }

@@ -8,23 +8,25 @@ use crate::{ebpf, setup, shell};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// A short comparison with HAProxy
-    #[arg(long)]
-    smoke: bool,
-    /// A measurement (`smoke`, or `xdp` for the kernel side, which needs root) and its arguments, for example
-    /// `xdp --quick --json` or `xdp --help`
+    /// A measurement and its arguments: the goals of the relay (`--quick --json`, `--only G1,G4`, `goals --help`), or
+    /// `xdp` for the kernel side, which needs root (`xdp --quick --json`, `xdp --help`)
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }
 
+/// What the perf program can do, other than measuring the goals.
+const OTHERS: [&str; 7] = ["goals", "xdp", "instructions", "delay", "charts", "sizing", "help"];
+
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     setup::ensure(setup::Use::Perf)?;
-    if arguments.arguments.first().is_some_and(|first| first == "xdp") {
+    let first = arguments.arguments.first().map_or("goals", String::as_str);
+    if first == "xdp" {
         ebpf::build()?;
     }
     let mut perf = shell::cargo(&["run", "--quiet", "--release", "-p", "portcullis-perf", "--"]);
-    if arguments.smoke {
-        perf.arg("smoke");
+    // Without a measurement's name it is about the goals.
+    if !OTHERS.contains(&first) || arguments.arguments.is_empty() {
+        perf.arg("goals");
     }
     shell::succeeds(perf.args(&arguments.arguments))
 }

@@ -1,93 +1,92 @@
-//! Bulk bytes through a contender's TLS relay, one direction at a time.
+//! Bulk bytes through a contender, one direction at a time.
 //!
 //! Down, the client reads records and counts the plaintext in them by their headers: decrypting here would make the
-//! load the limit. (The probe before the first measurement decrypts and compares.) Up, the back end counts.
-
-use std::time::Duration;
+//! load the limit. (The probe before the first measurement decrypts and compares.) Plain bytes it only counts, without
+//! copying them. Up, the back end counts.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::epoll::EpollFlags;
 
-use super::connection::{Clients, Connection, Received};
-use super::{Poller, Slice, Window};
-use crate::backend::{self, Backend};
-use crate::contender::Contender;
+use super::connection::{Connection, Entry, Received};
+use super::{Poller, Slice, Target, Timing, Window};
+use crate::backend;
 
 const CONNECTIONS: usize = 8;
 const READ_BYTES: usize = 256 * 1_024;
 /// What is encrypted at a time: four full records.
 const WRITE_BYTES: usize = 64 * 1_024;
+/// What is written at a time without TLS.
+const PLAIN_WRITE_BYTES: usize = 256 * 1_024;
 
-pub(crate) fn down(
-    contender: &Contender,
-    clients: &Clients,
-    warm_up: Duration,
-    length: Duration,
-) -> Result<Slice> {
-    let (mut connections, mut poller) = open(contender, clients, backend::SOURCE, EpollFlags::EPOLLIN)?;
+/// From the back end to the clients.
+pub(crate) fn down(target: &Target<'_>, timing: Timing) -> Result<Slice> {
+    let (mut connections, mut poller) = open(target, backend::SOURCE, EpollFlags::EPOLLIN)?;
     let mut records: Vec<Records> = connections.iter().map(|_| Records::default()).collect();
-    let mut buffer = vec![0; READ_BYTES];
-    let mut window = Window::open(contender.meter(), warm_up, length);
+    let (mut buffer, mut plain) = (vec![0; READ_BYTES], 0);
+    let is_tls = matches!(target.entry, Entry::Tls(_));
+    let mut window = Window::open(*target, timing);
     loop {
         for (index, _) in poller.wait()? {
             let (Some(connection), Some(records)) = (connections.get_mut(index), records.get_mut(index))
             else {
                 continue;
             };
-            match connection.receive_records(&mut buffer)? {
-                Received::Bytes(count) => records.take(buffer.get(..count).unwrap_or_default())?,
-                Received::End => bail!("{} ended a download", contender.label),
+            let received = match is_tls {
+                true => connection.receive_raw(&mut buffer)?,
+                false => connection.discard(&mut buffer)?,
+            };
+            match received {
+                Received::Bytes(count) if is_tls => {
+                    records.take(buffer.get(..count).unwrap_or_default())?;
+                }
+                Received::Bytes(count) => plain += u64::try_from(count)?,
+                Received::End => bail!("{} ended a download", target.label),
             }
         }
-        let bytes = records.iter().map(|records| records.plaintext).sum();
-        if let Some(slice) = window.turn(bytes, 0)? {
+        let bytes = plain + records.iter().map(|records| records.plaintext).sum::<u64>();
+        if let Some(slice) = window.turn(|| Ok(bytes), 0)? {
             return Ok(slice);
         }
     }
 }
 
-pub(crate) fn up(
-    contender: &Contender,
-    clients: &Clients,
-    backend: &Backend,
-    warm_up: Duration,
-    length: Duration,
-) -> Result<Slice> {
+/// From the clients to the back end.
+pub(crate) fn up(target: &Target<'_>, timing: Timing) -> Result<Slice> {
     let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
-    let (mut connections, mut poller) = open(contender, clients, backend::SINK, interest)?;
-    let block = vec![b'u'; WRITE_BYTES];
+    let (mut connections, mut poller) = open(target, backend::SINK, interest)?;
+    let is_tls = matches!(target.entry, Entry::Tls(_));
+    let block = vec![b'u'; if is_tls { WRITE_BYTES } else { PLAIN_WRITE_BYTES }];
     let mut buffer = vec![0; WRITE_BYTES];
-    let mut window = Window::open(contender.meter(), warm_up, length);
+    let mut window = Window::open(*target, timing);
     loop {
         for (index, ready) in poller.wait()? {
             let Some(connection) = connections.get_mut(index) else { continue };
             if ready.contains(EpollFlags::EPOLLIN) && connection.receive(&mut buffer)? == Received::End {
-                bail!("{} ended an upload", contender.label);
+                bail!("{} ended an upload", target.label);
             }
-            if ready.contains(EpollFlags::EPOLLOUT) && connection.flush()? {
+            if !ready.contains(EpollFlags::EPOLLOUT) {
+                continue;
+            }
+            if !is_tls {
+                // Where in the block a write stopped does not matter: nobody looks.
+                connection.write(&block)?;
+            } else if connection.flush()? {
                 connection.queue(&block)?;
                 connection.flush()?;
             }
         }
-        if let Some(slice) = window.turn(backend.sunk(), 0)? {
+        if let Some(slice) = window.turn(|| target.backend.sunk(), 0)? {
             return Ok(slice);
         }
     }
 }
 
-fn open(
-    contender: &Contender,
-    clients: &Clients,
-    work: u8,
-    interest: EpollFlags,
-) -> Result<(Vec<Connection>, Poller)> {
+fn open(target: &Target<'_>, work: u8, interest: EpollFlags) -> Result<(Vec<Connection>, Poller)> {
     let poller = Poller::new()?;
-    let mut connections = Vec::with_capacity(CONNECTIONS);
-    for index in 0..CONNECTIONS {
-        let mut connection = Connection::establish(contender.relay, &clients.cheap)?;
-        poller.add(index, &connection, interest)?;
+    let mut connections = Connection::open_many(target.entry, target.clients, CONNECTIONS)?;
+    for (index, connection) in connections.iter_mut().enumerate() {
+        poller.add(index, connection, interest)?;
         connection.send(&[work])?;
-        connections.push(connection);
     }
     Ok((connections, poller))
 }

@@ -1,0 +1,144 @@
+//! The goals: what was promised of the relay, each measured side by side with what one would use instead.
+//!
+//! A goal is kept only when the whole 95 % interval keeps it. What could not be measured is reported as not kept, and
+//! losses look like wins.
+
+mod bulk;
+mod messages;
+mod setup;
+
+use std::io::Write;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use serde_json::Value;
+
+use crate::bench::{Bench, Lane, Plan, Way};
+use crate::compare::{Figure, Table};
+use crate::goal::{Goal, Promise};
+use crate::machine::Facts;
+use crate::peers::Kind;
+use crate::report::Report;
+use crate::shares::Verdict;
+
+/// A goal, or a group of goals that one measurement answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Id {
+    /// CPU per small TLS message
+    #[value(name = "G1", alias = "g1")]
+    Messages,
+    /// TLS relay bytes per CPU second, each direction
+    #[value(name = "G3", alias = "g3")]
+    Bulk,
+    /// Sessions set up per CPU second
+    #[value(name = "G4", alias = "g4")]
+    Setup,
+}
+
+impl Id {
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}
+
+/// What the measurement of one group came to.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) raw: Value,
+    pub(crate) figures: Vec<Figure>,
+    pub(crate) goals: Vec<Goal>,
+    /// Lines below the tables.
+    pub(crate) lines: Vec<String>,
+}
+
+/// Measures some goals, or all.
+pub(crate) fn run(plan: &Plan, only: &[Id], progress: &mut dyn Write) -> Result<Report> {
+    let machine = Facts::collect();
+    let mut bench = Bench::start(plan.clone(), progress)?;
+    let mut outcomes = Vec::new();
+    for id in Id::value_variants().iter().copied().filter(|id| only.is_empty() || only.contains(id)) {
+        writeln!(progress, "{}: begins", id.name())?;
+        let outcome = match measure(id, &mut bench, progress) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                crate::interrupt::check()?;
+                writeln!(progress, "! {}: {error:#}", id.name())?;
+                Outcome { goals: missing(id, &format!("{error:#}")), ..Outcome::default() }
+            }
+        };
+        outcome.goals.iter().try_for_each(|goal| writeln!(progress, "{}", goal.line()))?;
+        outcomes.push((id, outcome));
+    }
+    Ok(Report::new(machine, &bench, only, outcomes))
+}
+
+fn measure(id: Id, bench: &mut Bench, progress: &mut dyn Write) -> Result<Outcome> {
+    match id {
+        Id::Messages => messages::run(bench, progress),
+        Id::Bulk => bulk::run(bench, progress),
+        Id::Setup => setup::run(bench, progress),
+    }
+}
+
+/// What a group promises, when nothing of it could be measured.
+fn missing(id: Id, why: &str) -> Vec<Goal> {
+    let promised: &[Promised] = match id {
+        Id::Messages => &[messages::GOAL],
+        Id::Bulk => &bulk::GOALS,
+        Id::Setup => &setup::GOALS,
+    };
+    promised.iter().map(|promised| promised.missing(why)).collect()
+}
+
+/// A goal before it is measured.
+#[derive(Clone, Copy, Debug)]
+struct Promised {
+    id: &'static str,
+    title: &'static str,
+    promise: Promise,
+    gate: Option<f64>,
+}
+
+impl Promised {
+    const fn at_most(id: &'static str, title: &'static str, goal: f64, gate: f64) -> Self {
+        Self { id, title, promise: Promise::AtMost(goal), gate: Some(gate) }
+    }
+
+    const fn at_least(id: &'static str, title: &'static str, goal: f64, gate: f64) -> Self {
+        Self { id, title, promise: Promise::AtLeast(goal), gate: Some(gate) }
+    }
+
+    fn missing(self, why: &str) -> Goal {
+        Goal { gate: self.gate, ..Goal::missing(self.id, self.title, self.promise, why) }
+    }
+
+    fn found(self, ratios: &[f64]) -> Goal {
+        Goal { gate: self.gate, ..Goal::new(self.id, self.title, self.promise, ratios) }
+    }
+
+    /// Ours by the best of the rivals of the lines-up, round by round.
+    fn against(self, table: &Table, rivals: &[&str], verdict: &Verdict) -> Goal {
+        self.found(&table.ratios(OURS, rivals)).unless(verdict.invalid.clone())
+    }
+}
+
+const OURS: &str = "portcullis";
+
+/// Everybody who ends TLS.
+fn everybody(bench: &Bench) -> Vec<(Kind, Way)> {
+    // A quick run leaves out whom no goal is against.
+    let wanted = |kind: &Kind| kind.is_rival() || *kind == Kind::Portcullis || !bench.plan.quick;
+    let ending_tls = Kind::ALL.into_iter().filter(|kind| *kind != Kind::TokioUring);
+    ending_tls.filter(wanted).map(|kind| (kind, Way::Tls)).collect()
+}
+
+/// Those of a line-up that goals are against.
+fn rivals(lanes: &[Lane]) -> Vec<String> {
+    let rivals = lanes.iter().filter(|lane| lane.kind.is_some_and(Kind::is_rival));
+    rivals.map(|lane| lane.label.clone()).collect()
+}
+
+/// Borrowed labels.
+fn names(labels: &[String]) -> Vec<&str> {
+    labels.iter().map(String::as_str).collect()
+}
