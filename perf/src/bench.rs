@@ -153,6 +153,8 @@ impl Bench {
         let (entry, label) = match way {
             Way::Tls => (contender.ways.tls, label.to_owned()),
             Way::Plain => (contender.ways.plain, label.to_owned()),
+            // For ours it is not a choice.
+            Way::Splice if peer.kind == Kind::Portcullis => (contender.ways.splice, label.to_owned()),
             Way::Splice => (contender.ways.splice, format!("{label}-splice")),
         };
         let entry = entry.context("it has no such way")?;

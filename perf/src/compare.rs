@@ -115,6 +115,19 @@ impl Table {
         self.rounds.iter().filter_map(ratio).filter(|ratio| ratio.is_finite()).collect()
     }
 
+    /// All figures less that of one contender in the same round, which is not in it any more.
+    pub(crate) fn minus(mut self, label: &str) -> Self {
+        let Some(index) = self.labels.iter().position(|one| one == label) else { return self };
+        for round in &mut self.rounds {
+            let base = (index < round.len()).then(|| round.remove(index)).flatten();
+            for value in round.iter_mut() {
+                *value = value.zip(base).map(|(value, base)| value - base);
+            }
+        }
+        self.labels.remove(index);
+        self
+    }
+
     /// A contender's figure over all rounds.
     pub(crate) fn values(&self, label: &str) -> Vec<f64> {
         self.rounds.iter().filter_map(|round| self.get(round, label)).collect()
@@ -205,6 +218,14 @@ mod tests {
         assert!(close(&table.values("a"), &[10.0, 30.0]));
         assert!(close(&table.ratios("us", &["a"]), &[0.5, 0.2]));
         assert!(table.ratios("us", &["c"]).is_empty() && table.ratios("c", &["a"]).is_empty());
+    }
+
+    #[test]
+    fn what_is_paired_is_subtracted_round_by_round() {
+        let table = Table::of("cost", "µs", Better::Lower, &series(), mean).minus("b");
+        assert!(close(&table.values("us"), &[-15.0, -14.0, -15.0]));
+        assert!(close(&table.values("a"), &[-10.0, 10.0]));
+        assert!(table.values("b").is_empty());
     }
 
     #[test]

@@ -116,6 +116,20 @@ impl Door {
         }
     }
 
+    /// Where new sessions go.
+    pub(crate) fn address(&self) -> SocketAddr {
+        match self {
+            Self::Open(address) | Self::Ticketed(address, _) => *address,
+        }
+    }
+
+    /// Lets new sessions go somewhere else, which leads here.
+    pub(crate) fn lead_to(&mut self, other: SocketAddr) {
+        match self {
+            Self::Open(address) | Self::Ticketed(address, _) => *address = other,
+        }
+    }
+
     /// Where a new session goes and what it says first. `None`: out of tickets.
     pub(crate) fn enter(&mut self) -> Option<(SocketAddr, Option<Vec<u8>>)> {
         match self {

@@ -39,12 +39,6 @@ impl Goal {
         Self { id: id.into(), title: title.into(), promise, gate: None, ratio, why, invalid: None }
     }
 
-    /// With the least that has to hold.
-    pub(crate) fn gate(mut self, gate: f64) -> Self {
-        self.gate = Some(gate);
-        self
-    }
-
     /// With what makes the figure worthless, if anything does.
     pub(crate) fn unless(mut self, invalid: Option<String>) -> Self {
         self.invalid = self.invalid.or(invalid);
@@ -161,17 +155,17 @@ mod tests {
 
     #[test]
     fn between_gate_and_goal_only_the_gate_is_met() {
-        let goal = Goal::new("x", "x", Promise::AtMost(0.45), &[0.6]).gate(0.65);
+        let goal = Goal { gate: Some(0.65), ..Goal::new("x", "x", Promise::AtMost(0.45), &[0.6]) };
         assert_eq!((goal.met(), goal.gate_met()), (Some(false), Some(true)));
         assert!(goal.line().contains("gate only") && goal.line().contains("≤ 0.65"), "{}", goal.line());
-        let lost = Goal::new("x", "x", Promise::AtMost(0.45), &[0.7]).gate(0.65);
+        let lost = Goal { gate: Some(0.65), ..Goal::new("x", "x", Promise::AtMost(0.45), &[0.7]) };
         assert_eq!((lost.met(), lost.gate_met()), (Some(false), Some(false)));
         assert!(lost.line().contains("NOT MET"));
     }
 
     #[test]
     fn a_worthless_figure_keeps_nothing() {
-        let goal = Goal::new("x", "x", Promise::AtLeast(2.0), &[3.0]).gate(1.5);
+        let goal = Goal { gate: Some(1.5), ..Goal::new("x", "x", Promise::AtLeast(2.0), &[3.0]) };
         let worthless = goal.unless(Some(String::from("the load was the limit")));
         assert_eq!((worthless.met(), worthless.gate_met()), (Some(false), Some(false)));
         assert!(worthless.line().contains("INVALID: the load was the limit"));

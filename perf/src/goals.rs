@@ -4,8 +4,15 @@
 //! losses look like wins.
 
 mod bulk;
+mod engine;
+mod latency;
+mod memory;
 mod messages;
+mod mix;
+mod plain;
+mod scrape;
 mod setup;
+mod storm;
 
 use std::io::Write;
 
@@ -27,12 +34,33 @@ pub(crate) enum Id {
     /// CPU per small TLS message
     #[value(name = "G1", alias = "g1")]
     Messages,
+    /// CPU of the session mix, and how many sessions one process holds
+    #[value(name = "G2", alias = "g2")]
+    Mix,
     /// TLS relay bytes per CPU second, each direction
     #[value(name = "G3", alias = "g3")]
     Bulk,
     /// Sessions set up per CPU second
     #[value(name = "G4", alias = "g4")]
     Setup,
+    /// User memory per idle session
+    #[value(name = "G5", alias = "g5")]
+    Memory,
+    /// Latency of live sessions under a storm of logons
+    #[value(name = "G6", alias = "g6")]
+    Storm,
+    /// Added latency
+    #[value(name = "G7", alias = "g7")]
+    Latency,
+    /// Plain bytes per CPU second
+    #[value(name = "G10", alias = "g10")]
+    Plain,
+    /// Our loop against tokio and tokio-uring
+    #[value(name = "G11", alias = "g11")]
+    Engine,
+    /// What metrics cost
+    #[value(name = "G12", alias = "g12")]
+    Scrape,
 }
 
 impl Id {
@@ -75,19 +103,36 @@ pub(crate) fn run(plan: &Plan, only: &[Id], progress: &mut dyn Write) -> Result<
 fn measure(id: Id, bench: &mut Bench, progress: &mut dyn Write) -> Result<Outcome> {
     match id {
         Id::Messages => messages::run(bench, progress),
+        Id::Mix => mix::run(bench, progress),
         Id::Bulk => bulk::run(bench, progress),
         Id::Setup => setup::run(bench, progress),
+        Id::Memory => memory::run(bench, progress),
+        Id::Storm => storm::run(bench, progress),
+        Id::Latency => latency::run(bench, progress),
+        Id::Plain => plain::run(bench, progress),
+        Id::Engine => engine::run(bench, progress),
+        Id::Scrape => scrape::run(bench, progress),
     }
 }
 
 /// What a group promises, when nothing of it could be measured.
 fn missing(id: Id, why: &str) -> Vec<Goal> {
-    let promised: &[Promised] = match id {
-        Id::Messages => &[messages::GOAL],
+    promised(id).iter().map(|promised| promised.missing(why)).collect()
+}
+
+fn promised(id: Id) -> &'static [Promised] {
+    match id {
+        Id::Messages => &messages::GOALS,
+        Id::Mix => &mix::GOALS,
         Id::Bulk => &bulk::GOALS,
         Id::Setup => &setup::GOALS,
-    };
-    promised.iter().map(|promised| promised.missing(why)).collect()
+        Id::Memory => &memory::GOALS,
+        Id::Storm => &storm::GOALS,
+        Id::Latency => &latency::GOALS,
+        Id::Plain => &plain::GOALS,
+        Id::Engine => &engine::GOALS,
+        Id::Scrape => &scrape::GOALS,
+    }
 }
 
 /// A goal before it is measured.
@@ -141,4 +186,52 @@ fn rivals(lanes: &[Lane]) -> Vec<String> {
 /// Borrowed labels.
 fn names(labels: &[String]) -> Vec<&str> {
     labels.iter().map(String::as_str).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of issue 4: goal and gate of every row.
+    #[test]
+    fn every_promise_is_the_agreed_one() {
+        let all: Vec<Promised> = Id::value_variants().iter().flat_map(|id| promised(*id)).copied().collect();
+        let found: Vec<(&str, Promise, Option<f64>)> =
+            all.iter().map(|promised| (promised.id, promised.promise, promised.gate)).collect();
+        let (least, most) = (Promise::AtLeast, Promise::AtMost);
+        let expected = [
+            ("G1", most(0.45), Some(0.65)),
+            ("G2", most(0.45), Some(0.6)),
+            ("G2-held", least(9_500.0), None),
+            ("G3-down", least(2.0), Some(1.6)),
+            ("G3-up", least(2.0), Some(1.6)),
+            ("G4", least(2.0), Some(1.5)),
+            ("G4-resumed", least(1.5), Some(1.5)),
+            ("G5", most(0.25), Some(0.6)),
+            ("G5-kb", most(4.0), None),
+            ("G6", most(1.5), Some(2.5)),
+            ("G6-haproxy", most(0.25), None),
+            ("G7", most(0.7), Some(1.0)),
+            ("G7-p99", most(1.0), None),
+            ("G7-p99-ms", most(1.0), None),
+            ("G10-down", least(3.0), None),
+            ("G10-splice-down", least(2.0), Some(1.3)),
+            ("G10-up", least(3.0), None),
+            ("G10-splice-up", least(2.0), Some(1.3)),
+            ("G11", least(1.3), Some(1.1)),
+            ("G11-uring", least(1.6), Some(1.1)),
+            ("G11-enters", most(0.125), None),
+            ("G12", most(1.0), Some(3.0)),
+            ("G12-ms", most(5.0), None),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_could_not_be_measured_is_reported_as_not_kept() {
+        for goal in missing(Id::Bulk, "no back end") {
+            assert_eq!((goal.met(), goal.gate_met()), (Some(false), Some(false)));
+            assert!(goal.line().contains("no back end"));
+        }
+    }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod bulk;
 pub(crate) mod connection;
 pub(crate) mod echo;
+pub(crate) mod hold;
 pub(crate) mod rounds;
 pub(crate) mod setup;
 

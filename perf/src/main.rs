@@ -6,28 +6,33 @@
 mod backend;
 mod baseline;
 mod bench;
+mod chart;
 mod compare;
 mod contender;
 mod cpu;
+mod delay;
+mod far;
 mod goal;
 mod goals;
+mod instructions;
 mod interrupt;
 mod load;
 mod machine;
 mod peers;
 mod report;
 mod shares;
+mod sizing;
 mod stats;
 mod tickets;
 mod xdp;
 
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -57,6 +62,34 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         results: Option<PathBuf>,
     },
+    /// What 50 ms of delay change
+    Delay {
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+    },
+    /// Instructions of the hot functions under callgrind, compared with the committed baseline
+    Instructions {
+        /// Make the baseline anew
+        #[arg(long)]
+        update: bool,
+    },
+    /// Plots of a results file, as SVG
+    Charts {
+        results: PathBuf,
+        /// Where to write them [default: perf/results of this source tree]
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+    },
+    /// The sizing page, computed from a results file
+    Sizing {
+        results: PathBuf,
+        /// Where to write it [default: standard output]
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
+    /// A hot function so many times, for callgrind
+    #[command(hide = true)]
+    Hot { name: String, runs: u32 },
     /// The machine behind the contenders, as a process of its own
     #[command(hide = true)]
     Backend { address: SocketAddr },
@@ -93,6 +126,11 @@ fn main() -> ExitCode {
             let rounds = rounds.unwrap_or(if quick { 5 } else { 9 });
             goals(&bench::Plan { rounds, quick }, &only, json, results)
         }
+        Command::Delay { rounds } => delayed(rounds),
+        Command::Instructions { update } => return counted(update),
+        Command::Charts { results, to } => charts(&results, to),
+        Command::Sizing { results, to } => sized(&results, to),
+        Command::Hot { name, runs } => instructions::hot(&name, runs),
         Command::Backend { address } => backend::serve(address),
         Command::Baseline(arguments) => baseline::run(&arguments),
         Command::Xdp { rounds, only, period, quick, json, results } => {
@@ -102,11 +140,48 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Where standard error is closed there is nobody to tell.
-            drop(writeln!(std::io::stderr(), "portcullis-perf: {error:#}"));
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    // Where standard error is closed there is nobody to tell.
+    drop(writeln!(std::io::stderr(), "portcullis-perf: {error:#}"));
+    ExitCode::FAILURE
+}
+
+fn results_directory() -> PathBuf {
+    portcullis_tests::process::repository().join("perf/results")
+}
+
+fn delayed(rounds: u32) -> Result<()> {
+    let figures = far::run(bench::Plan { rounds, quick: true }, &mut std::io::stderr())?;
+    let mut out = std::io::stdout().lock();
+    figures.iter().try_for_each(|figure| writeln!(out, "{figure}"))?;
+    Ok(())
+}
+
+fn counted(update: bool) -> ExitCode {
+    match instructions::run(update, &mut std::io::stdout()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => failed(&error),
+    }
+}
+
+fn charts(results: &Path, to: Option<PathBuf>) -> Result<()> {
+    let figures = sizing::Results::read(results)?.figures;
+    let paths = chart::save(&figures, &to.unwrap_or_else(results_directory))?;
+    let mut out = std::io::stdout().lock();
+    paths.iter().try_for_each(|path| writeln!(out, "{}", path.display()))?;
+    Ok(())
+}
+
+fn sized(results: &Path, to: Option<PathBuf>) -> Result<()> {
+    let page = sizing::page(&sizing::Results::read(results)?)?;
+    match to {
+        Some(path) => std::fs::write(&path, page).with_context(|| format!("write {}", path.display())),
+        None => Ok(write!(std::io::stdout(), "{page}")?),
     }
 }
 
@@ -114,7 +189,7 @@ fn goals(plan: &bench::Plan, only: &[goals::Id], json: bool, results: Option<Pat
     let report = goals::run(plan, only, &mut std::io::stderr())?;
     let mut out = std::io::stdout().lock();
     write!(out, "{report}")?;
-    let dir = results.unwrap_or_else(|| portcullis_tests::process::repository().join("perf/results"));
+    let dir = results.unwrap_or_else(results_directory);
     writeln!(out, "raw series: {}", report.save(&dir)?.display())?;
     if json {
         writeln!(out, "{}", report.summary())?;
@@ -126,7 +201,7 @@ fn xdp(plan: xdp::Plan, json: bool, results: Option<PathBuf>) -> Result<()> {
     let report = xdp::run(plan, &mut std::io::stderr())?;
     let mut out = std::io::stdout().lock();
     write!(out, "{report}")?;
-    let dir = results.unwrap_or_else(|| portcullis_tests::process::repository().join("perf/results"));
+    let dir = results.unwrap_or_else(results_directory);
     writeln!(out, "raw series: {}", report.save(&dir)?.display())?;
     if json {
         writeln!(out, "{}", report.summary())?;

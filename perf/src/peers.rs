@@ -136,7 +136,7 @@ impl Peer {
 
     fn command(&self) -> Command {
         let mut words = self.program.iter();
-        let mut command = Command::new(words.next().map_or(Path::new(""), PathBuf::as_path));
+        let mut command = Command::new(words.next().map_or_else(|| Path::new(""), PathBuf::as_path));
         command.args(words);
         command
     }

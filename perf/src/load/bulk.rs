@@ -1,13 +1,17 @@
 //! Bulk bytes through a contender, one direction at a time.
 //!
 //! Down, the client reads records and counts the plaintext in them by their headers: decrypting here would make the
-//! load the limit. (The probe before the first measurement decrypts and compares.) Plain bytes it only counts, without
-//! copying them. Up, the back end counts.
+//! load the limit. (The probe before the first measurement decrypts and compares.) Up, the back end counts.
+//!
+//! Plain bytes go at a rate, the same for all, and the client only counts what it receives, without copying it: a
+//! contender that never touches the bytes is faster than any load generator that makes them.
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::epoll::EpollFlags;
 
-use super::connection::{Connection, Entry, Received};
+use super::connection::{Connection, Received};
 use super::{Poller, Slice, Target, Timing, Window};
 use crate::backend;
 
@@ -17,13 +21,16 @@ const READ_BYTES: usize = 256 * 1_024;
 const WRITE_BYTES: usize = 64 * 1_024;
 /// What is written at a time without TLS.
 const PLAIN_WRITE_BYTES: usize = 256 * 1_024;
+/// Half of what HAProxy copies on one core, a third of what the load can make.
+const PLAIN_BYTES_PER_SECOND: f64 = 1.2e9;
+/// What may be caught up after the load was held up: 10 ms.
+const BURST_BYTES: f64 = PLAIN_BYTES_PER_SECOND / 100.0;
 
-/// From the back end to the clients.
+/// From the back end to the clients through TLS, as fast as it goes.
 pub(crate) fn down(target: &Target<'_>, timing: Timing) -> Result<Slice> {
     let (mut connections, mut poller) = open(target, backend::SOURCE, EpollFlags::EPOLLIN)?;
     let mut records: Vec<Records> = connections.iter().map(|_| Records::default()).collect();
-    let (mut buffer, mut plain) = (vec![0; READ_BYTES], 0);
-    let is_tls = matches!(target.entry, Entry::Tls(_));
+    let mut buffer = vec![0; READ_BYTES];
     let mut window = Window::open(*target, timing);
     loop {
         for (index, _) in poller.wait()? {
@@ -31,31 +38,23 @@ pub(crate) fn down(target: &Target<'_>, timing: Timing) -> Result<Slice> {
             else {
                 continue;
             };
-            let received = match is_tls {
-                true => connection.receive_raw(&mut buffer)?,
-                false => connection.discard(&mut buffer)?,
-            };
-            match received {
-                Received::Bytes(count) if is_tls => {
-                    records.take(buffer.get(..count).unwrap_or_default())?;
-                }
-                Received::Bytes(count) => plain += u64::try_from(count)?,
+            match connection.receive_raw(&mut buffer)? {
+                Received::Bytes(count) => records.take(buffer.get(..count).unwrap_or_default())?,
                 Received::End => bail!("{} ended a download", target.label),
             }
         }
-        let bytes = plain + records.iter().map(|records| records.plaintext).sum::<u64>();
+        let bytes = records.iter().map(|records| records.plaintext).sum();
         if let Some(slice) = window.turn(|| Ok(bytes), 0)? {
             return Ok(slice);
         }
     }
 }
 
-/// From the clients to the back end.
+/// From the clients to the back end through TLS, as fast as it goes.
 pub(crate) fn up(target: &Target<'_>, timing: Timing) -> Result<Slice> {
     let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
     let (mut connections, mut poller) = open(target, backend::SINK, interest)?;
-    let is_tls = matches!(target.entry, Entry::Tls(_));
-    let block = vec![b'u'; if is_tls { WRITE_BYTES } else { PLAIN_WRITE_BYTES }];
+    let block = vec![b'u'; WRITE_BYTES];
     let mut buffer = vec![0; WRITE_BYTES];
     let mut window = Window::open(*target, timing);
     loop {
@@ -64,13 +63,7 @@ pub(crate) fn up(target: &Target<'_>, timing: Timing) -> Result<Slice> {
             if ready.contains(EpollFlags::EPOLLIN) && connection.receive(&mut buffer)? == Received::End {
                 bail!("{} ended an upload", target.label);
             }
-            if !ready.contains(EpollFlags::EPOLLOUT) {
-                continue;
-            }
-            if !is_tls {
-                // Where in the block a write stopped does not matter: nobody looks.
-                connection.write(&block)?;
-            } else if connection.flush()? {
+            if ready.contains(EpollFlags::EPOLLOUT) && connection.flush()? {
                 connection.queue(&block)?;
                 connection.flush()?;
             }
@@ -78,6 +71,86 @@ pub(crate) fn up(target: &Target<'_>, timing: Timing) -> Result<Slice> {
         if let Some(slice) = window.turn(|| target.backend.sunk(), 0)? {
             return Ok(slice);
         }
+    }
+}
+
+/// From the back end to the clients without TLS, at the rate: the clients read no faster.
+pub(crate) fn plain_down(target: &Target<'_>, timing: Timing) -> Result<Slice> {
+    let (mut connections, _poller) = open(target, backend::SOURCE, EpollFlags::EPOLLIN)?;
+    let (mut scratch, mut bytes) = (vec![0; PLAIN_WRITE_BYTES], 0);
+    let mut window = Window::open(*target, timing);
+    let mut pace = Pace::new();
+    loop {
+        for connection in &mut connections {
+            if !pace.allows() {
+                break;
+            }
+            match connection.discard(&mut scratch)? {
+                Received::Bytes(count) => {
+                    pace.took(count)?;
+                    bytes += u64::try_from(count)?;
+                }
+                Received::End => bail!("{} ended a download", target.label),
+            }
+        }
+        // Each has its turn to be first.
+        connections.rotate_left(1);
+        pace.wait();
+        if let Some(slice) = window.turn(|| Ok(bytes), 0)? {
+            return Ok(slice);
+        }
+    }
+}
+
+/// From the clients to the back end without TLS, at the rate.
+pub(crate) fn plain_up(target: &Target<'_>, timing: Timing) -> Result<Slice> {
+    let (mut connections, _poller) = open(target, backend::SINK, EpollFlags::EPOLLIN)?;
+    let block = vec![b'u'; PLAIN_WRITE_BYTES];
+    let mut window = Window::open(*target, timing);
+    let mut pace = Pace::new();
+    loop {
+        for connection in &mut connections {
+            if !pace.allows() {
+                break;
+            }
+            // Where in the block a write stopped does not matter: nobody looks.
+            pace.took(connection.write(&block)?.unwrap_or(0))?;
+        }
+        connections.rotate_left(1);
+        pace.wait();
+        if let Some(slice) = window.turn(|| target.backend.sunk(), 0)? {
+            return Ok(slice);
+        }
+    }
+}
+
+/// Keeps to the rate of plain bytes.
+struct Pace {
+    last: Instant,
+    credit: f64,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { last: Instant::now(), credit: 0.0 }
+    }
+
+    fn allows(&mut self) -> bool {
+        let now = Instant::now();
+        let earned = (now - self.last).as_secs_f64() * PLAIN_BYTES_PER_SECOND;
+        self.credit = (self.credit + earned).min(BURST_BYTES);
+        self.last = now;
+        self.credit > 0.0
+    }
+
+    fn took(&mut self, bytes: usize) -> Result<()> {
+        self.credit -= f64::from(u32::try_from(bytes)?);
+        Ok(())
+    }
+
+    /// Lets some time pass, so that the back end has its share of this CPU and the contender something to move.
+    fn wait(&mut self) {
+        std::thread::sleep(Duration::from_micros(200));
     }
 }
 

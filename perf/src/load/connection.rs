@@ -17,11 +17,14 @@ use nix::sys::socket::{MsgFlags, recv};
 use portcullis_proto::socks5;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, ClientConnection, Resumption, Tls12Resumption};
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, ring};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::version::{TLS12, TLS13};
-use rustls::{CipherSuite, DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme};
+use rustls::{
+    CipherSuite, DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme,
+    SupportedProtocolVersion,
+};
 
 use super::PATIENCE;
 use crate::interrupt;
@@ -53,14 +56,18 @@ impl Clients {
     pub(crate) fn new(ca_pem: &[u8], leaf: CertificateDer<'static>) -> Result<Self> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca_pem).context("certificate of the test CA")?)?;
-        let provider = provider();
-        let builder = |version| {
-            ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&[version])
+        let provider = Arc::new(provider(vec![ring::kx_group::X25519]));
+        // OpenSSL uses an ECDSA certificate with TLS 1.2 only for who offers its curve too; X25519 is what is taken.
+        let older = Arc::new(provider12());
+        let builder = |version: &'static SupportedProtocolVersion| {
+            let provider = if *version == TLS12 { &older } else { &provider };
+            ClientConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(&[version])
         };
-        let verifier = Arc::new(SameCertificate { leaf, provider: Arc::clone(&provider) });
+        let verifier: Arc<dyn ServerCertVerifier> =
+            Arc::new(SameCertificate { leaf, provider: Arc::clone(&provider) });
         let cheap = |version| {
             let builder =
-                builder(version)?.dangerous().with_custom_certificate_verifier(Arc::clone(&verifier) as _);
+                builder(version)?.dangerous().with_custom_certificate_verifier(Arc::clone(&verifier));
             Ok::<_, rustls::Error>(builder.with_no_client_auth())
         };
         let mut strict = builder(&TLS13)?.with_root_certificates(roots).with_no_client_auth();
@@ -73,13 +80,17 @@ impl Clients {
     }
 }
 
-fn provider() -> Arc<CryptoProvider> {
+fn provider12() -> CryptoProvider {
+    provider(vec![ring::kx_group::X25519, ring::kx_group::SECP256R1])
+}
+
+fn provider(kx_groups: Vec<&'static dyn SupportedKxGroup>) -> CryptoProvider {
     use ring::cipher_suite::{TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS13_AES_128_GCM_SHA256};
-    Arc::new(CryptoProvider {
+    CryptoProvider {
         cipher_suites: vec![TLS13_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256],
-        kx_groups: vec![ring::kx_group::X25519],
+        kx_groups,
         ..ring::default_provider()
-    })
+    }
 }
 
 /// A way to the back end.
@@ -255,10 +266,6 @@ impl Connection {
 
     pub(crate) fn suite(&self) -> Option<CipherSuite> {
         self.tls()?.negotiated_cipher_suite().map(|suite| suite.suite())
-    }
-
-    pub(crate) fn tickets(&self) -> u32 {
-        self.tls().map_or(0, |tls| tls.tls13_tickets_received())
     }
 
     /// Takes bytes to send, as many as the buffer holds.

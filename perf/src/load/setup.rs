@@ -19,7 +19,6 @@ use super::connection::{Connection, Received};
 use super::{PATIENCE, Poller, Slice, Target, Timing, Window};
 use crate::backend;
 use crate::contender::Door;
-use crate::stats::float;
 
 /// Enough to keep a contender busy between two turns of its loop, few enough for every limit on one source.
 const IN_FLIGHT: usize = 16;
@@ -65,13 +64,6 @@ pub(crate) struct Storm {
     pub(crate) done: u64,
     /// Sessions that were due while too many were in flight, or that found no ticket left.
     pub(crate) missed: u64,
-}
-
-impl Storm {
-    /// Sessions a second that went through.
-    pub(crate) fn rate(&self) -> f64 {
-        float(self.done) / self.seconds
-    }
 }
 
 /// Sets sessions up at a rate until it is told to stop. The door has been prepared.
