@@ -29,7 +29,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn timing(&self) -> Timing {
-        let (warm_up, length) = if self.quick { (150, 450) } else { (300, 1_500) };
+        let (warm_up, length) = if self.quick { (100, 400) } else { (300, 1_500) };
         Timing { warm_up: Duration::from_millis(warm_up), length: Duration::from_millis(length) }
     }
 }

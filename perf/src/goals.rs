@@ -15,6 +15,7 @@ mod setup;
 mod storm;
 
 use std::io::Write;
+use std::time::Instant;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -63,6 +64,9 @@ pub(crate) enum Id {
     Scrape,
 }
 
+/// Enough to see whether something is badly wrong.
+pub(crate) const SMOKE: [Id; 3] = [Id::Messages, Id::Bulk, Id::Setup];
+
 impl Id {
     pub(crate) fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
@@ -84,8 +88,9 @@ pub(crate) fn run(plan: &Plan, only: &[Id], progress: &mut dyn Write) -> Result<
     let machine = Facts::collect();
     let mut bench = Bench::start(plan.clone(), progress)?;
     let mut outcomes = Vec::new();
+    let begin = Instant::now();
     for id in Id::value_variants().iter().copied().filter(|id| only.is_empty() || only.contains(id)) {
-        writeln!(progress, "{}: begins", id.name())?;
+        writeln!(progress, "{}: begins after {} s", id.name(), begin.elapsed().as_secs())?;
         let outcome = match measure(id, &mut bench, progress) {
             Ok(outcome) => outcome,
             Err(error) => {

@@ -39,7 +39,7 @@ const HOT: [Hot; 5] = [
 ];
 
 /// A request with a ticket, as clients send it.
-const REQUEST: &[u8] = b"\x05\x01\x00\x03\x2b;40;STA490101972;1234567890ABCDEF1234567890A\x05\xD6";
+const REQUEST: &[u8] = b"\x05\x01\x00\x03\x2c;40;STA490101972;1234567890ABCDEF1234567890A\x05\xD6";
 const TICKET: &str = ";40;STA490101972;1234567890ABCDEF1234567890A";
 
 fn first_bytes() {

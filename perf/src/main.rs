@@ -55,6 +55,9 @@ enum Command {
         /// Shorter and fewer slices, and no peers that no goal is against: less than ten minutes
         #[arg(long)]
         quick: bool,
+        /// The same as `--quick --only G1,G3,G4`
+        #[arg(long, conflicts_with = "only")]
+        smoke: bool,
         /// Print one JSON object as the last line
         #[arg(long)]
         json: bool,
@@ -122,7 +125,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Goals { rounds, only, quick, json, results } => {
+        Command::Goals { rounds, only, quick, smoke, json, results } => {
+            let (quick, only) = if smoke { (true, goals::SMOKE.to_vec()) } else { (quick, only) };
             let rounds = rounds.unwrap_or(if quick { 5 } else { 9 });
             goals(&bench::Plan { rounds, quick }, &only, json, results)
         }
