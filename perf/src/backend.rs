@@ -1,20 +1,30 @@
 //! The machine behind the contenders: one thread, plain TCP, and the client's first byte chooses what it does.
 //!
 //! One back end for everything means one target per contender. It must never be the limit: it reads into nowhere
-//! (`MSG_TRUNC`, tcp(7)) when it counts, and writes large blocks when it sends.
+//! (`MSG_TRUNC`, tcp(7)) when it counts, and writes large blocks when it sends. It runs in a thread of the load
+//! generator, or, where both together need more descriptors than one process may have, in a process of its own, which
+//! tells its counts to whoever asks.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::{Backlog, MsgFlags, listen as listen_again, recv};
+use portcullis_tests::process::{self, Child};
+use serde_json::{Value, json};
+
+use crate::cpu;
+use crate::load::PATIENCE;
 
 /// Send everything back.
 pub(crate) const ECHO: u8 = b'E';
@@ -22,13 +32,15 @@ pub(crate) const ECHO: u8 = b'E';
 pub(crate) const SOURCE: u8 = b'S';
 /// Count and forget.
 pub(crate) const SINK: u8 = b'K';
+/// Tell the counts, in one line of JSON.
+const COUNTS: u8 = b'Q';
 
 /// A prime, so that a lost or repeated block of any usual size shows.
 const PERIOD: usize = 251;
 const BLOCK_BYTES: usize = PERIOD * 1_024;
 /// Most that waits to be echoed on one connection before the back end stops reading from it.
 const PENDING_MAX_BYTES: usize = 256 * 1_024;
-const CONNECTIONS_MAX: usize = 4_096;
+const CONNECTIONS_MAX: usize = 16_384;
 const EVENTS: usize = 256;
 const LISTENER: u64 = 0;
 /// How soon the thread notices that it shall end.
@@ -39,6 +51,9 @@ pub(crate) fn pattern(offset: usize) -> u8 {
     u8::try_from(offset % PERIOD).unwrap_or(0)
 }
 
+/// Longer than any line of counts.
+const COUNTS_MAX_BYTES: u64 = 256;
+
 #[derive(Debug, Default)]
 struct Counters {
     stop: AtomicBool,
@@ -46,12 +61,24 @@ struct Counters {
     live: AtomicUsize,
 }
 
+impl Counters {
+    fn line(&self) -> String {
+        let (sunk, live) = (self.sunk.load(Ordering::Relaxed), self.live.load(Ordering::Relaxed));
+        json!({"sunk": sunk, "live": live}).to_string()
+    }
+}
+
 /// A running back end; ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
-    counters: Arc<Counters>,
-    thread: Option<JoinHandle<()>>,
+    home: Home,
+}
+
+#[derive(Debug)]
+enum Home {
+    Thread(Arc<Counters>, Option<JoinHandle<()>>),
+    Process(Child),
 }
 
 impl Backend {
@@ -62,34 +89,83 @@ impl Backend {
 
     /// The same at an address of the caller's.
     pub(crate) fn start_at(address: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind(address).context("listen as the back end")?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
         let counters = Arc::new(Counters::default());
-        let mut server = Server::new(listener, Arc::clone(&counters))?;
+        let mut server = Server::new(listen(address)?, Arc::clone(&counters))?;
+        let address = server.listener.local_addr()?;
         let thread = std::thread::Builder::new().name("backend".into()).spawn(move || server.run())?;
-        Ok(Self { address, counters, thread: Some(thread) })
+        Ok(Self { address, home: Home::Thread(counters, Some(thread)) })
+    }
+
+    /// The same in a process of its own, which inherits the CPU as well. Its output goes to `dir`.
+    pub(crate) fn spawn(dir: &Path) -> Result<Self> {
+        let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), process::free_port()?);
+        let exe = std::env::current_exe().context("find this program")?;
+        let mut command = Command::new(exe);
+        command.arg("backend").arg(address.to_string());
+        let mut child = Child::spawn("backend", &mut command, dir)?;
+        child.wait_for_port(address, PATIENCE)?;
+        Ok(Self { address, home: Home::Process(child) })
     }
 
     /// Bytes that sinks have counted so far.
-    pub(crate) fn sunk(&self) -> u64 {
-        self.counters.sunk.load(Ordering::Relaxed)
+    pub(crate) fn sunk(&self) -> Result<u64> {
+        self.count(|counters| counters.sunk.load(Ordering::Relaxed), "sunk")
     }
 
-    /// Connections that are open now.
-    pub(crate) fn live(&self) -> usize {
-        self.counters.live.load(Ordering::Relaxed)
+    /// Connections that are open now and have said what they want.
+    pub(crate) fn live(&self) -> Result<u64> {
+        self.count(|counters| u64::try_from(counters.live.load(Ordering::Relaxed)).unwrap_or(0), "live")
+    }
+
+    /// CPU time of a process of its own; that of a thread counts as this process's.
+    pub(crate) fn time(&self) -> Result<Duration> {
+        match &self.home {
+            Home::Thread(..) => Ok(Duration::ZERO),
+            Home::Process(child) => cpu::time_of(child.pid()),
+        }
+    }
+
+    fn count(&self, own: fn(&Counters) -> u64, name: &str) -> Result<u64> {
+        match &self.home {
+            Home::Thread(counters, _) => Ok(own(counters)),
+            Home::Process(_) => {
+                let mut tcp = TcpStream::connect(self.address).context("ask the back end")?;
+                tcp.set_read_timeout(Some(PATIENCE))?;
+                tcp.write_all(&[COUNTS]).context("ask the back end")?;
+                let mut line = String::new();
+                tcp.take(COUNTS_MAX_BYTES).read_to_string(&mut line).context("read the back end's counts")?;
+                let counts: Value = serde_json::from_str(&line).context("the back end's counts")?;
+                counts.get(name).and_then(Value::as_u64).context("the back end does not count that")
+            }
+        }
     }
 }
 
 impl Drop for Backend {
     fn drop(&mut self) {
-        self.counters.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // A panic of that thread has been printed, and fails the measurement by its silence.
-            drop(thread.join());
+        if let Home::Thread(counters, thread) = &mut self.home {
+            counters.stop.store(true, Ordering::Relaxed);
+            if let Some(thread) = thread.take() {
+                // A panic of that thread has been printed, and fails the measurement by its silence.
+                drop(thread.join());
+            }
         }
     }
+}
+
+/// A back end that lasts as long as its process: what [`Backend::spawn`] starts.
+pub(crate) fn serve(address: SocketAddr) -> Result<()> {
+    cpu::widen_descriptors()?;
+    Server::new(listen(address)?, Arc::new(Counters::default()))?.run();
+    Ok(())
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).context("listen as the back end")?;
+    // The standard library's queue of 128 is short for a storm of sessions.
+    listen_again(&listener, Backlog::MAXALLOWABLE).context("lengthen the back end's queue")?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 enum Work {
@@ -146,7 +222,6 @@ impl Server {
                     token => self.serve(token, event.events()),
                 }
             }
-            self.counters.live.store(self.peers.len(), Ordering::Relaxed);
         }
     }
 
@@ -168,12 +243,19 @@ impl Server {
         let interest = match step {
             Ok(interest) => interest,
             // Closing the descriptor takes it out of the epoll set as well.
-            Err(Over) => return drop(self.peers.remove(&token)),
+            Err(Over) => return self.forget(token),
         };
         if let Some(interest) = interest
             && self.epoll.modify(&peer.tcp, &mut EpollEvent::new(interest, token)).is_err()
         {
-            self.peers.remove(&token);
+            self.forget(token);
+        }
+    }
+
+    fn forget(&mut self, token: u64) {
+        let gone = self.peers.remove(&token);
+        if gone.is_some_and(|peer| !matches!(peer.work, Work::Undecided)) {
+            self.counters.live.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -196,8 +278,14 @@ impl Peer {
                     [ECHO] => Work::Echo { pending: Vec::new() },
                     [SOURCE] => Work::Source { offset: 0 },
                     [SINK] => Work::Sink,
+                    [COUNTS] => {
+                        // A line this short fits into any fresh socket's buffer.
+                        self.tcp.write_all(counters.line().as_bytes())?;
+                        return Err(Over);
+                    }
                     _ => return Err(Over),
                 };
+                counters.live.fetch_add(1, Ordering::Relaxed);
                 let writes = matches!(self.work, Work::Source { .. });
                 Ok(writes.then_some(EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT))
             }
@@ -265,7 +353,7 @@ fn accepted(result: std::io::Result<usize>) -> Result<Option<usize>, Over> {
 mod tests {
     use std::net::Shutdown;
 
-    use portcullis_tests::wait::{PATIENCE, until};
+    use portcullis_tests::wait::until;
 
     use super::*;
 
@@ -290,7 +378,7 @@ mod tests {
         let backend = Backend::start().unwrap();
         let mut tcp = connect(&backend, SINK);
         tcp.write_all(&[7; 100_000]).unwrap();
-        until(PATIENCE, "all bytes to be counted", || backend.sunk() == 100_000).unwrap();
+        until(PATIENCE, "all bytes to be counted", || backend.sunk().unwrap() == 100_000).unwrap();
     }
 
     #[test]
@@ -311,11 +399,22 @@ mod tests {
     fn connections_that_end_are_forgotten() {
         let backend = Backend::start().unwrap();
         let open: Vec<TcpStream> = [ECHO, SOURCE, SINK].map(|work| connect(&backend, work)).into();
-        until(PATIENCE, "three connections", || backend.live() == 3).unwrap();
+        until(PATIENCE, "three connections", || backend.live().unwrap() == 3).unwrap();
         for tcp in open {
             tcp.shutdown(Shutdown::Write).unwrap();
         }
-        until(PATIENCE, "no connection", || backend.live() == 0).unwrap();
+        until(PATIENCE, "no connection", || backend.live().unwrap() == 0).unwrap();
+    }
+
+    #[test]
+    fn counts_are_told_to_whoever_asks() {
+        let backend = Backend::start().unwrap();
+        connect(&backend, SINK).write_all(&[7; 1_000]).unwrap();
+        until(PATIENCE, "all bytes to be counted", || backend.sunk().unwrap() == 1_000).unwrap();
+        let mut line = String::new();
+        connect(&backend, COUNTS).read_to_string(&mut line).unwrap();
+        let counts: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(counts["sunk"], 1_000);
     }
 
     #[test]

@@ -1,19 +1,23 @@
 //! CPU time: of a contender, of this process, of the whole machine; and on which CPU whom runs.
 //!
 //! A contender's time comes from a cgroup (version 2) of its own where one can be made: `usage_usec` is exact and
-//! counts every thread and child. Elsewhere it comes from `/proc/PID/stat` of the process and its descendants, in
-//! ticks of 10 ms. Neither sees work that the kernel does in its own threads: hence the machine's busy time.
+//! counts every thread and child. Elsewhere it comes from the CPU clocks of the process and its descendants, which are
+//! exact too but lose a child that ends. Neither sees work that the kernel does in its own threads: hence the machine's
+//! busy time.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::time::{ClockId, clock_gettime};
-use nix::unistd::Pid;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
+use nix::unistd::{Pid, gettid};
+use portcullis_tests::process;
 
-/// Ticks per second of every time in `/proc`: fixed for user space on all architectures that we build for.
+/// The unit of every time in `/proc/stat`: fixed for user space on all architectures that we build for.
 const TICK: Duration = Duration::from_millis(10);
 /// Most processes that one contender may consist of.
 const FAMILY_MAX: usize = 64;
@@ -59,8 +63,34 @@ pub(crate) fn pinned<T: Send>(cpu: usize, start: impl FnOnce() -> Result<T> + Se
         .unwrap_or_else(|_| bail!("the thread that starts a contender has panicked"))
 }
 
-/// Fails unless every thread of the process may run on `cpu` only.
-pub(crate) fn expect_pinned(pid: u32, cpu: usize) -> Result<()> {
+/// Lets nothing else on its CPU delay the calling thread. False where that is not allowed.
+pub(crate) fn hurry() -> bool {
+    let mut chrt = Command::new("chrt");
+    chrt.args(["--fifo", "--pid", "1", &gettid().to_string()]);
+    process::run(&mut chrt, Duration::from_secs(5)).is_ok_and(|output| output.success())
+}
+
+/// Ends what [`hurry`] began.
+pub(crate) fn relax() {
+    let mut chrt = Command::new("chrt");
+    chrt.args(["--other", "--pid", "0", &gettid().to_string()]);
+    // Whoever may hurry may also stop hurrying.
+    drop(process::run(&mut chrt, Duration::from_secs(5)));
+}
+
+/// As many descriptors as this machine allows, for this process and those that it starts.
+pub(crate) fn widen_descriptors() -> Result<u64> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("ask for the limit of descriptors")?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raise the limit of descriptors")?;
+    Ok(hard)
+}
+
+/// Fails unless every thread of the process and of its descendants may run on `cpu` only.
+pub(crate) fn expect_pinned(root: u32, cpu: usize) -> Result<()> {
+    family(root).into_iter().try_for_each(|pid| expect_threads_pinned(pid, cpu))
+}
+
+fn expect_threads_pinned(pid: u32, cpu: usize) -> Result<()> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).context("list the threads of a contender")?;
     for task in tasks {
         let id: i32 = task?.file_name().to_string_lossy().parse().context("thread id")?;
@@ -82,6 +112,13 @@ pub(crate) fn own_time() -> Result<Duration> {
     Ok(Duration::from(time))
 }
 
+/// CPU time that another process has used, its threads that have ended included.
+pub(crate) fn time_of(pid: u32) -> Result<Duration> {
+    let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(pid)?));
+    let time = clock.and_then(clock_gettime).with_context(|| format!("CPU time of process {pid}"))?;
+    Ok(Duration::from(time))
+}
+
 /// A source of one contender's CPU time.
 #[derive(Debug)]
 pub(crate) struct Meter {
@@ -95,20 +132,28 @@ enum Source {
     /// The directory of a cgroup made for the contender.
     Cgroup(PathBuf),
     /// The process at the root of the contender.
-    Ticks(u32),
+    Clocks(u32),
+    /// There is no contender.
+    Nobody,
 }
 
 impl Meter {
     /// Puts a running process under a cgroup of its own, or settles for `/proc`.
     pub(crate) fn attach(label: &str, pid: u32, cpu: usize) -> Self {
-        Self { source: Source::make_cgroup(label, pid).unwrap_or(Source::Ticks(pid)), cpu }
+        Self { source: Source::make_cgroup(label, pid).unwrap_or(Source::Clocks(pid)), cpu }
+    }
+
+    /// Of the way without a contender, which costs nothing.
+    pub(crate) fn nobody(cpu: usize) -> Self {
+        Self { source: Source::Nobody, cpu }
     }
 
     /// Where the figures come from, for the report.
     pub(crate) fn source(&self) -> &'static str {
         match self.source {
             Source::Cgroup(_) => "cgroup v2 cpu.stat usage_usec",
-            Source::Ticks(_) => "/proc/PID/stat of the process and its descendants, 10 ms ticks",
+            Source::Nobody => "nobody",
+            Source::Clocks(_) => "CPU clocks of the process and its descendants",
         }
     }
 
@@ -127,7 +172,9 @@ impl Source {
             .join(format!("portcullis-perf-{}-{label}", std::process::id()));
         fs::create_dir(&dir).ok()?;
         let source = Self::Cgroup(dir.clone());
-        fs::write(dir.join("cgroup.procs"), pid.to_string()).ok()?;
+        for member in family(pid) {
+            fs::write(dir.join("cgroup.procs"), member.to_string()).ok()?;
+        }
         source.read().is_ok().then_some(source)
     }
 
@@ -138,11 +185,8 @@ impl Source {
                     fs::read_to_string(dir.join("cpu.stat")).context("read cpu.stat of a contender")?;
                 usage(&text).context("cpu.stat of a contender holds no usage_usec")
             }
-            Self::Ticks(root) => family(*root).into_iter().try_fold(Duration::ZERO, |sum, pid| {
-                let path = format!("/proc/{pid}/stat");
-                let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-                Ok(sum + process_time(&text).with_context(|| format!("no times in {path}"))?)
-            }),
+            Self::Nobody => Ok(Duration::ZERO),
+            Self::Clocks(root) => family(*root).into_iter().map(time_of).sum(),
         }
     }
 }
@@ -174,7 +218,7 @@ fn usage(cpu_stat: &str) -> Option<Duration> {
 }
 
 /// A process and its living descendants.
-fn family(root: u32) -> Vec<u32> {
+pub(crate) fn family(root: u32) -> Vec<u32> {
     let mut members = vec![root];
     let mut next = 0;
     while let Some(pid) = members.get(next).copied() {
@@ -187,18 +231,6 @@ fn family(root: u32) -> Vec<u32> {
         members.truncate(FAMILY_MAX);
     }
     members
-}
-
-/// User and system time of a process and of its children that have ended, proc(5) fields 14 to 17.
-fn process_time(stat: &str) -> Option<Duration> {
-    // The second field is the program's name in parentheses, and may hold anything.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut times = fields.split_whitespace().skip(11);
-    let mut ticks = 0_u32;
-    for _ in 0..4 {
-        ticks = ticks.checked_add(times.next()?.parse().ok()?)?;
-    }
-    Some(TICK * ticks)
 }
 
 /// The machine's time, from `/proc/stat`.
@@ -237,7 +269,7 @@ impl Machine {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use portcullis_tests::wait;
 
     use super::*;
 
@@ -247,13 +279,6 @@ mod tests {
         assert_eq!(usage(text), Some(Duration::from_micros(1_234_567)));
         assert_eq!(usage("user_usec 5\n"), None);
         assert_eq!(usage("usage_usec many\n"), None);
-    }
-
-    #[test]
-    fn process_times_are_read_behind_any_program_name() {
-        let stat = "42 (a) (b 7) S 1 42 42 0 -1 4194560 9 0 0 0 150 50 7 3 20 0 1 0 99 1 1";
-        assert_eq!(process_time(stat), Some(Duration::from_millis(2_100)));
-        assert_eq!(process_time("42 (cut) S 1 42"), None);
     }
 
     #[test]
@@ -276,8 +301,15 @@ mod tests {
     }
 
     #[test]
-    fn ticks_of_a_living_process_can_be_read() {
-        assert!(Source::Ticks(std::process::id()).read().is_ok());
+    fn the_clock_of_a_living_process_goes_with_its_work() {
+        let mut child = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let source = Source::Clocks(child.id());
+        let busy = wait::until(wait::PATIENCE, "work", || {
+            source.read().is_ok_and(|time| time > Duration::from_millis(5))
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        busy.unwrap();
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! The load generator: TLS clients in one thread over epoll, and the window in which their work counts.
+//! The load generator: clients in one thread over epoll, and the window in which their work counts.
 
 pub(crate) mod bulk;
 pub(crate) mod connection;
 pub(crate) mod echo;
+pub(crate) mod hold;
 pub(crate) mod rounds;
 pub(crate) mod setup;
 
@@ -13,7 +14,8 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use serde::Serialize;
 
-use self::connection::Connection;
+use self::connection::{Clients, Connection, Entry};
+use crate::backend::Backend;
 use crate::cpu::{self, Machine, Meter};
 use crate::interrupt;
 
@@ -23,8 +25,33 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 const TICK_MS: u16 = 10;
 const EVENTS: usize = 256;
 
+/// A way through one contender, and all that a load needs to use it.
+#[derive(Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub(crate) label: &'a str,
+    pub(crate) entry: Entry,
+    pub(crate) clients: &'a Clients,
+    pub(crate) backend: &'a Backend,
+    pub(crate) meter: &'a Meter,
+    /// A further count of the contender's that is read at both ends of the window.
+    pub(crate) probe: Option<&'a dyn Fn() -> Result<u64>>,
+}
+
+/// A warm-up that does not count, and the time that does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timing {
+    pub(crate) warm_up: Duration,
+    pub(crate) length: Duration,
+}
+
+impl Timing {
+    pub(crate) fn whole(self) -> Duration {
+        self.warm_up + self.length
+    }
+}
+
 /// What one contender did in one window.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Slice {
     /// Bytes, sessions or round trips.
     pub(crate) units: u64,
@@ -38,6 +65,22 @@ pub(crate) struct Slice {
     pub(crate) machine_stolen_seconds: f64,
     /// Messages that were due but not sent, because too many had not come back.
     pub(crate) missed: u64,
+    /// What the target's probe counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) probed: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) latency: Option<Latency>,
+}
+
+/// From when messages were due until they were back, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Latency {
+    pub(crate) count: u64,
+    pub(crate) p50: f64,
+    pub(crate) p90: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+    pub(crate) most: f64,
 }
 
 struct Sample {
@@ -47,43 +90,50 @@ struct Sample {
     contender: Duration,
     load: Duration,
     machine: Machine,
+    probed: Option<u64>,
 }
 
 impl Sample {
-    fn take(meter: &Meter, units: u64, missed: u64) -> Result<Self> {
+    fn take(target: &Target<'_>, units: u64, missed: u64) -> Result<Self> {
         Ok(Self {
             at: Instant::now(),
             units,
             missed,
-            contender: meter.read()?,
-            load: cpu::own_time()?,
-            machine: Machine::read(meter.cpu)?,
+            contender: target.meter.read()?,
+            load: cpu::own_time()? + target.backend.time()?,
+            machine: Machine::read(target.meter.cpu)?,
+            probed: target.probe.map(|probe| probe()).transpose()?,
         })
     }
 }
 
 /// A warm-up, and then the time that counts.
 pub(crate) struct Window<'a> {
-    meter: &'a Meter,
+    target: Target<'a>,
     begin: Instant,
     length: Duration,
     first: Option<Sample>,
 }
 
 impl<'a> Window<'a> {
-    pub(crate) fn open(meter: &'a Meter, warm_up: Duration, length: Duration) -> Self {
-        Self { meter, begin: Instant::now() + warm_up, length, first: None }
+    pub(crate) fn open(target: Target<'a>, timing: Timing) -> Self {
+        Self { target, begin: Instant::now() + timing.warm_up, length: timing.length, first: None }
+    }
+
+    /// Whether what happens now counts.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.first.is_some()
     }
 
     /// Called at every turn of a load loop with its counts so far; returns the slice when the window is over.
-    pub(crate) fn turn(&mut self, units: u64, missed: u64) -> Result<Option<Slice>> {
+    pub(crate) fn turn(&mut self, units: impl FnOnce() -> Result<u64>, missed: u64) -> Result<Option<Slice>> {
         interrupt::check()?;
         match &self.first {
             None if Instant::now() >= self.begin => {
-                self.first = Some(Sample::take(self.meter, units, missed)?);
+                self.first = Some(Sample::take(&self.target, units()?, missed)?);
                 Ok(None)
             }
-            Some(first) if first.at.elapsed() >= self.length => self.close(units, missed),
+            Some(first) if first.at.elapsed() >= self.length => self.close(units()?, missed),
             _ => Ok(None),
         }
     }
@@ -91,17 +141,19 @@ impl<'a> Window<'a> {
     /// Ends the window before its time, if it has begun.
     pub(crate) fn close(&self, units: u64, missed: u64) -> Result<Option<Slice>> {
         let Some(first) = &self.first else { return Ok(None) };
-        let last = Sample::take(self.meter, units, missed)?;
+        let last = Sample::take(&self.target, units, missed)?;
         let seconds = |late: Duration, early: Duration| late.saturating_sub(early).as_secs_f64();
         Ok(Some(Slice {
-            units: last.units - first.units,
+            units: last.units.saturating_sub(first.units),
             wall_seconds: (last.at - first.at).as_secs_f64(),
             contender_cpu_seconds: seconds(last.contender, first.contender),
             contender_idle_seconds: seconds(last.machine.idle, first.machine.idle),
             load_cpu_seconds: seconds(last.load, first.load),
             machine_busy_seconds: seconds(last.machine.busy, first.machine.busy),
             machine_stolen_seconds: seconds(last.machine.stolen, first.machine.stolen),
-            missed: last.missed - first.missed,
+            missed: last.missed.saturating_sub(first.missed),
+            probed: last.probed.zip(first.probed).map(|(last, first)| last.saturating_sub(first)),
+            latency: None,
         }))
     }
 }
@@ -125,7 +177,17 @@ impl Poller {
 
     /// Waits a short while at most and returns the indices that are ready.
     fn wait(&mut self) -> Result<Vec<(usize, EpollFlags)>> {
-        let count = match self.epoll.wait(&mut self.events, EpollTimeout::from(TICK_MS)) {
+        self.wait_for(TICK_MS)
+    }
+
+    /// The same until a time, to the millisecond: at least one, and not longer than usual.
+    fn wait_until(&mut self, time: Instant) -> Result<Vec<(usize, EpollFlags)>> {
+        let left = time.saturating_duration_since(Instant::now()).as_millis();
+        self.wait_for(u16::try_from(left).unwrap_or(TICK_MS).clamp(1, TICK_MS))
+    }
+
+    fn wait_for(&mut self, milliseconds: u16) -> Result<Vec<(usize, EpollFlags)>> {
+        let count = match self.epoll.wait(&mut self.events, EpollTimeout::from(milliseconds)) {
             Ok(count) => count,
             Err(Errno::EINTR) => 0,
             Err(error) => bail!("wait for connections: {error}"),

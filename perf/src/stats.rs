@@ -1,6 +1,6 @@
 //! Medians and their uncertainty. Deterministic: the same series always gives the same interval.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Resamples per interval. More changes the third digit only.
 const RESAMPLES: usize = 4_000;
@@ -8,7 +8,7 @@ const RESAMPLES: usize = 4_000;
 const SEED: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// A median with the 95 % interval of a percentile bootstrap.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Estimate {
     pub(crate) median: f64,
     pub(crate) low: f64,
@@ -57,6 +57,11 @@ impl Random {
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// A number from 0 to below 1.
+    pub(crate) fn share(&mut self) -> f64 {
+        float(self.next() >> 32) / 4_294_967_296.0
     }
 
     /// A number below `limit`, or 0 when `limit` is 0. The bias is below limit / 2^32: nothing, for our lengths.

@@ -11,7 +11,6 @@ mod flood;
 mod forward;
 mod frames;
 mod generator;
-mod goal;
 mod peace;
 mod program;
 mod sessions;
@@ -28,8 +27,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use self::bed::Pins;
-use self::goal::Goal;
 use crate::cpu::{self, Cpus};
+use crate::goal::{self, Goal};
 use crate::interrupt;
 use crate::machine::{self, Facts};
 
@@ -194,7 +193,7 @@ impl std::fmt::Display for Report {
             machine.cpu_model, machine.cpus, machine.kernel, machine.load_average, self.rounds
         )?;
         self.tables.iter().try_for_each(|line| writeln!(f, "{line}"))?;
-        writeln!(f, "\n{:<66} {:>7} {:>8} {:>16}", "ratio", "goal", "median", "95 %")?;
+        writeln!(f, "\n{}", goal::heading())?;
         self.goals.iter().try_for_each(|goal| writeln!(f, "{}", goal.line()))?;
         writeln!(f)?;
         self.notes.iter().try_for_each(|note| writeln!(f, "! {note}"))

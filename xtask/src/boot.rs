@@ -4,7 +4,7 @@
 //! first every program of the object goes through that kernel's verifier, then everything else. Nothing is installed;
 //! what is fetched lies in `target/boot`.
 
-mod debian;
+pub(crate) mod debian;
 mod guest;
 mod initramfs;
 mod qemu;

@@ -1,93 +1,165 @@
-//! Bulk bytes through a contender's TLS relay, one direction at a time.
+//! Bulk bytes through a contender, one direction at a time.
 //!
 //! Down, the client reads records and counts the plaintext in them by their headers: decrypting here would make the
 //! load the limit. (The probe before the first measurement decrypts and compares.) Up, the back end counts.
+//!
+//! Plain bytes go at a rate, the same for all, and the client only counts what it receives, without copying it: a
+//! contender that never touches the bytes is faster than any load generator that makes them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::epoll::EpollFlags;
 
-use super::connection::{Clients, Connection, Received};
-use super::{Poller, Slice, Window};
-use crate::backend::{self, Backend};
-use crate::contender::Contender;
+use super::connection::{Connection, Received};
+use super::{Poller, Slice, Target, Timing, Window};
+use crate::backend;
 
 const CONNECTIONS: usize = 8;
 const READ_BYTES: usize = 256 * 1_024;
 /// What is encrypted at a time: four full records.
 const WRITE_BYTES: usize = 64 * 1_024;
+/// What is written at a time without TLS.
+const PLAIN_WRITE_BYTES: usize = 256 * 1_024;
+/// Half of what HAProxy copies on one core, a third of what the load can make.
+const PLAIN_BYTES_PER_SECOND: f64 = 1.2e9;
+/// What may be caught up after the load was held up: 10 ms.
+const BURST_BYTES: f64 = PLAIN_BYTES_PER_SECOND / 100.0;
 
-pub(crate) fn down(
-    contender: &Contender,
-    clients: &Clients,
-    warm_up: Duration,
-    length: Duration,
-) -> Result<Slice> {
-    let (mut connections, mut poller) = open(contender, clients, backend::SOURCE, EpollFlags::EPOLLIN)?;
+/// From the back end to the clients through TLS, as fast as it goes.
+pub(crate) fn down(target: &Target<'_>, timing: Timing) -> Result<Slice> {
+    let (mut connections, mut poller) = open(target, backend::SOURCE, EpollFlags::EPOLLIN)?;
     let mut records: Vec<Records> = connections.iter().map(|_| Records::default()).collect();
     let mut buffer = vec![0; READ_BYTES];
-    let mut window = Window::open(contender.meter(), warm_up, length);
+    let mut window = Window::open(*target, timing);
     loop {
         for (index, _) in poller.wait()? {
             let (Some(connection), Some(records)) = (connections.get_mut(index), records.get_mut(index))
             else {
                 continue;
             };
-            match connection.receive_records(&mut buffer)? {
+            match connection.receive_raw(&mut buffer)? {
                 Received::Bytes(count) => records.take(buffer.get(..count).unwrap_or_default())?,
-                Received::End => bail!("{} ended a download", contender.label),
+                Received::End => bail!("{} ended a download", target.label),
             }
         }
         let bytes = records.iter().map(|records| records.plaintext).sum();
-        if let Some(slice) = window.turn(bytes, 0)? {
+        if let Some(slice) = window.turn(|| Ok(bytes), 0)? {
             return Ok(slice);
         }
     }
 }
 
-pub(crate) fn up(
-    contender: &Contender,
-    clients: &Clients,
-    backend: &Backend,
-    warm_up: Duration,
-    length: Duration,
-) -> Result<Slice> {
+/// From the clients to the back end through TLS, as fast as it goes.
+pub(crate) fn up(target: &Target<'_>, timing: Timing) -> Result<Slice> {
     let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
-    let (mut connections, mut poller) = open(contender, clients, backend::SINK, interest)?;
+    let (mut connections, mut poller) = open(target, backend::SINK, interest)?;
     let block = vec![b'u'; WRITE_BYTES];
     let mut buffer = vec![0; WRITE_BYTES];
-    let mut window = Window::open(contender.meter(), warm_up, length);
+    let mut window = Window::open(*target, timing);
     loop {
         for (index, ready) in poller.wait()? {
             let Some(connection) = connections.get_mut(index) else { continue };
             if ready.contains(EpollFlags::EPOLLIN) && connection.receive(&mut buffer)? == Received::End {
-                bail!("{} ended an upload", contender.label);
+                bail!("{} ended an upload", target.label);
             }
             if ready.contains(EpollFlags::EPOLLOUT) && connection.flush()? {
                 connection.queue(&block)?;
                 connection.flush()?;
             }
         }
-        if let Some(slice) = window.turn(backend.sunk(), 0)? {
+        if let Some(slice) = window.turn(|| target.backend.sunk(), 0)? {
             return Ok(slice);
         }
     }
 }
 
-fn open(
-    contender: &Contender,
-    clients: &Clients,
-    work: u8,
-    interest: EpollFlags,
-) -> Result<(Vec<Connection>, Poller)> {
+/// From the back end to the clients without TLS, at the rate: the clients read no faster.
+pub(crate) fn plain_down(target: &Target<'_>, timing: Timing) -> Result<Slice> {
+    let (mut connections, _poller) = open(target, backend::SOURCE, EpollFlags::EPOLLIN)?;
+    let (mut scratch, mut bytes) = (vec![0; PLAIN_WRITE_BYTES], 0);
+    let mut window = Window::open(*target, timing);
+    let mut pace = Pace::new();
+    loop {
+        for connection in &mut connections {
+            if !pace.allows() {
+                break;
+            }
+            match connection.discard(&mut scratch)? {
+                Received::Bytes(count) => {
+                    pace.took(count)?;
+                    bytes += u64::try_from(count)?;
+                }
+                Received::End => bail!("{} ended a download", target.label),
+            }
+        }
+        // Each has its turn to be first.
+        connections.rotate_left(1);
+        pace.wait();
+        if let Some(slice) = window.turn(|| Ok(bytes), 0)? {
+            return Ok(slice);
+        }
+    }
+}
+
+/// From the clients to the back end without TLS, at the rate.
+pub(crate) fn plain_up(target: &Target<'_>, timing: Timing) -> Result<Slice> {
+    let (mut connections, _poller) = open(target, backend::SINK, EpollFlags::EPOLLIN)?;
+    let block = vec![b'u'; PLAIN_WRITE_BYTES];
+    let mut window = Window::open(*target, timing);
+    let mut pace = Pace::new();
+    loop {
+        for connection in &mut connections {
+            if !pace.allows() {
+                break;
+            }
+            // Where in the block a write stopped does not matter: nobody looks.
+            pace.took(connection.write(&block)?.unwrap_or(0))?;
+        }
+        connections.rotate_left(1);
+        pace.wait();
+        if let Some(slice) = window.turn(|| target.backend.sunk(), 0)? {
+            return Ok(slice);
+        }
+    }
+}
+
+/// Keeps to the rate of plain bytes.
+struct Pace {
+    last: Instant,
+    credit: f64,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { last: Instant::now(), credit: 0.0 }
+    }
+
+    fn allows(&mut self) -> bool {
+        let now = Instant::now();
+        let earned = (now - self.last).as_secs_f64() * PLAIN_BYTES_PER_SECOND;
+        self.credit = (self.credit + earned).min(BURST_BYTES);
+        self.last = now;
+        self.credit > 0.0
+    }
+
+    fn took(&mut self, bytes: usize) -> Result<()> {
+        self.credit -= f64::from(u32::try_from(bytes)?);
+        Ok(())
+    }
+
+    /// Lets some time pass, so that the back end has its share of this CPU and the contender something to move.
+    fn wait(&mut self) {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+fn open(target: &Target<'_>, work: u8, interest: EpollFlags) -> Result<(Vec<Connection>, Poller)> {
     let poller = Poller::new()?;
-    let mut connections = Vec::with_capacity(CONNECTIONS);
-    for index in 0..CONNECTIONS {
-        let mut connection = Connection::establish(contender.relay, &clients.cheap)?;
-        poller.add(index, &connection, interest)?;
+    let mut connections = Connection::open_many(target.entry, target.clients, CONNECTIONS)?;
+    for (index, connection) in connections.iter_mut().enumerate() {
+        poller.add(index, connection, interest)?;
         connection.send(&[work])?;
-        connections.push(connection);
     }
     Ok((connections, poller))
 }

@@ -18,7 +18,7 @@ use super::bed::{Bed, GATEWAY, Threads, packets};
 use super::filters::{self, Filter};
 use super::frames::Junk;
 use super::generator::{self, Pace, Shot};
-use super::goal::{Goal, Promise};
+use crate::goal::{Goal, Promise};
 use crate::interrupt;
 use crate::load::PATIENCE;
 use crate::stats::{self, float};

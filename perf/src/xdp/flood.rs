@@ -13,16 +13,16 @@ use super::bed::{GATEWAY, packets};
 use super::filters::OPEN;
 use super::frames::Junk;
 use super::generator::{self, Pace, Shot};
-use super::goal::{Goal, Promise};
 use super::sessions::Site;
+use crate::goal::{Goal, Promise};
 use crate::interrupt;
-use crate::load::echo::Mix;
+use crate::load::echo::{MIX as MIX_OF_SESSIONS, Mix};
 use crate::stats::float;
 
 /// Of one frame: 2 million a second.
 const PERIOD: Duration = Duration::from_nanos(500);
 /// Fewer messages than in peace: generator, clients and the machine behind share one core.
-const MIX: Mix = Mix { connections: 50, gap: Duration::from_millis(25) };
+const MIX: Mix = Mix { active: 50, gap: Duration::from_millis(25), ..MIX_OF_SESSIONS };
 const SETTLE: Duration = Duration::from_millis(300);
 /// A flood ends at the latest after this, whatever else goes wrong.
 const FLOOD_LIMIT: Duration = Duration::from_secs(30);

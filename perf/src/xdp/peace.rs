@@ -9,9 +9,9 @@ use aya::Ebpf;
 use serde::Serialize;
 
 use super::generator;
-use super::goal::{Goal, Promise};
 use super::sessions::Site;
 use super::{Bench, assembly};
+use crate::goal::{Goal, Promise};
 use crate::load::echo::MIX;
 use crate::stats::float;
 

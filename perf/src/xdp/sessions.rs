@@ -1,14 +1,10 @@
 //! Live sessions: a daemon behind a filter, a machine behind the daemon, and clients outside.
 
-use std::fs;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use portcullis_tests::gateway::Gateway;
 use portcullis_tests::wait;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 
 use super::bed::{Bed, GATEWAY, Pins, Threads};
 use super::filters::{self, OPEN};
@@ -16,7 +12,7 @@ use crate::backend::Backend;
 use crate::cpu::{Cpus, Meter};
 use crate::interrupt;
 use crate::load::PATIENCE;
-use crate::load::connection::Clients;
+use crate::load::connection::{Clients, Entry};
 use crate::load::echo::{Load, Mix};
 
 /// One gateway with sessions.
@@ -35,8 +31,7 @@ impl Site {
         let bed = Bed::new(role, cpus)?;
         let backend = bed.gateway.enter(Backend::start)?;
         let daemon = filters::daemon(&bed, backend.address, pins, cpus.contender)?;
-        let read = |name: &str| fs::read(daemon.dir().join(name)).with_context(|| format!("read {name}"));
-        let clients = Clients::new(&read("ca.pem")?, CertificateDer::from_pem_slice(&read("main.crt")?)?)?;
+        let clients = Clients::of(daemon.dir())?;
         let meter = Meter::attach(&bed.edge, daemon.pid(), cpus.contender);
         let receiver = bed.receiver()?;
         Ok(Self { bed, clients, backend, receiver, daemon, meter })
@@ -55,7 +50,7 @@ impl Site {
 
     /// Opens the sessions; to be called, as the rest, from the namespace outside.
     pub(super) fn connect(&self, mix: Mix) -> Result<Load> {
-        Load::start(SocketAddr::from((GATEWAY, OPEN)), &self.clients, mix)
+        Load::start(Entry::Tls((GATEWAY, OPEN).into()), &self.clients, mix)
             .map_err(|error| self.with_log(&error))
     }
 
@@ -71,7 +66,9 @@ impl Site {
 
     /// Waits until nothing of the last slice is left.
     pub(super) fn settle(&self) -> Result<()> {
-        wait::until(PATIENCE, "the gateway to close its connections", || self.backend.live() == 0)
+        wait::until(PATIENCE, "the gateway to close its connections", || {
+            self.backend.live().is_ok_and(|live| live == 0)
+        })
     }
 
     fn with_log(&self, error: &anyhow::Error) -> anyhow::Error {

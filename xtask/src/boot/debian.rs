@@ -56,7 +56,7 @@ pub(crate) fn ensure(mirror: Option<&str>, update: bool) -> Result<Machine> {
         bail!("the appliance's kernel and the tests that run on it are for x86-64");
     }
     shell::say("fetching Debian 13's kernel and QEMU, 75 MB, into target/boot; nothing is installed …");
-    let apt = Apt::new(&directory.join("apt"), mirror)?;
+    let apt = Apt::new(&directory.join("apt"), mirror, SUITE)?;
     apt.run(&["update"])?;
     let described = apt.ask(&["show", "--no-all-versions", KERNEL])?;
     let kernel = kernel_package(&described).with_context(|| format!("{KERNEL} names no kernel"))?;
@@ -64,6 +64,36 @@ pub(crate) fn ensure(mirror: Option<&str>, update: bool) -> Result<Machine> {
     apt.run(&["download", kernel])?;
     let release = kernel.trim_start_matches("linux-image-");
     Machine::unpack(&apt.packages()?, release, &directory.join("machine"))
+}
+
+/// Unpacks a package of a suite with all its libraries, without a system around it, below `directory`, and returns where.
+/// What is there already stays as it is.
+pub(crate) fn unpack_program(suite: &str, package: &str, directory: &Path) -> Result<PathBuf> {
+    let root = directory.join("root");
+    let complete = directory.join("complete");
+    if complete.is_file() {
+        return Ok(root);
+    }
+    shell::say(&format!("fetching {package} of Debian {suite} with its libraries; nothing is installed …"));
+    let apt = Apt::new(&directory.join("apt"), None, suite)?;
+    apt.run(&["update"])?;
+    apt.run(&["--download-only", "--no-install-recommends", "install", package])?;
+    if root.exists() {
+        fs::remove_dir_all(&root).context("remove what was unpacked before")?;
+    }
+    fs::create_dir_all(&root).context("make a directory to unpack into")?;
+    for package in apt.packages()? {
+        unpack_one(&package, &root)?;
+    }
+    // Last: without it the rest is not whole.
+    fs::write(&complete, suite).context("note that everything is unpacked")?;
+    Ok(root)
+}
+
+fn unpack_one(package: &Path, root: &Path) -> Result<()> {
+    let mut unpack = Command::new("dpkg-deb");
+    process::run(unpack.arg("-x").arg(package).arg(root), LIMIT)?.ok()?;
+    fs::remove_file(package).with_context(|| format!("remove {}", package.display()))
 }
 
 impl Machine {
@@ -77,11 +107,7 @@ impl Machine {
             fs::remove_dir_all(root).context("remove the old machine")?;
         }
         fs::create_dir_all(root).context("make the machine's directory")?;
-        for package in packages {
-            let mut unpack = Command::new("dpkg-deb");
-            process::run(unpack.arg("-x").arg(package).arg(root), LIMIT)?.ok()?;
-            fs::remove_file(package).with_context(|| format!("remove {}", package.display()))?;
-        }
+        packages.iter().try_for_each(|package| unpack_one(package, root))?;
         let machine = Self { root: root.to_owned(), release: release.to_owned() };
         // Which module needs which is found out when a kernel is installed; this one is not.
         let mut depmod = machine.program("usr/sbin/depmod");
@@ -140,7 +166,7 @@ struct Apt {
 }
 
 impl Apt {
-    fn new(directory: &Path, mirror: Option<&str>) -> Result<Self> {
+    fn new(directory: &Path, mirror: Option<&str>, suite: &str) -> Result<Self> {
         if process::find_program("apt-get").is_none() {
             bail!("this needs apt, as on Debian and Ubuntu");
         }
@@ -160,7 +186,7 @@ impl Apt {
         };
         // No package counts as installed, so that all libraries come along.
         write("status", "")?;
-        write("sources.list", &format!("deb [signed-by={keyring}] {mirror} {SUITE} main\n"))?;
+        write("sources.list", &format!("deb [signed-by={keyring}] {mirror} {suite} main\n"))?;
         let place = directory.to_str().filter(|place| !place.contains(['"', '\n']));
         write("apt.conf", &configuration(place.context("apt cannot be told of this directory's name")?))?;
         let apt = Self { directory: directory.to_owned() };
