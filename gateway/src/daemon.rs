@@ -155,11 +155,7 @@ async fn serve(
     for (index, bound) in sockets.listeners.into_iter().enumerate() {
         fronts.push(front::spawn(index, Arc::clone(&front), bound)?);
     }
-    services.state.set_ready();
-    services.note_ready();
-    stop::notify_ready();
-    say_ready(&config);
-    options.announce(&config);
+    become_ready(options, &config, &services);
 
     let mut reloader = Reloader::new(config, parts, Arc::clone(&services), log);
     let mut signals = stop::Signals::new()?;
@@ -168,6 +164,15 @@ async fn serve(
     stop::drain(&drain, &context, front, fronts, relays, &mut signals, most).await;
     clean_up(&services).await;
     Ok(())
+}
+
+/// Everything works: says so to all who wait for it.
+fn become_ready(options: &Options, config: &Config, services: &Services) {
+    services.state.set_ready();
+    services.note_ready();
+    stop::notify_ready();
+    say_ready(config);
+    options.announce(config);
 }
 
 /// Does what signals and the control socket ask for, until the daemon is to stop; returns how long it may drain.

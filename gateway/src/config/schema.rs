@@ -13,7 +13,7 @@ pub enum Shape {
     Mixed,
     /// A table of that name: what [`keys_of`] is asked for.
     Table(&'static str),
-    List(&'static Shape),
+    List(&'static Self),
 }
 
 impl Shape {
@@ -54,10 +54,7 @@ mod tests {
     fn every_table_that_a_key_holds_is_known() {
         for (table, keys) in file::SHAPES {
             for (key, shape) in *keys {
-                let below = match shape {
-                    Shape::Table(name) | Shape::List(Shape::Table(name)) => name,
-                    _ => continue,
-                };
+                let (Shape::Table(below) | Shape::List(Shape::Table(below))) = shape else { continue };
                 assert!(!keys_of(below).is_empty(), "{table}.{key} holds `{below}`");
             }
         }

@@ -7,7 +7,6 @@ use nix::sys::signal::Signal;
 use portcullis_tests::backend;
 use portcullis_tests::process::{self, Output};
 use portcullis_tests::skip::skip;
-use portcullis_tests::speak::Speak as _;
 use portcullis_tests::wait::{self, PATIENCE};
 use serde_json::json;
 

@@ -4,7 +4,6 @@ use std::process::Command;
 
 use portcullis_tests::backend;
 use portcullis_tests::process;
-use portcullis_tests::speak::Speak as _;
 use portcullis_tests::terminal::{Terminal, plain};
 use portcullis_tests::wait::{self, PATIENCE};
 
@@ -91,8 +90,8 @@ fn commands_keys_and_live_values_are_completed() {
     terminal.send("set listener.e\tpermit_l\tf\t\r").unwrap();
     terminal.expect("permit_loopback false").unwrap();
     terminal.send("show | compare\r").unwrap();
-    terminal.expect("+handshake_timeout = \"7s\"").unwrap();
     terminal.expect("+permit_loopback = false").unwrap();
+    terminal.expect("+handshake_timeout = \"7s\"").unwrap();
 }
 
 #[test]
@@ -133,8 +132,13 @@ fn configure_mode_goes_from_a_place_to_a_commit() {
     say("run show history", "tighter, at last");
     let text = std::fs::read_to_string(edge.gateway.config_file()).unwrap();
     assert!(text.contains("::1/128") && text.contains("600"), "{text}");
+    terminal.expect("[configure]# ").unwrap();
     // The end of input leaves one mode after the other.
-    say("\x04", "# ");
+    terminal.send("\x04").unwrap();
+    terminal.expect("# ").unwrap();
+    terminal.send("show version\r").unwrap();
+    terminal.expect("portcullis 0.").unwrap();
+    terminal.expect("# ").unwrap();
     terminal.send("\x04").unwrap();
     assert!(terminal.end().unwrap().success());
 }
@@ -178,12 +182,15 @@ fn keys_that_stop_programs_do_not_leave_the_shell() {
     terminal.expect("established").unwrap();
     terminal.send("\x03").unwrap();
     terminal.expect("# ").unwrap();
-    for keys in ["\x1a", "\x1c", "half a line\x03", "!sh\r", "\x1b!"] {
+    terminal.send("\x1ashow version\r").unwrap();
+    terminal.expect("portcullis 0.").unwrap();
+    for keys in ["half a line\x03", "\x1c"] {
+        terminal.expect("# ").unwrap();
         terminal.send(keys).unwrap();
     }
-    terminal.send("\x03show version\r").unwrap();
-    terminal.expect("portcullis 0.").unwrap();
     terminal.expect("# ").unwrap();
+    terminal.send("!sh\r").unwrap();
+    terminal.expect("unknown command").unwrap();
     terminal.send("exit\r").unwrap();
     assert!(terminal.end().unwrap().success());
 }

@@ -11,10 +11,8 @@ const MORE_PLAIN: &str = "-- more: space, enter, q --";
 pub(super) fn show(text: &str, height: usize, colour: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let page = height.saturating_sub(1).max(1);
-    let mut lines = text.lines();
     let mut left = page;
-    loop {
-        let Some(line) = lines.next() else { break };
+    for line in text.lines() {
         if left == 0 {
             match ask(&mut out, colour)? {
                 Key::Page => left = page,
