@@ -4,10 +4,10 @@
 //! first every program of the object goes through that kernel's verifier, then everything else. Nothing is installed;
 //! what is fetched lies in `target/boot`.
 
-mod debian;
+pub(crate) mod debian;
 mod guest;
 mod initramfs;
-mod lines;
+pub(crate) mod lines;
 mod qemu;
 mod report;
 
@@ -23,9 +23,7 @@ use crate::ci::{Tally, target_directory};
 use crate::ebpf::{self, Toolchain};
 use crate::image::scenario::{self, Choice};
 use crate::shell;
-pub(crate) use debian::{Apt, KEYRINGS, Machine, SUITE, configured_mirror, ensure, program};
 use guest::{Part, Work};
-pub(crate) use lines::Lines;
 use report::Report;
 
 /// The tests of the kernel side.

@@ -14,7 +14,8 @@ use nix::unistd::Uid;
 use portcullis_tests::process::{self, Child};
 use portcullis_tests::wait;
 
-use crate::boot::{Apt, KEYRINGS, Lines, SUITE, configured_mirror, program};
+use crate::boot::debian::{Apt, KEYRINGS, SUITE, configured_mirror, program};
+use crate::boot::lines::Lines;
 use crate::ci::target_directory;
 use crate::shell;
 
@@ -127,7 +128,10 @@ impl Builder {
         mmdebstrap.arg("--aptopt=Apt::Install-Recommends \"false\"");
         mmdebstrap.arg("--dpkgopt=path-exclude=/usr/share/man/*");
         mmdebstrap.arg(format!("--include=apt,debian-archive-keyring,{}", PACKAGES.join(",")));
-        mmdebstrap.arg(SUITE).arg(&new).arg(format!("deb [signed-by={keyring}] {} {SUITE} main", self.mirror));
+        mmdebstrap
+            .arg(SUITE)
+            .arg(&new)
+            .arg(format!("deb [signed-by={keyring}] {} {SUITE} main", self.mirror));
         process::run(&mut mmdebstrap, LIMIT)?.ok()?;
         // A program from outside of it finds the loader where it was built to look.
         if !new.join("lib64").exists() {

@@ -74,7 +74,13 @@ pub(super) fn document(
 ) -> Result<String> {
     let debian = packages.iter().map(|one| {
         let purl = format!("pkg:deb/debian/{}@{}?arch={}", one.name, one.version, one.architecture);
-        entry(&format!("deb-{}-{}", one.name, one.architecture), &one.name, &one.version, "NOASSERTION", &purl)
+        entry(
+            &format!("deb-{}-{}", one.name, one.architecture),
+            &one.name,
+            &one.version,
+            "NOASSERTION",
+            &purl,
+        )
     });
     let ours = crates.iter().map(|one| {
         let purl = format!("pkg:cargo/{}@{}", one.name, one.version);
@@ -154,7 +160,8 @@ mod tests {
 
     #[test]
     fn crates_are_read_once_each() {
-        let crates = read_tree("a v1.0.0 (/here)|MIT\nb v2.0.0|MIT/Apache-2.0\nb v2.0.0|MIT/Apache-2.0 (*)\n");
+        let crates =
+            read_tree("a v1.0.0 (/here)|MIT\nb v2.0.0|MIT/Apache-2.0\nb v2.0.0|MIT/Apache-2.0 (*)\n");
         let crates: Vec<_> = crates.iter().map(|one| (one.name.as_str(), one.licence.as_str())).collect();
         assert_eq!(crates, [("a", "MIT"), ("b", "MIT/Apache-2.0")]);
     }

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::build::Built;
 use super::builder::Builder;
 use super::vm::{Settings, Vm};
-use crate::boot::{self, Machine};
+use crate::boot::debian::{self, Machine};
 use crate::ci::Tally;
 use crate::shell;
 
@@ -109,7 +109,7 @@ pub(crate) fn run(choice: Choice<'_>) -> Result<Tally> {
         (Some(builder), Ok(built)) => (builder, built),
         _ => return Ok(Tally::skipped("no image of the appliance to boot: run `cargo xtask image`")),
     };
-    let machine = match boot::ensure(None, false) {
+    let machine = match debian::ensure(None, false) {
         Ok(machine) => machine,
         Err(error) => return Ok(Tally::skipped(&format!("no QEMU to boot the appliance in: {error:#}"))),
     };

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use super::builder::{self, Builder};
 use super::formats;
-use crate::boot::Machine;
+use crate::boot::debian::Machine;
 
 const MEMORY: &str = "1G";
 const PROCESSORS: &str = "2";
@@ -93,10 +93,7 @@ impl<'a> Vm<'a> {
         }
         let code = self.builder.file(if secure { CODE_SECURE } else { CODE });
         qemu.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={}", code.display())]);
-        qemu.args([
-            "-drive",
-            &format!("if=pflash,format=raw,file={}", self.file("variables.fd").display()),
-        ]);
+        qemu.args(["-drive", &format!("if=pflash,format=raw,file={}", self.file("variables.fd").display())]);
         let disk = self.file("disk.raw");
         qemu.args(["-drive", &format!("if=none,id=disk,format=raw,discard=unmap,file={}", disk.display())]);
         qemu.args(["-device", "virtio-blk-pci,drive=disk"]);
@@ -109,7 +106,6 @@ impl<'a> Vm<'a> {
         for (name, value) in key.iter().chain(&self.settings.credentials) {
             let value = STANDARD.encode(value);
             let value = format!("type=11,value=io.systemd.credential.binary:{name}={value}");
-            // QEMU doubles commas.
             qemu.args(["-smbios", &value]);
         }
         if let Some(more) = &self.settings.command_line {
