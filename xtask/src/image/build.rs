@@ -99,7 +99,7 @@ pub(super) fn image(builder: &Builder, order: &Order) -> Result<Built> {
     }
     mkosi.push("build");
     shell::say("building the image; the whole log is target/image/mkosi.out …");
-    builder.run("mkosi", &work, &mkosi, |line| line.strip_prefix("‣").map(|step| format!("  {step}")))?;
+    builder.run("mkosi", &work, &mkosi, progress)?;
     let out = work.join("out");
     for name in ["portcullis.raw", "portcullis.efi"] {
         fs::rename(out.join(name), directory.join(name)).with_context(|| format!("take {name}"))?;
@@ -116,6 +116,13 @@ pub(super) fn image(builder: &Builder, order: &Order) -> Result<Built> {
     let document = sbom::document(&packages, &sbom::crates()?, version, &epoch)?;
     fs::write(directory.join("portcullis.spdx.json"), document).context("write the SBOM")?;
     Built::at(&directory)
+}
+
+/// What of mkosi's output is for the person who watches: the names of its steps.
+fn progress(line: &str) -> Option<String> {
+    let step = line.strip_prefix('‣')?;
+    // The workspace lies in memory, the result does not.
+    (!step.contains("Could not rename")).then(|| format!("  {step}"))
 }
 
 /// Puts together what mkosi reads.

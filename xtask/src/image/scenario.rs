@@ -105,9 +105,8 @@ pub(crate) fn run(choice: Choice<'_>) -> Result<Tally> {
         let known: Vec<&str> = scenarios.keys().map(String::as_str).collect();
         bail!("there is no scenario `{unknown}`; there are: {}", known.join(", "));
     }
-    let (builder, built) = match (Builder::find(), Built::find()) {
-        (Some(builder), Ok(built)) => (builder, built),
-        _ => return Ok(Tally::skipped("no image of the appliance to boot: run `cargo xtask image`")),
+    let (Some(builder), Ok(built)) = (Builder::find(), Built::find()) else {
+        return Ok(Tally::skipped("no image of the appliance to boot: run `cargo xtask image`"));
     };
     let machine = match debian::ensure(None, false) {
         Ok(machine) => machine,
