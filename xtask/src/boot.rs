@@ -7,6 +7,7 @@
 pub(crate) mod debian;
 mod guest;
 mod initramfs;
+pub(crate) mod lines;
 mod qemu;
 mod report;
 
@@ -20,6 +21,7 @@ use serde_json::Value;
 
 use crate::ci::{Tally, target_directory};
 use crate::ebpf::{self, Toolchain};
+use crate::image::scenario::{self, Choice};
 use crate::shell;
 use guest::{Part, Work};
 use report::Report;
@@ -53,6 +55,12 @@ pub(crate) struct Arguments {
     /// Run this line of shell instead of tests
     #[arg(long, value_name = "LINE")]
     command: Option<String>,
+    /// Boot the appliance instead and run this scenario of `appliance-image/scenarios`; may be given more than once
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["test", "command", "all"])]
+    scenario: Vec<String>,
+    /// The tests of the kernel side, and then all scenarios of the appliance
+    #[arg(long, conflicts_with_all = ["test", "command"])]
+    all: bool,
     /// Arguments of the test program, such as a filter
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -60,15 +68,25 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     shell::unwind_on_interrupt()?;
+    if !arguments.scenario.is_empty() {
+        return Ok(tell(&scenario::run(Choice::Named(&arguments.scenario))?));
+    }
     let machine = debian::ensure(arguments.mirror.as_deref(), arguments.update)?;
     let parts = match &arguments.command {
         Some(line) => vec![part("command", ["/bin/sh", "-c", line].map(str::to_owned).to_vec())],
         None => work_of(arguments.test.as_deref().unwrap_or(TEST), &arguments.arguments)?,
     };
-    let tally = perform(&machine, parts)?;
+    let mut tally = perform(&machine, parts)?;
+    if arguments.all {
+        tally.add(scenario::run(Choice::All)?);
+    }
+    Ok(tell(&tally))
+}
+
+fn tell(tally: &Tally) -> bool {
     tally.skipped.iter().for_each(|why| shell::print(&format!("skipped: {why}")));
     tally.failed.iter().for_each(|why| shell::print(&format!("FAILED: {why}")));
-    Ok(tally.failed.is_empty())
+    tally.failed.is_empty()
 }
 
 /// Fetches what is needed, for `cargo xtask setup`; says it when that cannot be had.

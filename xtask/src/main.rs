@@ -9,6 +9,7 @@ mod demo;
 mod deps;
 mod ebpf;
 mod fuzz;
+mod image;
 mod licences;
 mod perf;
 mod setup;
@@ -45,8 +46,10 @@ enum Command {
     Demo(demo::Arguments),
     /// Build the kernel side, which the gateway then embeds
     Ebpf(ebpf::Arguments),
-    /// Boot the appliance's kernel in QEMU and run the tests of the kernel side on it
+    /// Boot the appliance's kernel in QEMU and run the tests of the kernel side on it, or boot the whole appliance
     Boot(boot::Arguments),
+    /// Build the appliance as a disk image
+    Image(image::Arguments),
     /// Run fuzz targets
     Fuzz(fuzz::Arguments),
     /// Measure the gateway beside its peers (arguments go to the perf program)
@@ -75,6 +78,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Ebpf(arguments) => ebpf::run(&arguments),
         Command::Boot(arguments) => boot::run(&arguments),
+        Command::Image(arguments) => image::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Perf(arguments) => perf::run(&arguments),
     }

@@ -17,16 +17,18 @@ use crate::ci::target_directory;
 use crate::shell;
 
 /// What the appliance is made of.
-const SUITE: &str = "trixie";
+pub(crate) const SUITE: &str = "trixie";
 /// Always depends on the newest kernel for virtual machines.
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// What starts the kernel, shares this machine's files with it, is its first program, and sorts its modules.
 const PROGRAMS: [&str; 4] = ["qemu-system-x86", "virtiofsd", "busybox-static", "kmod"];
-const KEYRINGS: [&str; 2] =
+pub(crate) const KEYRINGS: [&str; 2] =
     ["/usr/share/keyrings/debian-archive-keyring.pgp", "/usr/share/keyrings/debian-archive-keyring.gpg"];
 /// Lists that this machine's configuration may ask for and that nothing here reads.
 const USELESS_LISTS: [&str; 5] =
     ["CNF", "DEP-11", "DEP-11-icons", "DEP-11-icons-hidpi", "DEP-11-icons-small"];
+/// Where a Debian for x86-64 has its libraries.
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// Downloading 80 MB may take a while.
 const LIMIT: Duration = Duration::from_secs(900);
 
@@ -149,24 +151,29 @@ impl Machine {
     }
 
     fn libraries(&self) -> PathBuf {
-        self.root.join("usr/lib/x86_64-linux-gnu")
+        self.root.join(LIBRARIES)
     }
 
-    /// A program with Debian 13's loader and libraries, whatever this machine has.
     fn program(&self, path: &str) -> Command {
-        let mut command = Command::new(self.root.join("usr/lib64/ld-linux-x86-64.so.2"));
-        command.arg("--library-path").arg(self.libraries()).arg(self.root.join(path));
-        command
+        program(&self.root, path)
     }
 }
 
+/// A program below `root` with Debian 13's loader and libraries, whatever this machine has.
+pub(crate) fn program(root: &Path, path: &str) -> Command {
+    let mut command = Command::new(root.join("usr/lib64/ld-linux-x86-64.so.2"));
+    command.arg("--library-path").arg(root.join(LIBRARIES)).arg(root.join(path));
+    command
+}
+
 /// apt with everything of its own.
-struct Apt {
+#[derive(Debug)]
+pub(crate) struct Apt {
     directory: PathBuf,
 }
 
 impl Apt {
-    fn new(directory: &Path, mirror: Option<&str>, suite: &str) -> Result<Self> {
+    pub(crate) fn new(directory: &Path, mirror: Option<&str>, suite: &str) -> Result<Self> {
         if process::find_program("apt-get").is_none() {
             bail!("this needs apt, as on Debian and Ubuntu");
         }
@@ -204,7 +211,7 @@ impl Apt {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Result<()> {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Result<()> {
         let mut command = self.command("apt-get", &[&["-q", "-y"], arguments].concat());
         process::run(&mut command, LIMIT)?.ok().map(drop)
     }
@@ -213,7 +220,7 @@ impl Apt {
         Ok(process::run(&mut self.command("apt-cache", arguments), LIMIT)?.ok()?.stdout)
     }
 
-    fn packages(&self) -> Result<Vec<PathBuf>> {
+    pub(crate) fn packages(&self) -> Result<Vec<PathBuf>> {
         let entries = fs::read_dir(self.directory.join("archives")).context("list the packages")?;
         let paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|end| end == "deb")).collect())
@@ -249,7 +256,7 @@ fn configuration(place: &str) -> String {
     cleared.chain(set).collect()
 }
 
-fn configured_mirror() -> Result<String> {
+pub(crate) fn configured_mirror() -> Result<String> {
     let format = "$(REPO_URI)|$(LABEL)|$(COMPONENT)";
     let mut ask = Command::new("apt-get");
     let targets =

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::tally::Tally;
 use crate::demo::{self, Profile};
 use crate::ebpf::{self, Toolchain};
+use crate::image::scenario::{self, Choice};
 use crate::setup::{self, Use};
 use crate::shell::{self, cargo, succeeds};
 use crate::{boot, deps, licences, tidy};
@@ -72,6 +73,7 @@ pub(crate) const STEPS: &[Step] = &[
     }),
     step("test", "unit, conformance, integration tests, replay of fuzz findings", test),
     slow("boot", "the kernel side on the appliance's kernel, in QEMU", |_| boot::step()),
+    slow("appliance", "the image starts in QEMU, where one was built", |_| scenario::run(Choice::Quick)),
     slow("demo", "the whole picture on this machine", |_| demonstration()),
 ];
 

@@ -1,0 +1,200 @@
+//! Building the image: what mkosi is given, and what it leaves.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use portcullis_tests::process;
+
+use super::builder::{self, Builder};
+use super::keys::Keys;
+use super::sbom;
+use crate::ci::target_directory;
+use crate::{ebpf, shell};
+
+/// The image's description in the repository.
+const DESCRIPTION: &str = "appliance-image";
+/// What of it mkosi reads.
+const PARTS: [&str; 4] = ["mkosi.conf", "mkosi.images", "mkosi.repart", "overlay"];
+/// Our programs, and where the gateway's unit expects them.
+const PROGRAMS: [(&str, &str); 2] = [("portcullisd", "usr/local/sbin"), ("portcullis", "usr/local/bin")];
+const UNIT: &str = "gateway/portcullis.service";
+/// There when the image was signed.
+const SIGNED: &str = "portcullis.signed";
+const MOMENT: Duration = Duration::from_secs(120);
+
+/// What is to be built.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) version: Option<String>,
+    pub(super) keys: Option<Keys>,
+}
+
+/// What a build has left in `target/image`.
+#[derive(Debug)]
+pub(super) struct Built {
+    /// The disk.
+    pub(super) raw: PathBuf,
+    /// The signed kernel image, which is on the disk too; updates need it by itself.
+    pub(super) kernel: PathBuf,
+    pub(super) sbom: PathBuf,
+    /// Versions of all Debian packages.
+    pub(super) packages: PathBuf,
+    pub(super) root_hash: String,
+    /// Whether firmware with the keys in `target/image/keys` starts it.
+    pub(super) signed: bool,
+}
+
+impl Built {
+    fn at(directory: &Path) -> Result<Self> {
+        let file = |name: &str| directory.join(name);
+        let kernel = file("portcullis.efi");
+        let bytes = fs::read(&kernel).context("there is no image: run `cargo xtask image`")?;
+        let root_hash = root_hash(&bytes).context("the kernel image carries no root hash")?;
+        Ok(Self {
+            raw: file("portcullis.raw"),
+            kernel,
+            sbom: file("portcullis.spdx.json"),
+            packages: file("portcullis.packages"),
+            root_hash,
+            signed: file(SIGNED).is_file(),
+        })
+    }
+
+    /// The image that was built last.
+    pub(super) fn find() -> Result<Self> {
+        Self::at(&builder::directory()?)
+    }
+
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        [&self.raw, &self.kernel, &self.sbom, &self.packages].map(Clone::clone).to_vec()
+    }
+}
+
+/// Builds what is ours in the image, as it is released.
+pub(super) fn programs() -> Result<()> {
+    ebpf::build()?;
+    shell::say("building portcullisd and portcullis …");
+    let mut cargo = shell::cargo(&["build", "--locked", "--release", "--package", "portcullis", "--bins"]);
+    if !shell::succeeds(&mut cargo)? {
+        bail!("the gateway does not build, see above");
+    }
+    Ok(())
+}
+
+pub(super) fn image(builder: &Builder, order: &Order) -> Result<Built> {
+    let directory = builder::directory()?;
+    let work = directory.join("work");
+    stage(builder, &work)?;
+    let version = order.version.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"));
+    let epoch = commit_time()?;
+    let mut mkosi = vec!["mkosi", "--mirror", &builder.mirror, "--image-version", version];
+    mkosi.extend(["--source-date-epoch", &epoch, "--force"]);
+    if let Some(keys) = &order.keys {
+        keys.stage(&work)?;
+        mkosi.extend(["--secure-boot=yes", "--secure-boot-auto-enroll=no", "--sign-expected-pcr=no"]);
+        mkosi.extend(["--secure-boot-key=keys/db.key", "--secure-boot-certificate=keys/db.crt"]);
+    }
+    mkosi.push("build");
+    shell::say("building the image; the whole log is target/image/mkosi.out …");
+    builder.run("mkosi", &work, &mkosi, progress)?;
+    let out = work.join("out");
+    for name in ["portcullis.raw", "portcullis.efi"] {
+        fs::rename(out.join(name), directory.join(name)).with_context(|| format!("take {name}"))?;
+    }
+    let signed = directory.join(SIGNED);
+    if order.keys.is_some() {
+        fs::write(&signed, "").context("note that the image is signed")?;
+    } else if signed.exists() {
+        fs::remove_file(&signed).context("note that the image is not signed")?;
+    }
+    let manifests = [out.join("portcullis.manifest"), out.join("initrd.manifest")];
+    let packages = sbom::packages(&manifests)?;
+    fs::write(directory.join("portcullis.packages"), sbom::list(&packages)).context("note the packages")?;
+    let document = sbom::document(&packages, &sbom::crates()?, version, &epoch)?;
+    fs::write(directory.join("portcullis.spdx.json"), document).context("write the SBOM")?;
+    Built::at(&directory)
+}
+
+/// What of mkosi's output is for the person who watches: the names of its steps.
+fn progress(line: &str) -> Option<String> {
+    let step = line.strip_prefix('‣')?;
+    // The workspace lies in memory, the result does not.
+    (!step.contains("Could not rename")).then(|| format!("  {step}"))
+}
+
+/// Puts together what mkosi reads.
+fn stage(builder: &Builder, work: &Path) -> Result<()> {
+    let repository = process::repository();
+    for part in PARTS.into_iter().chain(["mkosi.sandbox", "programs", "out", "keys"]) {
+        let place = work.join(part);
+        let removed = if place.is_dir() { fs::remove_dir_all(&place) } else { fs::remove_file(&place) };
+        if let Err(error) = removed
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(error).with_context(|| format!("remove {}", place.display()));
+        }
+    }
+    for directory in ["out", "packages", "programs/usr/lib/systemd/system"] {
+        fs::create_dir_all(work.join(directory)).context("make the work directory")?;
+    }
+    for part in PARTS {
+        let mut copy = Command::new("cp");
+        // Owners and times are not part of what is described; links and modes are.
+        copy.args(["-r", "-P", "--preserve=mode,links", "--no-preserve=ownership,timestamps"]);
+        process::run(copy.arg(repository.join(DESCRIPTION).join(part)).arg(work), MOMENT)?.ok()?;
+    }
+    let sources = work.join("mkosi.sandbox/etc/apt/sources.list.d");
+    fs::create_dir_all(&sources).context("make apt's directory")?;
+    // mkosi's own sources name archives that not every mirror has.
+    let text = format!(
+        "Types: deb\nURIs: {}\nSuites: trixie trixie-updates\nComponents: main\n\
+         Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n",
+        builder.mirror
+    );
+    fs::write(sources.join("mkosi.sources"), text).context("write apt's sources")?;
+    let release = target_directory()?.join("release");
+    for (name, place) in PROGRAMS {
+        let place = work.join("programs").join(place);
+        fs::create_dir_all(&place).context("make the programs' directory")?;
+        let from = release.join(name);
+        fs::copy(&from, place.join(name))
+            .with_context(|| format!("{} is missing: leave out --no-cargo", from.display()))?;
+        let mut strip = Command::new("strip");
+        // Only the line tables go: backtraces keep the names of functions.
+        process::run(strip.arg("--strip-debug").arg(place.join(name)), MOMENT)?.ok()?;
+    }
+    let unit = work.join("programs/usr/lib/systemd/system/portcullis.service");
+    fs::copy(repository.join(UNIT), unit).context("copy the gateway's unit").map(drop)
+}
+
+/// The time of the last commit: times in the image are no later.
+fn commit_time() -> Result<String> {
+    let mut git = Command::new("git");
+    git.current_dir(process::repository()).args(["log", "-1", "--format=%ct"]);
+    Ok(shell::output(&mut git).context("ask git for the time of the commit")?.trim().to_owned())
+}
+
+/// What the kernel's command line says that the root file system must hash to.
+fn root_hash(kernel: &[u8]) -> Option<String> {
+    const KEY: &[u8] = b"roothash=";
+    let at = kernel.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();
+    let digits = kernel.get(at..)?.iter().take_while(|byte| byte.is_ascii_hexdigit());
+    let hash: String = digits.map(|byte| char::from(*byte)).collect();
+    (hash.len() == 64).then_some(hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_hash_is_found_in_the_kernel_image() {
+        let hash = "0123456789abcdef".repeat(4);
+        assert_eq!(root_hash(format!("MZ\0 roothash={hash} ro\0").as_bytes()), Some(hash));
+        assert_eq!(root_hash(b"roothash=12 ro"), None);
+        assert_eq!(root_hash(b"MZ"), None);
+    }
+}

@@ -1,0 +1,235 @@
+//! Scenarios: what must be true of the booted appliance, one file each in `appliance-image/scenarios`.
+//!
+//! A scenario has a machine of its own, and steps in order; the first that fails ends it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use portcullis_tests::{process, wait};
+use serde::Deserialize;
+
+use super::build::Built;
+use super::builder::Builder;
+use super::vm::{Settings, Vm};
+use crate::boot::debian::{self, Machine};
+use crate::ci::Tally;
+use crate::shell;
+
+const DIRECTORY: &str = "appliance-image/scenarios";
+/// From power on to SSH. A minute on an idle machine; this one may be busy.
+const BOOT_LIMIT: Duration = Duration::from_secs(10 * 60);
+const LINE_LIMIT: Duration = Duration::from_secs(120);
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Scenario {
+    about: String,
+    /// Whether `cargo xtask test` runs it.
+    #[serde(default)]
+    quick: bool,
+    /// Whether the firmware starts only what is signed with the keys in `target/image/keys`.
+    #[serde(default)]
+    secure_boot: bool,
+    command_line: Option<String>,
+    #[serde(default)]
+    credentials: BTreeMap<String, String>,
+    step: Vec<Step>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+enum Step {
+    /// Switch on and wait until an administrator gets in.
+    Boot,
+    /// Switch on.
+    Start,
+    /// Wait for a text on the console.
+    Console { text: String },
+    /// Take the power away.
+    CutPower,
+    /// Change the root file system on the disk.
+    Tamper,
+    /// Run a line as the administrator: it must succeed, or fail, and print what is expected.
+    Ssh {
+        run: String,
+        #[serde(default)]
+        expect: Vec<String>,
+        #[serde(default)]
+        refuse: Vec<String>,
+        #[serde(default)]
+        fails: bool,
+    },
+    /// Wait until a line prints what is expected.
+    Await { run: String, expect: String },
+    /// Say how long the last start took and how much memory is in use.
+    Measure,
+}
+
+impl Scenario {
+    fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("{}", path.display()))
+    }
+}
+
+/// All scenarios by name.
+pub(super) fn all() -> Result<BTreeMap<String, Scenario>> {
+    let directory = process::repository().join(DIRECTORY);
+    let mut scenarios = BTreeMap::new();
+    for entry in fs::read_dir(&directory).with_context(|| format!("list {DIRECTORY}"))? {
+        let path = entry.context("list the scenarios")?.path();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        scenarios.insert(name, Scenario::read(&path)?);
+    }
+    Ok(scenarios)
+}
+
+/// Which scenarios to run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Choice<'a> {
+    All,
+    /// Those that `cargo xtask test` runs.
+    Quick,
+    Named(&'a [String]),
+}
+
+/// Runs scenarios on the image that was built last; skipped where there is none.
+pub(crate) fn run(choice: Choice<'_>) -> Result<Tally> {
+    let scenarios = all()?;
+    if let Choice::Named(names) = choice
+        && let Some(unknown) = names.iter().find(|name| !scenarios.contains_key(name.as_str()))
+    {
+        let known: Vec<&str> = scenarios.keys().map(String::as_str).collect();
+        bail!("there is no scenario `{unknown}`; there are: {}", known.join(", "));
+    }
+    let (Some(builder), Ok(built)) = (Builder::find(), Built::find()) else {
+        return Ok(Tally::skipped("no image of the appliance to boot: run `cargo xtask image`"));
+    };
+    let machine = match debian::ensure(None, false) {
+        Ok(machine) => machine,
+        Err(error) => return Ok(Tally::skipped(&format!("no QEMU to boot the appliance in: {error:#}"))),
+    };
+    let mut tally = Tally::default();
+    for (name, scenario) in &scenarios {
+        let chosen = match choice {
+            Choice::All => true,
+            Choice::Quick => scenario.quick,
+            Choice::Named(names) => names.contains(name),
+        };
+        if !chosen {
+            continue;
+        }
+        if scenario.secure_boot && !built.signed {
+            tally.skipped.push(format!("{name}: the image is not signed: cargo xtask image --secure-boot"));
+            continue;
+        }
+        shell::say(&format!("── {name}: {}", scenario.about));
+        let begun = Instant::now();
+        match perform(&machine, &builder, &built, scenario) {
+            Ok(()) => {
+                tally.passed += 1;
+                shell::print(&format!("{name}: ok, {:.0} s", begun.elapsed().as_secs_f64()));
+            }
+            Err(error) => tally.failed.push(format!("{name}: {error:#}")),
+        }
+        if wait::interrupted() {
+            break;
+        }
+    }
+    Ok(tally)
+}
+
+fn perform(machine: &Machine, builder: &Builder, built: &Built, scenario: &Scenario) -> Result<()> {
+    let settings = Settings {
+        credentials: scenario.credentials.clone().into_iter().collect(),
+        command_line: scenario.command_line.clone(),
+        secure_boot: scenario.secure_boot,
+    };
+    let mut vm = Vm::new(machine, builder, &built.raw, settings)?;
+    let mut took = Duration::ZERO;
+    for (number, step) in scenario.step.iter().enumerate() {
+        let at = || format!("step {}, {step:?}", number + 1);
+        take(&mut vm, step, &mut took).with_context(at)?;
+    }
+    Ok(())
+}
+
+fn take(vm: &mut Vm<'_>, step: &Step, took: &mut Duration) -> Result<()> {
+    match step {
+        Step::Boot => {
+            vm.start()?;
+            *took = vm.wait_for_ssh(BOOT_LIMIT)?;
+            shell::say(&format!("  SSH answered after {:.1} s", took.as_secs_f64()));
+            Ok(())
+        }
+        Step::Start => vm.start(),
+        Step::Console { text } => vm.wait_for_console(text, BOOT_LIMIT),
+        Step::CutPower => vm.cut_power(),
+        Step::Tamper => vm.tamper(),
+        Step::Ssh { run, expect, refuse, fails } => {
+            let output = vm.ssh(run, LINE_LIMIT)?;
+            let said = format!("{}{}", output.stdout, output.stderr);
+            if output.success() == *fails {
+                let how = if *fails { "succeeded" } else { "failed" };
+                bail!("it {how} and said: {}", said.trim());
+            }
+            if let Some(missing) = expect.iter().find(|text| !said.contains(text.as_str())) {
+                bail!("it did not say `{missing}`, but: {}", said.trim());
+            }
+            if let Some(wrong) = refuse.iter().find(|text| said.contains(text.as_str())) {
+                bail!("it said `{wrong}`: {}", said.trim());
+            }
+            Ok(())
+        }
+        Step::Await { run, expect } => {
+            let mut last = String::new();
+            let found = wait::attempt(LINE_LIMIT, expect, || {
+                let output = vm.ssh(run, LINE_LIMIT)?;
+                last = format!("{}{}", output.stdout, output.stderr);
+                Ok::<_, anyhow::Error>(last.contains(expect.as_str()).then_some(()))
+            });
+            found.with_context(|| format!("it said last: {}", last.trim()))
+        }
+        Step::Measure => {
+            let memory = vm.ssh("cat /proc/meminfo", LINE_LIMIT)?.ok()?.stdout;
+            let size = |key: &str| {
+                let line = memory.lines().find_map(|line| line.strip_prefix(key))?;
+                line.split_whitespace().nth(1)?.parse::<u64>().ok()
+            };
+            let (total, free) = (size("MemTotal").unwrap_or(0), size("MemAvailable").unwrap_or(0));
+            let up = vm.ssh("cat /proc/uptime", LINE_LIMIT)?.ok()?.stdout;
+            shell::print(&format!(
+                "measured under emulation: SSH {:.1} s after power on; {} MiB of memory in use; up {} s",
+                took.as_secs_f64(),
+                total.saturating_sub(free) / 1_024,
+                up.split_whitespace().next().unwrap_or_default()
+            ));
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scenario_can_be_read_and_begins_with_a_machine_that_is_switched_on() {
+        let scenarios = all().unwrap();
+        assert!(scenarios.values().any(|scenario| scenario.quick));
+        for (name, scenario) in scenarios {
+            assert!(!scenario.about.is_empty(), "{name}");
+            let first = scenario.step.iter().find(|step| !matches!(step, Step::Tamper));
+            assert!(matches!(first, Some(Step::Boot | Step::Start)), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_step_that_nobody_knows_is_refused() {
+        let scenario = "about = \"x\"\n[[step]]\ndo = \"hope\"\n";
+        assert!(toml::from_str::<Scenario>(scenario).is_err());
+    }
+}

@@ -1,0 +1,230 @@
+//! The appliance in QEMU: its firmware, its disk, what it is told at the first boot, and SSH to it.
+//!
+//! It is emulated (TCG), several times slower than the machines that it is made for. The only way in is a port of the
+//! loopback interface that leads to the guest's port 22.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use nix::sys::signal::Signal;
+use portcullis_tests::process::{self, Child, Output};
+use portcullis_tests::wait;
+use tempfile::TempDir;
+
+use super::builder::{self, Builder};
+use super::formats;
+use crate::boot::debian::Machine;
+
+const MEMORY: &str = "1G";
+const PROCESSORS: &str = "2";
+const CONSOLE: &str = "console.log";
+const TAIL_LINES: usize = 30;
+/// For one attempt to get in.
+const ATTEMPT: Duration = Duration::from_secs(25);
+const MOMENT: Duration = Duration::from_secs(60);
+/// Where the data of the first slot begins: behind the table, the system partition and the hashes. See mkosi.repart.
+const ROOT_OFFSET: u64 = (1 + 512 + 16) << 20;
+const ROOT_BYTES: u64 = 256 << 20;
+
+/// How the machine is to be.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Settings {
+    /// Credentials by name, as the hypervisor would hand them over.
+    pub(super) credentials: Vec<(String, String)>,
+    /// More for the kernel's command line; only without Secure Boot.
+    pub(super) command_line: Option<String>,
+    pub(super) secure_boot: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Vm<'a> {
+    machine: &'a Machine,
+    builder: &'a Builder,
+    settings: Settings,
+    place: TempDir,
+    port: u16,
+    qemu: Option<Child>,
+    started: Instant,
+}
+
+impl<'a> Vm<'a> {
+    /// A machine with a new disk, switched off.
+    pub(super) fn new(
+        machine: &'a Machine,
+        builder: &'a Builder,
+        raw: &Path,
+        settings: Settings,
+    ) -> Result<Self> {
+        let place = tempfile::Builder::new().prefix("pc-vm-").tempdir().context("make a directory")?;
+        let port = process::free_port()?;
+        let vm = Self { machine, builder, settings, place, port, qemu: None, started: Instant::now() };
+        formats::disk(raw, &vm.file("disk.raw"))?;
+        let variables = if vm.settings.secure_boot { enrolled(builder)? } else { builder.file(VARIABLES) };
+        fs::copy(variables, vm.file("variables.fd")).context("copy the firmware's variables")?;
+        let mut keygen = Command::new("ssh-keygen");
+        keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"]).arg(vm.file("key"));
+        process::run(&mut keygen, MOMENT)?.ok()?;
+        Ok(vm)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.place.path().join(name)
+    }
+
+    /// Switches it on.
+    pub(super) fn start(&mut self) -> Result<()> {
+        if self.qemu.is_some() {
+            bail!("the machine is on already");
+        }
+        let mut qemu = self.machine.qemu();
+        let secure = self.settings.secure_boot;
+        let machine = if secure { "q35,smm=on" } else { "q35" };
+        qemu.args(["-accel", "tcg,thread=multi", "-machine", machine, "-cpu", "max", "-smp", PROCESSORS]);
+        qemu.args(["-m", MEMORY, "-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot"]);
+        qemu.args(["-serial", &format!("file:{}", self.file(CONSOLE).display())]);
+        if secure {
+            qemu.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+        }
+        let code = self.builder.file(if secure { CODE_SECURE } else { CODE });
+        qemu.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={}", code.display())]);
+        qemu.args(["-drive", &format!("if=pflash,format=raw,file={}", self.file("variables.fd").display())]);
+        let disk = self.file("disk.raw");
+        qemu.args(["-drive", &format!("if=none,id=disk,format=raw,discard=unmap,file={}", disk.display())]);
+        qemu.args(["-device", "virtio-blk-pci,drive=disk"]);
+        // Nothing of the guest's gets out: it has the emulated network to itself.
+        let forward = format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22", self.port);
+        qemu.args(["-netdev", &forward, "-device", "virtio-net-pci,netdev=net,romfile="]);
+        qemu.args(["-device", "virtio-rng-pci"]);
+        let public = fs::read_to_string(self.file("key.pub")).context("read the key")?;
+        let key = [("appliance.admin-keys".to_owned(), public)];
+        for (name, value) in key.iter().chain(&self.settings.credentials) {
+            let value = STANDARD.encode(value);
+            let value = format!("type=11,value=io.systemd.credential.binary:{name}={value}");
+            qemu.args(["-smbios", &value]);
+        }
+        if let Some(more) = &self.settings.command_line {
+            qemu.args(["-smbios", &format!("type=11,value=io.systemd.stub.kernel-cmdline-extra={more}")]);
+        }
+        self.started = Instant::now();
+        self.qemu = Some(Child::spawn("qemu", &mut qemu, self.place.path())?);
+        Ok(())
+    }
+
+    /// Waits until an administrator gets in; returns how long that took from the start.
+    pub(super) fn wait_for_ssh(&mut self, limit: Duration) -> Result<Duration> {
+        let begun = self.started;
+        let answered = wait::attempt(limit, "SSH to the appliance", || {
+            let mut ssh = self.ssh_command("true", ATTEMPT);
+            // A machine that is off will not answer.
+            if let Some(status) = self.qemu.as_mut().and_then(|qemu| qemu.try_status().transpose()) {
+                bail!("QEMU ended with {}", status?);
+            }
+            Ok::<_, anyhow::Error>(process::run(&mut ssh, ATTEMPT * 2)?.success().then(|| begun.elapsed()))
+        });
+        answered.map_err(|error| self.told(&error))
+    }
+
+    fn ssh_command(&self, line: &str, patience: Duration) -> Command {
+        let mut ssh = Command::new("ssh");
+        ssh.args(["-F", "none", "-p", &self.port.to_string(), "-i"]).arg(self.file("key"));
+        // The host key of the first time must be that of all times.
+        ssh.arg("-o").arg(format!("UserKnownHostsFile={}", self.file("known_hosts").display()));
+        for option in ["StrictHostKeyChecking=accept-new", "BatchMode=yes", "IdentitiesOnly=yes"] {
+            ssh.args(["-o", option]);
+        }
+        ssh.args(["-o", &format!("ConnectTimeout={}", patience.as_secs())]);
+        ssh.args(["admin@127.0.0.1", line]);
+        ssh
+    }
+
+    /// Runs a line on the appliance as the administrator.
+    pub(super) fn ssh(&self, line: &str, limit: Duration) -> Result<Output> {
+        process::run(&mut self.ssh_command(line, limit), limit)
+    }
+
+    /// Takes its power away: nothing is told to the guest.
+    pub(super) fn cut_power(&mut self) -> Result<()> {
+        let mut qemu = self.qemu.take().context("the machine is off")?;
+        qemu.signal(Signal::SIGKILL)?;
+        qemu.wait(MOMENT).map(drop)
+    }
+
+    /// Waits for a text on the console.
+    pub(super) fn wait_for_console(&mut self, text: &str, limit: Duration) -> Result<()> {
+        let what = format!("`{text}` on the console");
+        let found = wait::attempt(limit, &what, || {
+            let ended = self.qemu.as_mut().and_then(|qemu| qemu.try_status().transpose()).transpose()?;
+            if self.console().contains(text) {
+                return Ok(Some(()));
+            }
+            match ended {
+                Some(status) => bail!("QEMU ended with {status}"),
+                None => Ok(None),
+            }
+        });
+        found.map_err(|error| self.told(&error))
+    }
+
+    /// Changes bytes in the middle of the root file system, as somebody with the disk in his hands could.
+    pub(super) fn tamper(&self) -> Result<()> {
+        if self.qemu.is_some() {
+            bail!("the machine is on");
+        }
+        let disk = File::options().read(true).write(true).open(self.file("disk.raw"));
+        let disk = disk.context("open the disk")?;
+        // Every 64 KiB, so that a block that every start reads is among them.
+        let mut block = [0; 8];
+        for offset in (0..ROOT_BYTES).step_by(64 << 10) {
+            disk.read_exact_at(&mut block, ROOT_OFFSET + offset).context("read the disk")?;
+            // The last bytes are padding, which no one reads.
+            if block != [0; 8] {
+                block.iter_mut().for_each(|byte| *byte ^= 0xff);
+                disk.write_all_at(&block, ROOT_OFFSET + offset).context("write to the disk")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn console(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.file(CONSOLE)).unwrap_or_default()).into_owned()
+    }
+
+    /// An error with the end of the console and what QEMU said; the console is kept.
+    fn told(&self, error: &anyhow::Error) -> anyhow::Error {
+        let console = self.console();
+        if let Ok(directory) = builder::directory() {
+            // It helps to look at; that it cannot be kept is no reason for another error.
+            drop(fs::write(directory.join(CONSOLE), &console));
+        }
+        let lines: Vec<&str> = console.lines().filter(|line| !line.trim().is_empty()).collect();
+        let tail = lines.get(lines.len().saturating_sub(TAIL_LINES)..).unwrap_or_default().join("\n");
+        let said = self.qemu.as_ref().map(Child::log_tail).unwrap_or_default();
+        anyhow!("{error:#}; the console is target/image/{CONSOLE}, at its end:\n{tail}\n{said}")
+    }
+}
+
+const CODE: &str = "usr/share/OVMF/OVMF_CODE_4M.fd";
+const CODE_SECURE: &str = "usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
+const VARIABLES: &str = "usr/share/OVMF/OVMF_VARS_4M.fd";
+/// Who owns the entries: drawn once for this project.
+const OWNER: &str = "6d0c5c7e-5b0f-4a2e-9d52-1f4d1f2b7a90";
+
+/// The firmware's variables with the keys of `cargo xtask image --secure-boot` and nobody else's.
+fn enrolled(builder: &Builder) -> Result<PathBuf> {
+    let keys = builder::directory()?.join("keys");
+    if !keys.join("PK.crt").is_file() {
+        bail!("there are no keys: run `cargo xtask image --secure-boot`");
+    }
+    let input = format!("/{VARIABLES}");
+    let mut enrol = vec!["virt-fw-vars", "--input", &input, "--output", "variables.fd"];
+    enrol.extend(["--set-pk", OWNER, "PK.crt", "--add-kek", OWNER, "KEK.crt"]);
+    enrol.extend(["--add-db", OWNER, "db.crt", "--sb"]);
+    builder.run("enrol", &keys, &enrol, |_| None)?;
+    Ok(keys.join("variables.fd"))
+}
