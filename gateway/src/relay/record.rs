@@ -51,6 +51,8 @@ const WARNING: u8 = 1;
 const FATAL: u8 = 2;
 const KEY_UPDATE: u8 = 24;
 
+const UNEXPECTED: Alert = Alert::Send(AlertDescription::UnexpectedMessage);
+
 /// The version or the suite is none of ours; rustls has to keep such connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the version of tls or the cipher suite is unknown to the record layer")]
@@ -204,7 +206,7 @@ impl Records {
         // Under TLS 1.3 everything looks like content, and change_cipher_spec has its place in the handshake only
         // (RFC 8446 §5).
         if kind == CHANGE_CIPHER_SPEC || (self.layout == Layout::Tls13 && kind != APPLICATION_DATA) {
-            return Err(unexpected());
+            return Err(UNEXPECTED);
         }
         match usize::from(u16::from_be_bytes(length)) {
             length if length > PAYLOAD_MAX_BYTES => Err(Alert::Send(AlertDescription::RecordOverflow)),
@@ -221,7 +223,7 @@ impl Records {
             return Ok((header[0], inner));
         }
         // The content type is the last byte that is not padding (RFC 8446 §5.4).
-        let at = inner.iter().rposition(|byte| *byte != 0).ok_or(unexpected())?;
+        let at = inner.iter().rposition(|byte| *byte != 0).ok_or(UNEXPECTED)?;
         let (content, rest) = inner.split_at(at);
         Ok((rest.first().copied().unwrap_or_default(), content))
     }
@@ -341,8 +343,4 @@ impl fmt::Debug for Records {
         let Self { layout, peer_closed, closed, .. } = self;
         write!(f, "Records({layout:?}, closed: {closed}, by the peer: {peer_closed})")
     }
-}
-
-fn unexpected() -> Alert {
-    Alert::Send(AlertDescription::UnexpectedMessage)
 }

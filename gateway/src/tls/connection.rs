@@ -32,7 +32,7 @@ enum Engine {
     Server(Box<UnbufferedServerConnection>),
     Client(Box<UnbufferedClientConnection>),
     Records(Box<Records>),
-    /// A conversion failed half-way.
+    /// Nobody any more: rustls has given up, or a conversion failed half-way.
     Lost,
 }
 
@@ -253,32 +253,53 @@ impl Connection {
         }
     }
 
-    /// Lets rustls work until it waits for the network; says whether it did what is wanted.
+    /// Lets rustls work until it waits for the network; says whether it did what is wanted. An error ends it.
     fn drive(&mut self, mut want: Want<'_>) -> Result<bool, Error> {
-        let (mut did, mut failure, mut saw_all) = (false, None, false);
+        let (mut did, mut saw_all) = (false, false);
         loop {
             let window = if saw_all { self.incoming.len() } else { self.seen };
-            let window = self.incoming.get_mut(..window).unwrap_or_default();
-            let buffers = (&mut self.plaintext, &mut self.outgoing);
-            let (discard, next) = match &mut self.engine {
-                Engine::Server(tls) => step(tls.process_tls_records(window), &want, buffers),
-                Engine::Client(tls) => step(tls.process_tls_records(window), &want, buffers),
-                Engine::Records(_) | Engine::Lost => return Ok(did),
-            };
-            self.incoming.drain(..discard.min(self.incoming.len()));
-            self.seen = self.seen.saturating_sub(discard);
+            let Some(next) = self.step(window, want) else { return Ok(did) };
             match next {
                 Ok(Next::GoOn) => {}
                 Ok(Next::PeerClosed) => self.peer_closed = true,
                 Ok(Next::Did) => (did, want) = (true, Want::Nothing),
-                Ok(Next::Wait) if failure.is_none() && !saw_all => {
+                Ok(Next::Wait) if saw_all => return Ok(did),
+                Ok(Next::Wait) => {
                     self.finish_handshake()?;
                     saw_all = !self.see_next_record();
                 }
-                // Once more, for the alert that says so.
-                Err(error) if failure.is_none() => failure = Some(error),
-                Ok(Next::Wait) | Err(_) => return failure.map_or(Ok(did), Err),
+                Err(error) => {
+                    // The alert that says so comes before anything else that rustls does.
+                    while self.common().is_some_and(CommonState::wants_write) {
+                        self.step(window, Want::Nothing);
+                    }
+                    self.engine = Engine::Lost;
+                    return Err(error);
+                }
             }
+        }
+    }
+
+    /// One step of rustls with the first bytes of what has come; `None` where it has nothing to say.
+    fn step(&mut self, window: usize, want: Want<'_>) -> Option<Result<Next, Error>> {
+        let window = self.incoming.get_mut(..window).unwrap_or_default();
+        let buffers = (&mut self.plaintext, &mut self.outgoing);
+        let (discard, next) = match &mut self.engine {
+            Engine::Server(tls) => step(tls.process_tls_records(window), want, buffers),
+            Engine::Client(tls) => step(tls.process_tls_records(window), want, buffers),
+            Engine::Records(_) | Engine::Lost => return None,
+        };
+        self.incoming.drain(..discard.min(self.incoming.len()));
+        self.seen = self.seen.saturating_sub(discard);
+        Some(next)
+    }
+
+    /// What rustls knows, as long as it has the connection.
+    fn common(&self) -> Option<&CommonState> {
+        match &self.engine {
+            Engine::Server(tls) => Some(tls),
+            Engine::Client(tls) => Some(tls),
+            Engine::Records(_) | Engine::Lost => None,
         }
     }
 
@@ -298,11 +319,7 @@ impl Connection {
     /// Notes what was agreed once hands are shaken, and takes the records over where they are ours and nothing is
     /// between.
     fn finish_handshake(&mut self) -> Result<(), Error> {
-        let common: &CommonState = match &self.engine {
-            Engine::Server(tls) => tls,
-            Engine::Client(tls) => tls,
-            Engine::Records(_) | Engine::Lost => return Ok(()),
-        };
+        let Some(common) = self.common() else { return Ok(()) };
         if self.facts.is_some() || common.is_handshaking() {
             return Ok(());
         }
@@ -369,7 +386,7 @@ enum Next {
 /// beginning of its input are done with.
 fn step<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
-    want: &Want<'_>,
+    want: Want<'_>,
     (plaintext, outgoing): (&mut Vec<u8>, &mut Vec<u8>),
 ) -> (usize, Result<Next, Error>) {
     let UnbufferedStatus { mut discard, state } = status;

@@ -155,7 +155,8 @@ fn openssls_close_notify_is_an_orderly_end() {
 fn a_renewal_of_keys_stays_unnoticed() {
     for layer in LAYERS {
         let (edge, server) = (Edge::with(&format!("[server]\nrecord_layer = \"{layer}\"")), backend::echo());
-        let mut client = edge.session(server.unwrap().address());
+        let server = server.unwrap();
+        let mut client = edge.session(server.address());
         for size in [1, 100, 20_000] {
             client.echo(&vec![b'x'; size]).unwrap();
             client.renew_keys().unwrap();
@@ -182,7 +183,8 @@ fn bytes_that_come_with_the_request_are_relayed() {
 fn damaged_records_end_the_session_with_an_alert() {
     for layer in LAYERS {
         let (edge, server) = (Edge::with(&format!("[server]\nrecord_layer = \"{layer}\"")), backend::echo());
-        let mut client = edge.session(server.unwrap().address());
+        let server = server.unwrap();
+        let mut client = edge.session(server.address());
         client.echo(b"good").unwrap();
         let mut tcp = client.tcp();
         tcp.write_all(&[&[0x17, 3, 3, 0, 32][..], &[0x5a; 32]].concat()).unwrap();

@@ -2,7 +2,7 @@
 
 use rustls::AlertDescription;
 
-use super::{ALERT, APPLICATION_DATA, Alert, FATAL, HANDSHAKE, KEY_UPDATE, WARNING, unexpected};
+use super::{ALERT, APPLICATION_DATA, Alert, FATAL, HANDSHAKE, KEY_UPDATE, UNEXPECTED, WARNING};
 
 pub(super) const HELLO_REQUEST: u8 = 0;
 pub(super) const CLIENT_HELLO: u8 = 1;
@@ -70,15 +70,15 @@ impl Messages {
     pub(super) fn take(&mut self, kind: u8, content: &[u8]) -> Result<Heard, Alert> {
         // RFC 8446 §5.1: nothing comes between the parts of a message.
         if kind != HANDSHAKE && self.read > 0 {
-            return Err(unexpected());
+            return Err(UNEXPECTED);
         }
         match kind {
             APPLICATION_DATA if content.is_empty() => {
                 self.empty += 1;
-                return if self.empty > EMPTY_MAX { Err(unexpected()) } else { Ok(Heard::Nothing) };
+                return if self.empty > EMPTY_MAX { Err(UNEXPECTED) } else { Ok(Heard::Nothing) };
             }
             // RFC 8446 §5.4, RFC 5246 §6.2.1.
-            _ if content.is_empty() => return Err(unexpected()),
+            _ if content.is_empty() => return Err(UNEXPECTED),
             _ => self.empty = 0,
         }
         match kind {
@@ -88,7 +88,7 @@ impl Messages {
             }
             ALERT => self.take_alert(content),
             HANDSHAKE => self.take_messages(content),
-            _ => Err(unexpected()),
+            _ => Err(UNEXPECTED),
         }
     }
 
@@ -108,7 +108,7 @@ impl Messages {
             return Err(Alert::Received(description));
         }
         self.warnings += 1;
-        if self.warnings > WARNINGS_MAX { Err(unexpected()) } else { Ok(Heard::Nothing) }
+        if self.warnings > WARNINGS_MAX { Err(UNEXPECTED) } else { Ok(Heard::Nothing) }
     }
 
     /// Messages may share a record and be cut over records (RFC 8446 §5.1).
@@ -147,7 +147,7 @@ impl Messages {
             (false, true) => kind == HELLO_REQUEST,
         };
         match length {
-            _ if !is_expected => Err(unexpected()),
+            _ if !is_expected => Err(UNEXPECTED),
             1 if kind == KEY_UPDATE => Ok(length),
             0..=MESSAGE_MAX_BYTES if kind != KEY_UPDATE => Ok(length),
             _ => Err(Alert::Send(AlertDescription::DecodeError)),
@@ -158,11 +158,11 @@ impl Messages {
     fn end(&mut self, body: &[u8], ends_record: bool) -> Result<Heard, Alert> {
         self.messages += 1;
         if self.messages > MESSAGES_MAX {
-            return Err(unexpected());
+            return Err(UNEXPECTED);
         }
         match (self.head[0], body) {
             // RFC 8446 §5.1: a message before a change of keys ends its record.
-            (KEY_UPDATE, _) if !ends_record => Err(unexpected()),
+            (KEY_UPDATE, _) if !ends_record => Err(UNEXPECTED),
             (KEY_UPDATE, [0]) => Ok(Heard::KeyUpdate),
             (KEY_UPDATE, [1]) => {
                 self.answer = Some(Answer::KeyUpdate);

@@ -10,8 +10,6 @@ fn refused(suite: SupportedCipherSuite, kind: u8, content: &[u8]) -> Alert {
     opened(&mut server, &forged(&mut client, kind, content)).unwrap_err()
 }
 
-const UNEXPECTED: Alert = Alert::Send(AlertDescription::UnexpectedMessage);
-
 #[test]
 fn padding_is_taken_off() {
     let (mut server, mut client) = forging(TLS13);
