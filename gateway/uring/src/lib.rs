@@ -35,8 +35,8 @@
 //! - Receiving is one operation for the life of a stream (multishot), and a buffer is taken when bytes are there, not
 //!   before: an idle socket costs none. The kernel has a few dozen buffers of each class at a time, those that were used
 //!   last, and gets more when they were not enough; [`Stop::NoBuffer`] comes only when chunks hold them all.
-//! - Sending is tried at once ([`Settings::send_at_once`]), and what does not fit is one operation (`MSG_WAITALL`) that
-//!   ends when all is taken.
+//! - A send is one operation (`MSG_WAITALL`) that ends when all is taken. A small one is tried at once first
+//!   ([`Settings::send_at_once`]).
 //! - It is built disabled, given its tables, restricted to five operations on descriptors of its own table, then enabled:
 //!   whoever gets hold of the ring can open, connect or read nothing else by it.
 //! - A full submission queue is submitted; a full completion queue is kept by the kernel. Nothing is lost, nothing fails.

@@ -17,6 +17,9 @@ use crate::event::SEND_CHUNKS;
 /// Everything is taken or the send fails; a peer that is gone is an error, not a signal.
 const FLAGS: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
 
+/// More bytes are part of a stream: trying would meet a full socket, and several chunks by one operation cost less.
+const SMALL_MAX: usize = 4096;
+
 /// Used again for the next send. The contents stay where they are when the parcel moves: the kernel has pointers to the
 /// header and the pieces. It only reads, so shared references are fine meanwhile; unique ones are made when it is done.
 pub(crate) struct Parcel(NonNull<Contents>);
@@ -67,6 +70,12 @@ impl Parcel {
             contents.count = contents.count.saturating_add(1);
         }
         Ok(())
+    }
+
+    /// Whether it is a message rather than part of a stream.
+    pub(crate) fn is_small(&self) -> bool {
+        let pieces = self.contents().pieces.iter().take(self.contents().count);
+        pieces.fold(0_usize, |sum, piece| sum.saturating_add(piece.iov_len)) <= SMALL_MAX
     }
 
     pub(crate) fn is_done(&self) -> bool {

@@ -166,7 +166,8 @@ impl Ring {
         }
         let mut parcel = parcels.pop().unwrap_or_else(Parcel::new);
         let mut result = parcel.fill(chunks);
-        if let Some(descriptor) = slot.descriptor.as_ref().filter(|_| self.send_at_once && result.is_ok()) {
+        let at_once = self.send_at_once && result.is_ok() && parcel.is_small();
+        if let Some(descriptor) = slot.descriptor.as_ref().filter(|_| at_once) {
             result = parcel.send_at_once(descriptor);
         }
         if result.is_err() || parcel.is_done() {

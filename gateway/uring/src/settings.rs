@@ -15,9 +15,9 @@ pub struct Settings {
     pub client_buffers: u16,
     /// Buffers of [`Class::Server`](crate::Class::Server).
     pub server_buffers: u16,
-    /// Whether `send` tries first what the kernel takes without waiting, and leaves the rest to the ring. One more system
-    /// call for each send, but no operation and no completion, and the bytes leave earlier: it costs less where system
-    /// calls are cheap.
+    /// Whether `send` tries a message of up to 4 KiB by a system call of its own first, and leaves to the ring what does
+    /// not fit. It needs no operation, no completion and no second `wait` to hear of it, and leaves earlier: it costs
+    /// less where system calls are cheap.
     pub send_at_once: bool,
     /// How long `wait` may hold events back to hand out several at once. Zero: not at all.
     pub gather: Duration,

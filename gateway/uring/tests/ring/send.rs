@@ -92,6 +92,22 @@ fn a_big_send_to_a_slow_reader_is_complete_and_in_order() {
 }
 
 #[test]
+fn a_small_send_to_a_full_socket_is_complete_when_the_peer_reads() {
+    for settings in both() {
+        let mut ring = ring(&settings);
+        let (socket, mut peer) = pair(&mut ring);
+        let mut ours = UnixStream::from(ring.fd(socket).unwrap().try_clone_to_owned().unwrap());
+        let clogged = clog(&mut ours);
+        ring.send(socket, [Chunk::from_vec(pattern(5, 900)), Chunk::from_vec(pattern(905, 900))], token(1));
+        assert!(now(&mut ring).is_empty());
+        assert_eq!(get(&mut peer, clogged), vec![0; clogged]);
+        let sent = events(&mut ring, 1);
+        assert!(sent.len() == 1 && sent.iter().all(is_sent), "{sent:?}");
+        assert_eq!(get(&mut peer, 1800), pattern(5, 1800));
+    }
+}
+
+#[test]
 fn a_socket_that_does_not_block_is_sent_to_just_the_same() {
     for settings in both() {
         let (ours, peer) = UnixStream::pair().unwrap();
