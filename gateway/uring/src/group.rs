@@ -13,6 +13,8 @@ use crate::pool::Pool;
 /// The kernel takes buffers in the order in which it got them, so all that it has pass through the caches in turn. It
 /// has few, and what was used last is given first, as long as these are enough.
 const LENT_MIN: usize = 48;
+/// So many receives must find no buffer in one turn for the kernel to get more than before.
+const SHORTAGES_TO_GROW: u32 = 3;
 /// After so many turns without shortage it may get fewer.
 const TURNS_TO_SHRINK: u32 = 1024;
 
@@ -44,6 +46,8 @@ pub(crate) struct Group {
     /// The fewest it had since the last review of the target, and the turns since then.
     low: usize,
     turns: u32,
+    /// Receives that found no buffer in this turn.
+    shortages: u32,
 }
 
 impl Group {
@@ -70,6 +74,7 @@ impl Group {
             target: LENT_MIN,
             low: usize::MAX,
             turns: 0,
+            shortages: 0,
         })
     }
 
@@ -119,7 +124,9 @@ impl Group {
     /// The kernel had no buffer; lends it more and says whether that was any. A receive that begins again without a
     /// new buffer could find none within the same turn, again and again.
     pub(crate) fn is_more_after_shortage(&mut self) -> bool {
-        if self.pool.free() > 0 {
+        self.shortages = self.shortages.saturating_add(1);
+        // One peer that sends without end takes whatever there is: that calls for no more.
+        if self.shortages >= SHORTAGES_TO_GROW && self.pool.free() > 0 {
             self.target = self.target.saturating_mul(2).min(self.lent.len().max(LENT_MIN));
         }
         self.lend()
@@ -127,6 +134,7 @@ impl Group {
 
     /// Lets the target sink when the kernel had plenty for long.
     fn review(&mut self) {
+        self.shortages = 0;
         self.low = self.low.min(self.lent_count);
         self.turns = self.turns.saturating_add(1);
         if self.turns >= TURNS_TO_SHRINK {
