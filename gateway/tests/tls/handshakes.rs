@@ -31,7 +31,7 @@ fn listener(certificates: &[CertificateFiles], more: &str) -> Arc<ListenerConfig
     Arc::clone(&parse(&text, Path::new("x.toml")).unwrap().listeners[0])
 }
 
-fn server(certificates: &[CertificateFiles], more: &str) -> Arc<ServerConfig> {
+pub(crate) fn server(certificates: &[CertificateFiles], more: &str) -> Arc<ServerConfig> {
     server_config(&listener(certificates, more), certificates, ticketer().unwrap(), RecordLayer::Own).unwrap()
 }
 
@@ -59,7 +59,7 @@ fn client(
         .with_no_client_auth()
 }
 
-fn plain_client(pki: &Pki) -> ClientConfig {
+pub(crate) fn plain_client(pki: &Pki) -> ClientConfig {
     client(pki, |_| (), rustls::ALL_VERSIONS)
 }
 
