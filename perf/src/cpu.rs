@@ -70,6 +70,14 @@ pub(crate) fn hurry() -> bool {
     process::run(&mut chrt, Duration::from_secs(5)).is_ok_and(|output| output.success())
 }
 
+/// Lets everything else on its CPU delay the calling thread.
+pub(crate) fn give_way() {
+    let mut chrt = Command::new("chrt");
+    chrt.args(["--idle", "--pid", "0", &gettid().to_string()]);
+    // Everybody may; without the program the thread is one among equals, which the measured rate shows.
+    drop(process::run(&mut chrt, Duration::from_secs(5)));
+}
+
 /// Ends what [`hurry`] began.
 pub(crate) fn relax() {
     let mut chrt = Command::new("chrt");

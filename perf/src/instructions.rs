@@ -39,8 +39,8 @@ const HOT: [Hot; 5] = [
 ];
 
 /// A request with a ticket, as clients send it.
-const REQUEST: &[u8] = b"\x05\x01\x00\x03\x2c;40;STA490101972;1234567890ABCDEF1234567890A\x05\xD6";
-const TICKET: &str = ";40;STA490101972;1234567890ABCDEF1234567890A";
+const REQUEST: &[u8] = b"\x05\x01\x00\x03\x31;40;STA490101972;1234567890ABCDEF1234567890ABCDEF\x05\xD6";
+const TICKET: &str = ";40;STA490101972;1234567890ABCDEF1234567890ABCDEF";
 
 fn first_bytes() {
     black_box(sniff(black_box(REQUEST)));
@@ -185,7 +185,7 @@ mod tests {
         assert!(Request::parse(REQUEST).unwrap().ticket().unwrap().is_ok());
         assert!(TicketString::parse(TICKET).is_ok());
         let of = |flow| verdict(SEGMENT.as_slice(), &Tables { flow }).cause;
-        assert_eq!((of(true), of(false)), (Cause::Flow, Cause::NoFlow));
+        assert_eq!((of(true), of(false)), (Cause::Flow, Cause::NoRule));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use self::connection::{Clients, Connection, Entry};
 use crate::backend::Backend;
@@ -55,15 +55,22 @@ impl Timing {
 pub(crate) struct Slice {
     /// Bytes, sessions or round trips.
     pub(crate) units: u64,
+    #[serde(serialize_with = "rounded")]
     pub(crate) wall_seconds: f64,
+    #[serde(serialize_with = "rounded")]
     pub(crate) contender_cpu_seconds: f64,
     /// How long the contender's CPU had nothing to do.
+    #[serde(serialize_with = "rounded")]
     pub(crate) contender_idle_seconds: f64,
     /// Load generator and back end together, which share one CPU.
+    #[serde(serialize_with = "rounded")]
     pub(crate) load_cpu_seconds: f64,
+    #[serde(serialize_with = "rounded")]
     pub(crate) machine_busy_seconds: f64,
+    #[serde(serialize_with = "rounded")]
     pub(crate) machine_stolen_seconds: f64,
     /// Messages that were due but not sent, because too many had not come back.
+    #[serde(skip_serializing_if = "is_zero")]
     pub(crate) missed: u64,
     /// What the target's probe counted.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,11 +83,25 @@ pub(crate) struct Slice {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Latency {
     pub(crate) count: u64,
+    #[serde(serialize_with = "rounded")]
     pub(crate) p50: f64,
+    #[serde(serialize_with = "rounded")]
     pub(crate) p90: f64,
+    #[serde(serialize_with = "rounded")]
     pub(crate) p99: f64,
+    #[serde(serialize_with = "rounded")]
     pub(crate) p999: f64,
+    #[serde(serialize_with = "rounded")]
     pub(crate) most: f64,
+}
+
+/// To the millionth: results are kept, and nothing here is measured better.
+fn rounded<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64((value * 1e6).round() / 1e6)
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 struct Sample {
