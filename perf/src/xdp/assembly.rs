@@ -255,7 +255,9 @@ mod tests {
 
     #[test]
     fn a_loader_finds_the_function_and_nothing_else() {
-        for file in [pass_all(), drop_all(), drop_marked(4), drop_to([198, 18]), wait(9), send(7, 9, &[1; 60], None)] {
+        for file in
+            [pass_all(), drop_all(), drop_marked(4), drop_to([198, 18]), wait(9), send(7, 9, &[1; 60], None)]
+        {
             assert_eq!(file.len() % 8, 0);
             let found = aya::EbpfLoader::new().load(&file).unwrap();
             let names: Vec<&str> = found.programs().map(|(name, _)| name).collect();

@@ -12,13 +12,13 @@ use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use serde::Serialize;
 
-use super::{Bench, assembly};
 use super::bed::{GATEWAY, packets};
 use super::filters::OPEN;
 use super::frames::{Junk, SOURCE};
 use super::generator::{self, Pace, Shot};
 use super::goal::{Goal, Promise};
 use super::sessions::Site;
+use super::{Bench, assembly};
 use crate::interrupt;
 use crate::load::echo::Mix;
 use crate::stats::float;
