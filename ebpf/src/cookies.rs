@@ -6,11 +6,11 @@ use core::mem::size_of_val;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_TX};
 use aya_ebpf::helpers::generated::{
     bpf_tcp_raw_check_syncookie_ipv4, bpf_tcp_raw_check_syncookie_ipv6, bpf_tcp_raw_gen_syncookie_ipv4,
-    bpf_tcp_raw_gen_syncookie_ipv6, bpf_xdp_adjust_tail, bpf_xdp_store_bytes,
+    bpf_tcp_raw_gen_syncookie_ipv6, bpf_xdp_adjust_tail,
 };
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
-use portcullis_ebpf_common::{Addresses, Family, Frame, Opening, Packet, SynAck, TcpFlags};
+use portcullis_ebpf_common::{Addresses, Family, Frame, FrameMut, Opening, Packet, SynAck, TcpFlags};
 
 use crate::context::Context;
 
@@ -27,7 +27,7 @@ static ANSWERS: PerCpuArray<SynAck> = PerCpuArray::with_max_entries(1, 0);
 
 /// Answers a SYN in its own frame. What cannot be answered is dropped; the client tries again.
 #[inline(always)]
-pub(crate) fn answer(context: &Context<'_>, packet: &Packet) -> u32 {
+pub(crate) fn answer(context: &mut Context<'_>, packet: &Packet) -> u32 {
     let Some(answer) = ANSWERS.get_ptr_mut(0) else { return XDP_DROP };
     // SAFETY: the map gave the address of a value of that type, which is this processor's own while the program runs.
     let answer = unsafe { &mut *answer };
@@ -92,38 +92,42 @@ fn ip(addresses: &Addresses) -> Ip {
 
 /// Writes the answer over the SYN and turns the frame round; VLAN tags stay as they are.
 #[inline(never)]
-fn send(context: &Context<'_>, packet: &Packet, answer: &SynAck) -> bool {
+fn send(context: &mut Context<'_>, packet: &Packet, answer: &SynAck) -> bool {
     let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = context.read::<12>(0) else { return false };
     // What was sent to a group was not sent to us alone.
     if d0 & 1 != 0 {
         return false;
     }
-    let mut ethernet = [s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5];
-    let (at, ip, tcp) = (packet.layout.ip, &raw const answer.ip, &raw const answer.tcp);
-    let length = (at + answer.length()).max(FRAME_MIN).min(context.length());
-    // The lengths are constants, because the verifier wants to know them.
-    let ip_stored = match packet.addresses.family {
-        Family::V4 => store(context, at, ip.cast(), 20),
-        Family::V6 => store(context, at, ip.cast(), 40),
+    let at = packet.layout.ip;
+    let (before, after) = (context.length(), (at + answer.length()).max(FRAME_MIN));
+    let ip = match packet.addresses.family {
+        Family::V4 => store(context, at, &answer.ip, 5),
+        Family::V6 => store(context, at, &answer.ip, 10),
     };
     let at = at + answer.ip_length;
-    let tcp_stored = match answer.tcp_length {
-        20 => store(context, at, tcp.cast(), 20),
-        _ => store(context, at, tcp.cast(), 24),
+    let tcp = match answer.tcp_length {
+        20 => store(context, at, &answer.tcp, 5),
+        _ => store(context, at, &answer.tcp, 6),
     };
-    ip_stored && tcp_stored && store(context, 0, (&raw mut ethernet).cast(), 12) && trim(context, length)
+    let ethernet = context.write(0, [s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5]);
+    ip && tcp && ethernet.is_some() && trim(context, before.saturating_sub(after))
 }
 
-/// `length` bytes lie at `bytes`: a header of an answer or the addresses of a frame.
+/// The first words of a header.
 #[inline(always)]
-fn store(context: &Context<'_>, at: u32, bytes: *const u8, length: u32) -> bool {
-    // SAFETY: the helper reads that many bytes, which callers have, and checks the place in the frame itself.
-    unsafe { bpf_xdp_store_bytes(context.raw(), at, bytes.cast_mut().cast(), length) == 0 }
+fn store<const N: usize>(context: &mut Context<'_>, at: u32, header: &[u32; N], words: usize) -> bool {
+    let mut stored = true;
+    let mut place = at;
+    for word in &header[..words] {
+        stored &= context.write(place, word.to_ne_bytes()).is_some();
+        place += 4;
+    }
+    stored
 }
 
+/// Makes the frame shorter. Nothing of it is read afterwards.
 #[inline(always)]
-fn trim(context: &Context<'_>, length: u32) -> bool {
-    let less = context.length().saturating_sub(length);
-    // SAFETY: the helper checks the new length itself. Nothing of the frame is read afterwards.
+fn trim(context: &Context<'_>, less: u32) -> bool {
+    // SAFETY: the helper checks the new length itself.
     less == 0 || unsafe { bpf_xdp_adjust_tail(context.raw(), -(less as i32)) } == 0
 }

@@ -6,7 +6,7 @@ use portcullis_ebpf_common::Cause;
 use portcullis_ebpf_common::event::{Event, Sampler, ring_bytes};
 use portcullis_ebpf_common::tables::{EVENTS_MAX, Setting};
 
-use crate::context::{Context, now};
+use crate::context::{Context, exact_now, now};
 use crate::maps;
 
 #[map]
@@ -22,13 +22,12 @@ pub(crate) fn show(context: &Context<'_>, slot: u8, cause: Cause) -> u32 {
     // SAFETY: the map gave the address of an aligned Sampler that lives as long as the map, and nobody else touches
     // that of this processor while the program runs on it.
     let sampler = unsafe { &mut *sampler };
-    let now = now();
-    let Some(weight) = sampler.take(now, maps::setting(Setting::EventRate)) else { return 0 };
+    let Some(weight) = sampler.take(now(), maps::setting(Setting::EventRate)) else { return 0 };
     let Some(mut entry) = EVENTS.reserve::<[u64; 8]>(0) else {
         sampler.lost = sampler.lost.wrapping_add(1);
         return 0;
     };
-    entry.write(Event::of(context, now, slot, cause, weight).to_words());
+    entry.write(Event::of(context, exact_now(), slot, cause, weight).to_words());
     entry.submit(0);
     sampler.kept = sampler.kept.wrapping_add(1);
     1

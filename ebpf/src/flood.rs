@@ -5,7 +5,7 @@
 //! is a bound against floods and no account.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray};
 use portcullis_ebpf_common::tables::{
     Cookies, LISTENER_SYNS, LISTENERS_MAX, ListenerKey, SYN_SOURCES_MAX, Setting, SourceKey,
 };
@@ -14,8 +14,9 @@ use portcullis_ebpf_common::{Cause, Packet, Rate, SynAck};
 use crate::context::now;
 use crate::maps::setting;
 
+/// By [`SourceKey::place`]. No hash table: a flood from everywhere would do nothing but replace its entries.
 #[map]
-static SYN_SOURCES: LruHashMap<SourceKey, u64> = LruHashMap::with_max_entries(SYN_SOURCES_MAX, 0);
+static SYN_SOURCES: Array<u64> = Array::with_max_entries(SYN_SOURCES_MAX, 0);
 #[map]
 static LISTENERS: LruHashMap<ListenerKey, u64> = LruHashMap::with_max_entries(LISTENERS_MAX, 0);
 /// By [`SYNS`] and [`ECHOES`].
@@ -71,26 +72,28 @@ fn source_may(packet: &Packet, now: u64) -> bool {
     if per_second == 0 {
         return true;
     }
-    take(&SYN_SOURCES, &SourceKey::of(&packet.addresses), per_second as u32, now)
+    let place = SourceKey::of(&packet.addresses).place(setting(Setting::Seed));
+    let Some(bucket) = SYN_SOURCES.get_ptr_mut(place) else { return true };
+    take_from(bucket, Rate::per_second(per_second as u32), now)
 }
 
 /// Under pressure some SYNs reach every listener all the same: the kernel takes a connection that a cookie opens only
 /// where it has lately sent a cookie itself.
 #[inline(always)]
 fn listener_gets(packet: &Packet, now: u64) -> bool {
-    take(&LISTENERS, &ListenerKey::of(packet), LISTENER_SYNS, now)
-}
-
-#[inline(always)]
-fn take<K>(buckets: &LruHashMap<K, u64>, key: &K, per_second: u32, now: u64) -> bool {
-    let rate = Rate::per_second(per_second);
-    let Some(bucket) = buckets.get_ptr_mut(key) else {
+    let (key, rate) = (ListenerKey::of(packet), Rate::per_second(LISTENER_SYNS));
+    let Some(bucket) = LISTENERS.get_ptr_mut(&key) else {
         if let Some(next) = rate.take(0, now) {
-            // A table that cannot take it leaves the source unbounded; the budget of all together holds.
-            let _ = buckets.insert(key, next, 0);
+            // A table that cannot take it lets all of them through; the kernel sends cookies itself.
+            let _ = LISTENERS.insert(&key, next, 0);
         }
         return true;
     };
+    take_from(bucket, rate, now)
+}
+
+#[inline(always)]
+fn take_from(bucket: *mut u64, rate: Rate, now: u64) -> bool {
     // SAFETY: the map gave the address of an aligned word that stays allocated as long as the program runs.
     let taken = rate.take(unsafe { bucket.read_volatile() }, now);
     let Some(next) = taken else { return false };

@@ -323,6 +323,8 @@ pub struct XdpConfig {
 pub struct XdpSizes {
     /// Two for each session.
     pub flows: u32,
+    /// Two for each flow that is forwarded.
+    pub forwards: u32,
     /// Datagrams in fragments at the same time.
     pub fragments: u32,
     /// Banned prefixes of each family.

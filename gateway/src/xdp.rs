@@ -31,6 +31,7 @@ pub use flows::{FlowPair, FlowRow, FlowUse, Flows, Half};
 pub use forward::{FlowEnd, ForwardedFlow};
 pub use loader::{Filtered, Hold, Kernel, XdpError};
 pub use maps::{BanRow, MapUse};
+pub use outgoing::Outgoing;
 pub use watch::Condition;
 
 /// Where programs and bans are pinned unless the configuration says otherwise.

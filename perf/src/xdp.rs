@@ -84,7 +84,12 @@ const NOTES: &[&str] = &[
      does not charge; so ratios to nftables are smaller here than on a card",
     "a veth holds 256 packets; what does not fit is lost before any filter has seen it, and the page is handed back \
      under a lock that the receiver needs too: a filter that is overrun pays for that as well",
-    "generator, clients and the machine behind the gateway share one CPU: under a flood the clients have less of it",
+    "what XDP_TX sends reaches the other end of a veth only when that has a program of its own; without one it fills \
+     that end's ring and nothing is received there any more: under the flood all contenders' clients have a program, \
+     which drops answers to forged sources",
+    "generator, clients and the machine behind the gateway share one CPU: under a flood the clients have less of it, \
+     and they speak between two batches of the generator, when a full ring has room again: a contender that is overrun \
+     loses fewer of their packets than it loses of the flood",
 ];
 
 pub(crate) fn run(plan: Plan, progress: &mut impl Write) -> Result<Report> {

@@ -25,6 +25,9 @@ mod forward_program;
 #[path = "xdp/nmap.rs"]
 mod nmap;
 #[cfg(test)]
+#[path = "xdp/outgoing.rs"]
+mod outgoing;
+#[cfg(test)]
 #[path = "xdp/policy.rs"]
 mod policy;
 #[cfg(test)]

@@ -54,8 +54,8 @@ pub const FRAGMENTS_MAX: u32 = 4_096;
 pub const FRAGMENTS_TIME: u64 = 30_000_000_000;
 /// Drop events that may wait to be read; the configuration sets another number.
 pub const EVENTS_MAX: u32 = 4_096;
-/// Sources whose SYNs are counted; those that were quiet longest make room.
-pub const SYN_SOURCES_MAX: u32 = 65_536;
+/// Buckets in which SYNs are counted by source; a power of two. Two sources that share one by chance share a budget.
+pub const SYN_SOURCES_MAX: u32 = 262_144;
 /// Listening addresses whose share of SYNs reaches the kernel under pressure.
 pub const LISTENERS_MAX: u32 = 1_024;
 /// SYNs a second that each of them gets: the kernel takes cookies only where it has lately sent one itself.
@@ -91,6 +91,8 @@ pub enum Setting {
     Forward,
     /// Most drop events of one processor within a second.
     EventRate,
+    /// A number that nobody else knows, so that nobody can choose whose bucket of SYNs to share.
+    Seed,
 }
 
 /// Places in [`SETTINGS`], some of them free.
@@ -138,7 +140,8 @@ impl Cookies {
     }
 }
 
-/// Key of [`SYN_SOURCES`]: an address of IPv4, or the first half of one of IPv6, which is one network's.
+/// Whose SYNs are counted together in [`SYN_SOURCES`]: those of an address of IPv4, or of the first half of one of
+/// IPv6, which is one network's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct SourceKey([u32; 3]);
@@ -149,6 +152,22 @@ impl SourceKey {
     pub const fn of(addresses: &Addresses) -> Self {
         let [first, second, _, _] = addresses.source;
         Self([first, second, if addresses.is_v6() { 6 } else { 4 }])
+    }
+
+    /// The place of its bucket: the words and the seed stirred as SplitMix64 does.
+    #[must_use]
+    #[inline(always)]
+    pub fn place(self, seed: u64) -> u32 {
+        let [first, second, family] = self.0;
+        let stir = |state: u64| {
+            let state = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let state = (state ^ state >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            state ^ state >> 31
+        };
+        let address = u64::from(first) | u64::from(second) << 32;
+        let mixed = stir(stir(seed ^ address).wrapping_add(seed.rotate_left(32) ^ u64::from(family)));
+        let [a, b, c, d, ..] = mixed.to_le_bytes();
+        u32::from_le_bytes([a, b, c, d]) % SYN_SOURCES_MAX
     }
 }
 
@@ -339,6 +358,23 @@ mod tests {
         let v4 = |last| SourceKey::of(&Addresses::v4([0x20, 0x20, 0x20, last], [9; 4]));
         assert_eq!(v6(1), v6(2));
         assert!(v4(1) != v4(2) && v4(0x20) != v6(1));
+    }
+
+    #[test]
+    fn sources_are_spread_over_the_buckets_in_a_way_that_depends_on_the_seed() {
+        let place = |number: u32, seed| {
+            let [_, b, c, d] = number.to_be_bytes();
+            SourceKey::of(&Addresses::v4([198, b, c, d], [9; 4])).place(seed)
+        };
+        let (mut taken, mut different) = ([false; 262_144], 0);
+        for number in 0..10_000 {
+            let place = usize::try_from(place(number, 7)).unwrap();
+            different += u32::from(!core::mem::replace(&mut taken[place], true));
+        }
+        // By chance 10,000 sources share about 190 places of a quarter of a million.
+        assert!(different > 9_600, "{different}");
+        let same = (0..1_000).filter(|number| place(*number, 7) == place(*number, 8)).count();
+        assert!(same < 10, "{same}");
     }
 
     #[test]

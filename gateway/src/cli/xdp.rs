@@ -50,7 +50,10 @@ fn status(context: &Context) -> Outcome {
     let (width, colour) = (context.output.width(), context.output.colour);
     let mut head = format!("{}: {} ports in rules, {} bans\n", status.state, status.rules, status.bans);
     if !status.interfaces.is_empty() {
-        head += &format!("bogons at the edge: {}; egress: {}\n", status.bogons, status.egress);
+        let judged = status.egress_condition.as_ref().map_or_else(String::new, |condition| {
+            format!(", {condition} ({} times put back)", status.egress_repairs)
+        });
+        head += &format!("bogons at the edge: {}; egress: {}{judged}\n", status.bogons, status.egress);
     }
     if let Some(seconds) = status.reverts_in_seconds {
         head += &format!(

@@ -79,12 +79,13 @@ fn xdp(plan: &mut ReloadPlan, old: Option<&XdpConfig>, new: Option<&XdpConfig>) 
     plan.restart(old.pins != new.pins, "xdp.pin_dir");
     plan.restart(old.cgroup != new.cgroup, "xdp.cgroup");
     plan.restart(old.sizes.flows != new.sizes.flows, "xdp.flows");
+    plan.restart(old.sizes.forwards != new.sizes.forwards, "xdp.forwards");
     plan.restart(old.sizes.fragments != new.sizes.fragments, "xdp.fragments");
     plan.restart(old.sizes.bans != new.sizes.bans, "xdp.bans");
     plan.restart(old.sizes.events != new.sizes.events, "xdp.events");
     plan.restart(old.event_rate != new.event_rate, "xdp.event_rate");
-    plan.restart(old.flood != new.flood, "xdp.flood");
     plan.restart(old.steering != new.steering, "xdp.steering");
+    plan.live(old.flood != new.flood, "xdp.flood");
     plan.live(old.preset != new.preset, "xdp.preset");
     plan.live(old.rules != new.rules, "xdp.rule");
     plan.live(old.bogons != new.bogons, "xdp.bogons");

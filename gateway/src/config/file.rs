@@ -209,6 +209,7 @@ tables! {
         egress_policy: String,
         cgroup: String,
         flows: i64,
+        forwards: i64,
         fragments: i64,
         bans: i64,
         events: i64,

@@ -215,6 +215,7 @@ fn xdp(xdp: &XdpConfig) -> Value {
         "egress_policy": if xdp.egress_closed { "closed" } else { "open" },
         "cgroup": xdp.cgroup,
         "flows": xdp.sizes.flows,
+        "forwards": xdp.sizes.forwards,
         "fragments": xdp.sizes.fragments,
         "bans": xdp.sizes.bans,
         "events": xdp.sizes.events,

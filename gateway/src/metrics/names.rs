@@ -197,6 +197,12 @@ pub const XDP_PACKETS: Family = counter(
     "Packets that the kernel side let pass, dropped or answered at a filtered interface, since the daemon started.",
 );
 
+pub const XDP_PACKETS_OUT: Family = counter(
+    "portcullis_xdp_packets_out_total",
+    &["interface", "verdict", "reason"],
+    "Packets that the kernel side let leave by a filtered interface or dropped there, and contacts of the daemon's own \
+     sockets (`cgroup`), since the daemon started.",
+);
 pub const XDP_PRESSURE: Family = gauge(
     "portcullis_xdp_pressure",
     &[],
@@ -288,6 +294,7 @@ pub const ALL: [Family; 52] = [
     XDP_MAP_ENTRIES,
     XDP_MAP_MAX,
     XDP_PACKETS,
+    XDP_PACKETS_OUT,
     XDP_PRESSURE,
     XDP_REPAIRS,
     XDP_STEERING,

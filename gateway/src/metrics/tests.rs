@@ -65,6 +65,7 @@ fn everything() -> String {
         forwards: vec![forwarding()],
         xdp: xdp::Facts {
             packets: vec![("edge".into(), portcullis_ebpf_common::Cause::NoRule, 6)],
+            packets_out: vec![("cgroup".into(), portcullis_ebpf_common::Cause::EgressDrops, 2)],
             interfaces: vec![xdp::Interface {
                 name: "edge".into(),
                 mode: "driver",

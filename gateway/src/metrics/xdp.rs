@@ -10,6 +10,8 @@ use super::text::Writer;
 pub struct Facts {
     /// Packets by interface and cause.
     pub packets: Vec<(String, Cause, u64)>,
+    /// The same of what leaves, and of what the daemon's own sockets contact.
+    pub packets_out: Vec<(String, Cause, u64)>,
     pub interfaces: Vec<Interface>,
     /// Name, entries (where they can be counted) and size of each table.
     pub maps: Vec<(&'static str, Option<usize>, u32)>,
@@ -34,11 +36,12 @@ pub struct Interface {
 }
 
 pub(super) fn render(facts: &Facts, writer: &mut Writer) {
-    let packets = facts.packets.iter().map(|(interface, cause, packets)| {
+    let labelled = |(interface, cause, packets): &(String, Cause, u64)| {
         let labels = [interface.as_str(), cause.verdict().label(), cause.label()];
         (labels.map(str::to_owned).to_vec(), *packets)
-    });
-    writer.family(names::XDP_PACKETS, packets);
+    };
+    writer.family(names::XDP_PACKETS, facts.packets.iter().map(labelled));
+    writer.family(names::XDP_PACKETS_OUT, facts.packets_out.iter().map(labelled));
     let attached = facts.interfaces.iter().map(|interface| {
         (vec![interface.name.clone(), interface.mode.to_owned()], u8::from(interface.attached))
     });

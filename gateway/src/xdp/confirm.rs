@@ -85,8 +85,9 @@ pub(super) fn to_start_with(config: &Config, xdp: &XdpConfig) -> (XdpConfig, Str
         config.path.display()
     );
     // What is fixed at start is that of the file as always.
-    let XdpConfig { interfaces, mode, pins, cgroup, .. } = xdp.clone();
-    (XdpConfig { interfaces, mode, pins, cgroup, ..confirmed }, text)
+    let XdpConfig { interfaces, mode, pins, cgroup, sizes, event_rate, flood, steering, .. } = xdp.clone();
+    let fixed = XdpConfig { interfaces, mode, pins, cgroup, sizes, event_rate, flood, steering, ..confirmed };
+    (fixed, text)
 }
 
 fn confirmed_before(state: &Path, config: &Config) -> Option<(XdpConfig, String)> {

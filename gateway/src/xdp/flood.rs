@@ -119,6 +119,27 @@ impl Defence {
         defence
     }
 
+    /// Goes on by another configuration; the pressure stays what it is.
+    pub(super) fn change(&mut self, config: &FloodConfig) {
+        (self.watch.calm, self.watch.cookie_life) = (config.calm, config.cookie_life);
+        if self.mode == config.cookies {
+            return;
+        }
+        self.mode = config.cookies;
+        let wanted = match self.mode {
+            CookieMode::Always => Cookies::Always,
+            CookieMode::Auto if matches!(self.watch.phase, Phase::Pressure { .. }) => Cookies::On,
+            CookieMode::Auto | CookieMode::Off => Cookies::Off,
+        };
+        let may = wanted != Cookies::Off && self.prepare();
+        self.cookies = if may { wanted } else { Cookies::Off };
+        if self.cookies == Cookies::Off {
+            // Cookies that were sent may come back yet, as after pressure; then the sysctl goes back.
+            let until = Instant::now() + self.watch.cookie_life;
+            self.watch.phase = Phase::Settling { until };
+        }
+    }
+
     /// What the program should do with SYNs over the budget.
     pub(super) fn cookies(&self) -> Cookies {
         self.cookies
@@ -142,7 +163,7 @@ impl Defence {
             Step::End if auto => Cookies::Off,
             Step::End => self.cookies,
         };
-        if step == Step::Forget && auto {
+        if step == Step::Forget && self.mode != CookieMode::Always {
             self.sysctl.restore();
         }
         match step {

@@ -21,7 +21,7 @@ use portcullis_ebpf_common::forward::{
 use portcullis_ebpf_common::{Addresses, FlowKey, Ports, Protocol, tables};
 
 use super::XdpError;
-use super::maps::{now, take};
+use super::maps::{COUNTED_MAX, now, take};
 use crate::config::DataPath;
 use crate::forward::{Path, Service};
 
@@ -199,6 +199,16 @@ impl Forwarder {
             listeners: BTreeMap::new(),
             nudged: (Vec::new(), Instant::now()),
         })
+    }
+
+    /// Entries of the table of flows, two for each.
+    pub(super) fn entries(&self) -> usize {
+        self.flows.keys().take(COUNTED_MAX).count()
+    }
+
+    /// Puts an entry of an earlier daemon's table into this one's.
+    pub(super) fn put(&mut self, key: [u64; 5], flow: [u64; FORWARD_WORDS]) -> Result<(), MapError> {
+        self.flows.insert(key, flow, 0)
     }
 
     /// Whether flows of an earlier daemon are there.

@@ -15,8 +15,9 @@ use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
 use portcullis_ebpf_common::Cause;
 use portcullis_ebpf_common::tables::{
-    CPUS, Cookies, FLOWS, Interface, PROGRAM, RULES, RULES_MAX, Role, Setting,
+    CPUS, Cookies, FLOWS, FORWARDS, Interface, PROGRAM, RULES, RULES_MAX, Role, Setting,
 };
+use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::carry::Carried;
 use super::confirm::{self, Running};
@@ -25,6 +26,7 @@ use super::flood::{self, Defence, FloodState};
 use super::flows::Flows;
 use super::forward::{ForwardedFlow, Forwarder, Swept};
 use super::maps::{self, BanRow, MapUse, Maps};
+use super::outgoing::Outgoing;
 use super::policy::{Policy, rule_rows};
 use super::steering::{Cores, Reason};
 use super::watch::Condition;
@@ -102,6 +104,7 @@ pub(super) struct Active {
     forwarder: Mutex<Forwarder>,
     flows: Flows,
     pub(super) events: Events,
+    pub(super) outgoing: Mutex<Outgoing>,
     /// Its program is the one that the pinned links hold.
     pub(super) ebpf: Mutex<Ebpf>,
 }
@@ -121,7 +124,7 @@ impl Kernel {
         let policy = Policy::new(config, xdp).map_err(XdpError::Rules)?;
         let object = OBJECT.ok_or(XdpError::Absent)?;
         pins::prepare(&xdp.pins)?;
-        let carried = Carried::from(&xdp.pins, xdp.sizes.bans)?;
+        let carried = Carried::from(&xdp.pins, &xdp.sizes)?;
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(&xdp.pins);
         for (map, entries) in xdp.sizes.entries() {
@@ -141,11 +144,12 @@ impl Kernel {
         maps.set_budgets(&xdp.flood)?;
         let defence = Defence::new(&xdp.flood, &config.server.state_dir);
         maps.set_cookies(defence.cookies())?;
-        let forwarder = Forwarder::new(&mut ebpf)?;
+        let mut forwarder = Forwarder::new(&mut ebpf)?;
+        carried.into(&mut maps, &mut forwarder);
         if forwarder.has_flows() {
             maps.set(Setting::Forward, 1)?;
         }
-        carried.into(&mut maps);
+        maps.set(Setting::Seed, seed())?;
         maps.set(Setting::EventRate, xdp.event_rate.into())?;
         let flows = Flows::of(&mut ebpf, xdp.sizes.flows)?;
         program(&mut ebpf)?.load()?;
@@ -180,6 +184,10 @@ impl Kernel {
             forwarder: Mutex::new(forwarder),
             flows,
             events: Events::default(),
+            outgoing: Mutex::new(Outgoing {
+                condition: policy.has_egress.then_some(Condition::Attached),
+                repairs: 0,
+            }),
             ebpf: Mutex::new(ebpf),
         };
         tracing::info!(on = cores.is_on(), reason = %cores.reason, "steering of sessions to their processors");
@@ -229,6 +237,12 @@ impl Kernel {
         self.active.as_ref().map(|active| lock(&active.interfaces).clone()).unwrap_or_default()
     }
 
+    /// How the programs for what leaves were found last.
+    #[must_use]
+    pub fn outgoing(&self) -> Outgoing {
+        self.active.as_ref().map(|active| lock(&active.outgoing).clone()).unwrap_or_default()
+    }
+
     /// Reads drop events as long as it is polled; without a kernel side there are none.
     pub async fn read_events(&self) {
         let Some(active) = &self.active else { return };
@@ -258,6 +272,8 @@ impl Kernel {
             entries: Some(lock(&active.policy).running.entries),
             most: RULES_MAX,
         });
+        let forwards = lock(&active.forwarder).entries();
+        uses.push(MapUse { name: FORWARDS, entries: Some(forwards), most: active.config.sizes.forwards });
         uses.sort_by_key(|map| map.name);
         Ok(uses)
     }
@@ -274,6 +290,7 @@ impl Kernel {
         let maps = self.map_use().unwrap_or_default();
         Facts {
             packets: self.counts().unwrap_or_default(),
+            packets_out: self.counts_out().unwrap_or_default(),
             interfaces: interfaces.collect(),
             maps: maps.into_iter().map(|map| (map.name, map.entries, map.most)).collect(),
             flood: self.flood().map(|state| (state.pressure_since.is_some(), state.cookies)),
@@ -414,6 +431,16 @@ impl fmt::Display for Kernel {
 /// The program of the object.
 pub(super) fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, XdpError> {
     Ok(ebpf.program_mut(PROGRAM).ok_or(XdpError::Object(PROGRAM))?.try_into()?)
+}
+
+/// A number that nobody else knows. Without one it can be foreseen which sources share a budget, which keeps nobody
+/// from filtering.
+fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    match SystemRandom::new().fill(&mut bytes) {
+        Ok(()) => u64::from_ne_bytes(bytes),
+        Err(_unspecified) => 0,
+    }
 }
 
 pub(crate) fn client_ports() -> (u16, u16) {

@@ -32,9 +32,10 @@ pub struct BanRow {
 
 impl XdpSizes {
     /// What each table gets, as the kernel wants it.
-    pub(super) fn entries(&self) -> [(&'static str, u32); 5] {
+    pub(super) fn entries(&self) -> [(&'static str, u32); 6] {
         [
             (tables::FLOWS, self.flows),
+            (tables::FORWARDS, self.forwards),
             (tables::FRAGMENTS, self.fragments),
             (tables::BANS_V4, self.bans),
             (tables::BANS_V6, self.bans),
@@ -53,7 +54,7 @@ pub struct MapUse {
 }
 
 /// Entries that are counted one by one when somebody asks how many there are.
-const COUNTED_MAX: usize = 65_536;
+pub(super) const COUNTED_MAX: usize = 65_536;
 
 /// What the daemon keeps of the program's tables.
 pub(super) struct Maps {

@@ -10,10 +10,13 @@ use aya::Ebpf;
 use aya::programs::links::{CgroupAttachMode, FdLink, LinkError, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{CgroupSockAddr, SchedClassifier, TcAttachType};
+use nix::net::if_::if_nametoindex;
 use portcullis_ebpf_common::tables::{PROGRAM_EGRESS, PROGRAMS_DIAL};
 
 use super::XdpError;
-use crate::config::XdpConfig;
+use super::loader::attach::program_of;
+use super::watch::Condition;
+use crate::config::{XdpConfig, XdpInterface};
 
 /// Names of pinned links begin with these; interface or program follow.
 const OUT: &str = "egress-";
@@ -30,64 +33,132 @@ pub(super) fn attach(ebpf: &mut Ebpf, xdp: &XdpConfig) -> Result<(), XdpError> {
     at_sockets(ebpf, xdp)
 }
 
+/// How the programs for what leaves were found when they were last looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outgoing {
+    /// `None` while nothing that leaves is judged.
+    pub condition: Option<Condition>,
+    /// How often one of them had to be put back.
+    pub repairs: u64,
+}
+
+/// Puts back what others have taken off or replaced, and says where. A program that is off its cgroup while its pin is
+/// there is not seen: the kernel does not say so.
+pub(super) fn look(ebpf: &mut Ebpf, xdp: &XdpConfig) -> Result<Vec<String>, XdpError> {
+    let mut back = Vec::new();
+    for XdpInterface { name, .. } in &xdp.interfaces {
+        // One that is gone is looked after by those who look after the filter.
+        if if_nametoindex(name.as_str()).is_ok() && at_interface(ebpf, xdp, name)? {
+            back.push(name.clone());
+        }
+    }
+    let mut cgroup = None;
+    for name in PROGRAMS_DIAL {
+        let ours = dial(ebpf, name)?.info()?.id();
+        if program_of(&dial_pin(xdp, name)) == Some(ours) {
+            continue;
+        }
+        let (path, cgroup) = match &cgroup {
+            Some(open) => open,
+            None => cgroup.insert(open_cgroup(xdp)?),
+        };
+        at_cgroup(ebpf, xdp, name, path, cgroup)?;
+        back.push(name.to_owned());
+    }
+    Ok(back)
+}
+
 fn at_interfaces(ebpf: &mut Ebpf, xdp: &XdpConfig) -> Result<(), XdpError> {
+    for interface in &xdp.interfaces {
+        at_interface(ebpf, xdp, &interface.name)?;
+    }
+    Ok(())
+}
+
+/// Judges what leaves by an interface; whether nothing of ours was there before.
+fn at_interface(ebpf: &mut Ebpf, xdp: &XdpConfig, interface: &str) -> Result<bool, XdpError> {
     let program = ebpf.program_mut(PROGRAM_EGRESS).ok_or(XdpError::Object(PROGRAM_EGRESS))?;
     let program: &mut SchedClassifier = program.try_into()?;
     if program.fd().is_err() {
         program.load()?;
     }
-    for interface in &xdp.interfaces {
-        let pin = xdp.pins.join(format!("{OUT}{}", interface.name.replace('.', ":")));
-        if pin.exists() {
-            let old =
-                PinnedLink::from_pin(&pin).and_then(|link| SchedClassifierLink::try_from(FdLink::from(link)));
-            if let Ok(old) = old
-                && let Ok(id) = program.attach_to_link(old)
-            {
-                // Ours is one of two references to the link; the pin keeps the other.
-                drop(program.take_link(id));
-                continue;
-            }
-            remove(&pin)?;
+    let pin = xdp.pins.join(format!("{OUT}{}", interface.replace('.', ":")));
+    if pin.exists() {
+        let old =
+            PinnedLink::from_pin(&pin).and_then(|link| SchedClassifierLink::try_from(FdLink::from(link)));
+        // A link whose interface is gone, or which somebody has detached, refuses.
+        if let Ok(old) = old
+            && let Ok(id) = program.attach_to_link(old)
+        {
+            // Ours is one of two references to the link; the pin keeps the other.
+            drop(program.take_link(id));
+            return Ok(false);
         }
-        let failed =
-            |reason: String| XdpError::Egress { at: format!("interface `{}`", interface.name), reason };
-        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-        let id =
-            program.attach_with_options(&interface.name, TcAttachType::Egress, options).map_err(|error| {
-                failed(format!("{}; a kernel with tcx is needed (6.6 or later)", chain(&error)))
-            })?;
-        let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
-        let link: FdLink = link.try_into().map_err(|error: LinkError| failed(chain(&error)))?;
-        link.pin(&pin).map(drop).map_err(|error| failed(chain(&error)))?;
+        remove(&pin)?;
     }
-    Ok(())
+    let failed = |reason: String| XdpError::Egress { at: format!("interface `{interface}`"), reason };
+    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = program
+        .attach_with_options(interface, TcAttachType::Egress, options)
+        .map_err(|error| failed(format!("{}; a kernel with tcx is needed (6.6 or later)", chain(&error))))?;
+    let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
+    let link: FdLink = link.try_into().map_err(|error: LinkError| failed(chain(&error)))?;
+    link.pin(&pin).map_err(|error| failed(chain(&error)))?;
+    Ok(true)
 }
 
 fn at_sockets(ebpf: &mut Ebpf, xdp: &XdpConfig) -> Result<(), XdpError> {
-    let path = xdp.cgroup.clone().map_or_else(own_cgroup, Ok)?;
-    let failed = |reason: String| XdpError::Egress { at: format!("cgroup {}", path.display()), reason };
-    let cgroup = File::open(&path).map_err(|error| failed(error.to_string()))?;
+    let (path, cgroup) = open_cgroup(xdp)?;
     for name in PROGRAMS_DIAL {
-        let program = ebpf.program_mut(name).ok_or(XdpError::Object(name))?;
-        let program: &mut CgroupSockAddr = program.try_into()?;
-        if program.fd().is_err() {
-            program.load()?;
-        }
-        // A link never excludes others; the kernel refuses to be told so.
-        let id = program.attach(&cgroup, CgroupAttachMode::Single).map_err(|error| {
-            failed(format!("{}; `cgroup` in [xdp] has to be a directory of cgroup v2", chain(&error)))
-        })?;
-        let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
-        let link: FdLink = link.try_into().map_err(|error: LinkError| failed(chain(&error)))?;
-        let pin = xdp.pins.join(format!("{DIAL}{name}"));
-        if pin.exists() {
-            remove(&pin)?;
-        }
-        link.pin(&pin).map(drop).map_err(|error| failed(chain(&error)))?;
+        at_cgroup(ebpf, xdp, name, &path, &cgroup)?;
     }
     tracing::info!(cgroup = %path.display(), "what the machine contacts is judged by the egress rules");
     Ok(())
+}
+
+fn open_cgroup(xdp: &XdpConfig) -> Result<(PathBuf, File), XdpError> {
+    let path = xdp.cgroup.clone().map_or_else(own_cgroup, Ok)?;
+    let cgroup = File::open(&path).map_err(|error| refused(&path, error.to_string()))?;
+    Ok((path, cgroup))
+}
+
+fn refused(cgroup: &Path, reason: String) -> XdpError {
+    XdpError::Egress { at: format!("cgroup {}", cgroup.display()), reason }
+}
+
+fn dial<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut CgroupSockAddr, XdpError> {
+    let program: &mut CgroupSockAddr = ebpf.program_mut(name).ok_or(XdpError::Object(name))?.try_into()?;
+    if program.fd().is_err() {
+        program.load()?;
+    }
+    Ok(program)
+}
+
+fn dial_pin(xdp: &XdpConfig, name: &str) -> PathBuf {
+    xdp.pins.join(format!("{DIAL}{name}"))
+}
+
+/// Judges what sockets of a cgroup contact, beside an older program of ours, which is then removed.
+fn at_cgroup(
+    ebpf: &mut Ebpf,
+    xdp: &XdpConfig,
+    name: &'static str,
+    path: &Path,
+    cgroup: &File,
+) -> Result<(), XdpError> {
+    let failed = |reason: String| refused(path, reason);
+    let program = dial(ebpf, name)?;
+    // A link never excludes others; the kernel refuses to be told so.
+    let id = program.attach(cgroup, CgroupAttachMode::Single).map_err(|error| {
+        failed(format!("{}; `cgroup` in [xdp] has to be a directory of cgroup v2", chain(&error)))
+    })?;
+    let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
+    let link: FdLink = link.try_into().map_err(|error: LinkError| failed(chain(&error)))?;
+    let pin = dial_pin(xdp, name);
+    if pin.exists() {
+        remove(&pin)?;
+    }
+    link.pin(&pin).map(drop).map_err(|error| failed(chain(&error)))
 }
 
 /// Nothing that leaves is judged any more.

@@ -7,6 +7,7 @@
 //! - The interface is gone: the daemon goes on, and when an interface has the name again, it is filtered.
 //! - The interface has another name: it stays filtered as long as no other interface has the old name.
 //! - The link goes down and up again: the kernel keeps the program.
+//! - The same holds for the programs for what leaves, at interfaces and at the daemon's cgroup.
 
 use std::fmt;
 
@@ -17,7 +18,7 @@ use portcullis_ebpf_common::tables::INTERFACES;
 use super::loader::attach::{Enforced, enforce, program_of, replace};
 use super::loader::error::chain;
 use super::loader::{Active, Filtered, pins, program};
-use super::{Kernel, XdpError};
+use super::{Kernel, XdpError, outgoing};
 use crate::config::XdpInterface;
 use crate::sync::lock;
 
@@ -66,7 +67,37 @@ impl Kernel {
         }
         // Nobody else writes it.
         *lock(&active.interfaces) = interfaces;
+        look_outside(active, detached);
     }
+}
+
+/// Looks after the programs for what leaves, where there are any.
+fn look_outside(active: &Active, detached: bool) {
+    let Some(former) = lock(&active.outgoing).condition.clone() else { return };
+    let found = if detached {
+        Ok(Vec::new())
+    } else {
+        pins::prepare(&active.config.pins)
+            .and_then(|()| outgoing::look(&mut lock(&active.ebpf), &active.config))
+    };
+    let (condition, back) = match found {
+        Ok(_) if detached => (Condition::Detached, Vec::new()),
+        Ok(back) => (Condition::Attached, back),
+        Err(error) => (Condition::Lost(chain(&error)), Vec::new()),
+    };
+    if !back.is_empty() {
+        let at = back.join(" ");
+        tracing::warn!(at, "programs for what leaves were taken off or replaced by others; they are back");
+    }
+    if let Condition::Lost(reason) = &condition
+        && condition != former
+    {
+        tracing::error!(reason, "what leaves is not judged everywhere");
+    }
+    let mut state = lock(&active.outgoing);
+    let repairs = u64::try_from(back.len()).unwrap_or(u64::MAX);
+    state.repairs = state.repairs.saturating_add(repairs);
+    state.condition = Some(condition);
 }
 
 fn tell(interface: &str, condition: &Condition) {

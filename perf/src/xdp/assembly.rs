@@ -24,6 +24,7 @@ const fn instruction(operation: u8, destination: u8, source: u8, offset: i16, im
 }
 
 const LOAD_WORD: u8 = 0x61;
+const LOAD_HALF: u8 = 0x69;
 const LOAD_BYTE: u8 = 0x71;
 const STORE_HALF: u8 = 0x6b;
 const STORE_WORD_IMMEDIATE: u8 = 0x62;
@@ -45,6 +46,9 @@ const REDIRECT: i32 = 23;
 
 /// The verifier walks through every turn of a loop, and gives up at a million instructions.
 pub(super) const TURNS_MAX: u32 = 100_000;
+
+/// As a little-endian half word of a frame.
+const ETHERTYPE_IPV4: i32 = 0x0008;
 
 const XDP_DROP: i32 = 1;
 const XDP_PASS: i32 = 2;
@@ -152,6 +156,25 @@ pub(super) fn drop_marked(mark: u8) -> Vec<u8> {
     ])
 }
 
+/// Drops the frames of IPv4 whose destination begins with these two bytes, and lets the rest pass.
+pub(super) fn drop_to([first, second]: [u8; 2]) -> Vec<u8> {
+    let half = i32::from(u16::from_le_bytes([first, second]));
+    elf(&[
+        instruction(LOAD_WORD, 2, 1, 0, 0),
+        instruction(LOAD_WORD, 3, 1, 4, 0),
+        instruction(MOVE, 4, 2, 0, 0),
+        instruction(ADD_IMMEDIATE, 4, 0, 0, 34),
+        instruction(MOVE_IMMEDIATE, 0, 0, 0, XDP_PASS),
+        instruction(JUMP_GREATER, 4, 3, 5, 0),
+        instruction(LOAD_HALF, 3, 2, 12, 0),
+        instruction(JUMP_NOT_EQUAL_IMMEDIATE, 3, 0, 3, ETHERTYPE_IPV4),
+        instruction(LOAD_HALF, 2, 2, 30, 0),
+        instruction(JUMP_NOT_EQUAL_IMMEDIATE, 2, 0, 1, half),
+        instruction(MOVE_IMMEDIATE, 0, 0, 0, XDP_DROP),
+        instruction(EXIT, 0, 0, 0, 0),
+    ])
+}
+
 /// Lets every frame pass.
 pub(super) fn pass_all() -> Vec<u8> {
     constant(XDP_PASS)
@@ -232,7 +255,9 @@ mod tests {
 
     #[test]
     fn a_loader_finds_the_function_and_nothing_else() {
-        for file in [pass_all(), drop_all(), drop_marked(4), wait(9), send(7, 9, &[1; 60], None)] {
+        for file in
+            [pass_all(), drop_all(), drop_marked(4), drop_to([198, 18]), wait(9), send(7, 9, &[1; 60], None)]
+        {
             assert_eq!(file.len() % 8, 0);
             let found = aya::EbpfLoader::new().load(&file).unwrap();
             let names: Vec<&str> = found.programs().map(|(name, _)| name).collect();

@@ -119,6 +119,12 @@ pub(super) fn thread_napi(namespace: &Namespace, interface: &str) -> Result<()> 
     run(namespace.command("sh").args(["-c", &script]))
 }
 
+/// Lets an interface write checksums itself, as they are on a wire. A socket on a pair otherwise leaves them to the
+/// hardware, which there is none of; a packet that XDP redirects has lost that promise and would arrive as damaged.
+pub(super) fn write_checksums(namespace: &Namespace, interface: &str) -> Result<()> {
+    run(namespace.command("ethtool").args(["-K", interface, "tx", "off"]))
+}
+
 pub(super) fn mac(namespace: &Namespace, interface: &str) -> Result<[u8; 6]> {
     let found = namespace.enter(|| {
         let mut all = nix::ifaddrs::getifaddrs().context("list the interfaces")?;

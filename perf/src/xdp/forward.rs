@@ -95,6 +95,8 @@ impl Contender {
         bed::thread_napi(&bed.gateway, &inner)?;
         bed::thread_napi(&farm, &lan)?;
         bed::introduce((&bed.gateway, &inner, INNER), (&farm, &lan, SERVER))?;
+        bed::write_checksums(&bed.outside, &bed.wan)?;
+        bed::write_checksums(&farm, &lan)?;
         bed.sysctl("net.ipv4.ip_forward", "1")?;
         let backend = farm.enter(|| Backend::start_at(SocketAddr::from((SERVER, PORT))))?;
         let process = forwarder(label, &bed, &inner, bench, dir)?;

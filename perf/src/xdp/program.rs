@@ -5,12 +5,12 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use aya::maps::HashMap;
+use aya::maps::{Array, HashMap};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use portcullis_ebpf_common::Protocol;
 use portcullis_ebpf_common::rules::{RuleKey, RuleValue};
-use portcullis_ebpf_common::tables::{self, Action, Interface, Role};
+use portcullis_ebpf_common::tables::{self, Action, Interface, Role, Setting};
 use portcullis_tests::process;
 use serde::Serialize;
 
@@ -33,7 +33,7 @@ pub(super) struct Time {
 
 impl Time {
     pub(super) fn line(&self) -> String {
-        format!("{:<40} {:>5} ns", self.frame, self.nanoseconds)
+        format!("{:<46} {:>5} ns", self.frame, self.nanoseconds)
     }
 }
 
@@ -45,9 +45,7 @@ pub(super) fn run(pins: &Pins) -> Result<Vec<Time>> {
     fs::create_dir_all(&directory).context("make a directory for pins")?;
     let mut ebpf = EbpfLoader::new().default_map_pin_directory(&directory).load(&bytes)?;
     fill(&mut ebpf)?;
-    let program: &mut Xdp =
-        ebpf.program_mut(tables::PROGRAM).context("the object has no program")?.try_into()?;
-    program.load()?;
+    xdp(&mut ebpf)?.load()?;
     let macs = Macs { to: [2; 6], from: [4; 6] };
     let closed = OPEN + 1;
     let junk = |junk: Junk, port| varied(junk.frame(macs, GATEWAY, port), junk.vary(), [7, 9], [0xc3, 0x50]);
@@ -58,7 +56,29 @@ pub(super) fn run(pins: &Pins) -> Result<Vec<Time>> {
         ("SYN to a closed port: dropped", junk(Junk::Syn, closed)),
         ("SYN to an open port", junk(Junk::Syn, OPEN)),
     ];
-    frames.into_iter().map(|(name, frame)| time(program, name, &frame)).collect()
+    let mut times = Vec::new();
+    for (name, frame) in frames {
+        times.push(time(xdp(&mut ebpf)?, name, &frame)?);
+    }
+    // A source may begin what it likes, all together next to nothing.
+    set(&mut ebpf, Setting::SynSource, u32::MAX)?;
+    set(&mut ebpf, Setting::SynTotal, 1)?;
+    times.push(time(
+        xdp(&mut ebpf)?,
+        "SYN to an open port, over the budget: dropped",
+        &junk(Junk::Syn, OPEN),
+    )?);
+    Ok(times)
+}
+
+fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
+    Ok(ebpf.program_mut(tables::PROGRAM).context("the object has no program")?.try_into()?)
+}
+
+fn set(ebpf: &mut Ebpf, setting: Setting, value: u32) -> Result<()> {
+    let settings = ebpf.map_mut(tables::SETTINGS).context("the object has no settings")?;
+    let mut settings: Array<_, u64> = settings.try_into()?;
+    Ok(settings.set(setting.index(), u64::from(value), 0)?)
 }
 
 fn time(program: &Xdp, name: &'static str, frame: &[u8]) -> Result<Time> {

@@ -118,7 +118,7 @@ const WIRE: Rest = &[
     (ForwardedError, SENDERS_LEARN),
     (ForwardNoServer, FORWARD_WIRE),
     (ForwardNoPort, Not("it takes all ports towards one server, tens of thousands of flows")),
-    (ForwardFull, Not("half-open flows make room for others; only a table that others fill can refuse one")),
+    (ForwardFull, Test("forward.rs", "a_flow_without_a_place_does_not_begin_until_another_has_ended")),
     (ForwardNoRoute, Not("servers that do not answer their neighbours are not usable and get no flow")),
     (ForwardTooBig, SENDERS_LEARN),
     (ForwardHopLimit, FORWARD_WIRE),
@@ -133,10 +133,7 @@ const WIRE: Rest = &[
     (Leaves, EGRESS_WIRE),
     (EgressAccepts, EGRESS_WIRE),
     (EgressOpen, Test("wire.rs", "the_machines_own_connections_get_their_answers")),
-    (
-        EgressDrops,
-        Not("like a port that no row accepts; the row that decides is looked up in the same place"),
-    ),
+    (EgressDrops, Test("outgoing.rs", "what_a_row_drops_does_not_leave_and_is_counted")),
     (EgressClosed, EGRESS_WIRE),
 ];
 

@@ -158,6 +158,26 @@ fn packets(gateway: &Gateway, interface: &str, reason: &str) -> f64 {
 }
 
 #[test]
+fn a_flow_without_a_place_does_not_begin_until_another_has_ended() {
+    let Some(scene) = scene() else { return };
+    let (ip, server) = (scene.edge()[0], Server::start(&scene.lab.farm, 'a', scene.lab.farm.v4[0]));
+    let mut setup = setup(&scene, &[(&server, 1)], "");
+    // One flow has two entries.
+    setup.merge("[xdp]\nforwards = 2\n").unwrap();
+    let gateway = setup.start_in(&scene.lab.gateway).unwrap();
+    let (_, mut first) = flow(&scene, ip);
+    let late = scene.lab.outside.enter(|| Client::plain(SocketAddr::new(ip, PORT)));
+    let full = || packets(&gateway, "edge", "forward_full") >= 1.0;
+    wait::until(PATIENCE, "the drop to be counted", full).unwrap();
+    drop(late);
+    first.echo(b"it goes on").unwrap();
+    let status = gateway.cli_json(["xdp", "status"]).unwrap();
+    let tables = status["maps"].as_array().unwrap();
+    let table = tables.iter().find(|table| table["name"] == "forwards").unwrap();
+    assert_eq!((table["entries"].as_u64(), table["most"].as_u64()), (Some(2), Some(2)), "{status}");
+}
+
+#[test]
 fn flows_reach_the_servers_by_their_weights_and_neither_side_sees_the_others_addresses() {
     let Some(scene) = scene() else { return };
     let farm = &scene.lab.farm;

@@ -319,13 +319,13 @@ fn a_reload_that_would_lock_administrators_out_changes_nothing() {
 }
 
 /// A directory of cgroup v2 for one test, on a mount of its own: a command in a namespace sees another /sys.
-struct Cgroup {
+pub(crate) struct Cgroup {
     root: TempDir,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 impl Cgroup {
-    fn make(name: &str) -> Option<Self> {
+    pub(crate) fn make(name: &str) -> Option<Self> {
         let root = tempfile::Builder::new().prefix("pc-cgroup-").tempdir().unwrap();
         let mounted = mount(Some("cgroup2"), root.path(), Some("cgroup2"), MsFlags::empty(), None::<&str>);
         let path = root.path().join(format!("pc-{name}-{}", std::process::id()));

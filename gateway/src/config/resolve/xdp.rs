@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use portcullis_ebpf_common::Bogons;
+use portcullis_ebpf_common::forward::FORWARDS_MAX;
 use portcullis_ebpf_common::tables::{
     Action, BANS_MAX, EVENTS_MAX, FLOWS_MAX, FRAGMENTS_MAX, INTERFACES_MAX, Role,
 };
@@ -80,6 +81,7 @@ impl Resolver<'_> {
         };
         let sizes = XdpSizes {
             flows: size("flows", typed.flows, fits(FLOWS_MAX), 2..=ENTRIES_MAX),
+            forwards: size("forwards", typed.forwards, fits(FORWARDS_MAX), 2..=ENTRIES_MAX),
             fragments: size("fragments", typed.fragments, fits(FRAGMENTS_MAX), 16..=ENTRIES_MAX),
             bans: size("bans", typed.bans, fits(BANS_MAX), 1..=ENTRIES_MAX),
             events: size("events", typed.events, fits(EVENTS_MAX), 32..=EVENTS_MOST),

@@ -18,6 +18,13 @@ pub struct XdpStatus {
     /// `open` or `closed`.
     #[serde(default)]
     pub egress: String,
+    /// The programs for what leaves: `attached`, `detached` or `lost: …`, as last seen. Absent while nothing that leaves
+    /// is judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_condition: Option<String>,
+    /// How often one of them had to be put back.
+    #[serde(default)]
+    pub egress_repairs: u64,
     /// A changed policy is taken back after that time, unless it is confirmed. Absent when nothing waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reverts_in_seconds: Option<u64>,

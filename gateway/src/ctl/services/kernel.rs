@@ -17,7 +17,7 @@ impl Services {
     pub(super) fn kernel_status(&self) -> Outcome<XdpStatus> {
         let coming = self.kernel.counts().map_err(failed)?.into_iter().map(|count| ("in", count));
         let leaving = self.kernel.counts_out().map_err(failed)?.into_iter().map(|count| ("out", count));
-        let running = self.kernel.running();
+        let (running, outgoing) = (self.kernel.running(), self.kernel.outgoing());
         let interfaces = self.kernel.interfaces().into_iter().map(|interface| XdpInterfaceStatus {
             role: interface.role.as_str().to_owned(),
             mode: interface.mode.as_str().to_owned(),
@@ -32,6 +32,8 @@ impl Services {
             rules: self.kernel.rules(),
             bogons: running.as_ref().map_or("", |xdp| xdp.bogons.as_str()).to_owned(),
             egress: running.as_ref().map_or("", egress).to_owned(),
+            egress_condition: outgoing.condition.map(|condition| condition.to_string()),
+            egress_repairs: outgoing.repairs,
             reverts_in_seconds: self.reverts_in_seconds(),
             flows: self.kernel.flows().usage().map(flow_use),
             maps: self.kernel.map_use().map_err(failed)?.into_iter().map(map_use).collect(),

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::{Kernel, XdpError};
-use crate::config::{Config, XdpConfig};
+use super::{Active, Kernel, XdpError};
+use crate::config::{Config, FloodConfig, XdpConfig};
 use crate::sync::lock;
 use crate::xdp::confirm::{self, Pending, Running};
 use crate::xdp::outgoing;
 use crate::xdp::policy::{Policy, RuleRow, rule_rows};
+use crate::xdp::watch::Condition;
 
 /// Which policy is in force, and which one waits to come back.
 #[derive(Debug)]
@@ -35,6 +36,24 @@ pub enum Hold {
     AsConfigured,
     /// Not here: the whole configuration is on trial, or meant.
     Elsewhere,
+}
+
+/// Other budgets hold at once. They are no policy: they are not confirmed, and not taken back.
+fn change_flood(active: &Active, state: &mut State, flood: &FloodConfig) -> Result<(), XdpError> {
+    if state.running.xdp.flood == *flood {
+        return Ok(());
+    }
+    let mut maps = lock(&active.maps);
+    maps.set_budgets(flood)?;
+    let mut defence = lock(&active.defence);
+    defence.change(flood);
+    maps.set_cookies(defence.cookies())?;
+    state.running.xdp.flood = flood.clone();
+    if let Some(pending) = &mut state.pending {
+        pending.before.xdp.flood = flood.clone();
+    }
+    tracing::info!("the budgets of [xdp.flood] have changed");
+    Ok(())
 }
 
 impl Kernel {
@@ -73,6 +92,7 @@ impl Kernel {
         let policy = Policy::new(config, xdp).map_err(XdpError::Rules)?;
         let rows = rule_rows(config, xdp);
         let mut state = lock(&active.policy);
+        change_flood(active, &mut state, &xdp.flood)?;
         if state.holds(xdp, &rows) {
             return Ok(false);
         }
@@ -86,6 +106,7 @@ impl Kernel {
         }
         if policy.has_egress {
             outgoing::attach(&mut lock(&active.ebpf), xdp)?;
+            lock(&active.outgoing).condition.get_or_insert(Condition::Attached);
         }
         let waits = hold == Hold::AsConfigured && !xdp.confirm.is_zero();
         if waits {
