@@ -307,10 +307,10 @@ fn a_commit_that_changes_the_policy_is_on_trial_by_itself_and_comes_back_whole()
     // Confirmed, file and kernel have it.
     configure(&["rollback", "1"]).ok().unwrap();
     configure(&["commit", "confirm", "5"]).ok().unwrap();
-    assert_eq!(scene.reaches(CLOSED)[0], true);
+    assert!(scene.reaches(CLOSED)[0]);
     configure(&["confirm"]).ok().unwrap();
     assert_eq!(reverts_in(&gateway), None);
-    assert_eq!(scene.reaches(CLOSED)[0], true);
+    assert!(scene.reaches(CLOSED)[0]);
     gateway.cli(["ports", "diff"]).unwrap().ok().unwrap();
 }
 
