@@ -58,35 +58,30 @@ pub fn delete(text: &str, typed_path: &str) -> Result<String, EditError> {
 pub fn get(text: &str, typed_path: &str) -> Result<String, EditError> {
     let document = parse(text)?;
     let place = path::resolve(typed_path)?;
-    let absent = || EditError::Absent(typed_path.to_owned());
-    let mut found: &Item = document.as_item();
-    let mut steps = place.steps.iter().peekable();
-    while let Some(step) = steps.next() {
-        let Step::Key(key) = step else { return Err(absent()) };
-        found = found.as_table_like().and_then(|table| table.get(key)).ok_or_else(absent)?;
-        let Some(Step::Named(_) | Step::At(_)) = steps.peek() else { continue };
-        let Some(step) = steps.next() else { break };
-        match found {
-            Item::ArrayOfTables(tables) => {
-                let at = find(tables.iter().map(|table| -> &dyn TableLike { table }), step);
-                let table = at.and_then(|at| tables.get(at)).ok_or_else(absent)?;
-                if steps.peek().is_none() {
-                    return Ok(table.to_string());
-                }
-                found = below(table, &mut steps).ok_or_else(absent)?;
-            }
-            Item::Value(Value::Array(values)) => {
-                let at = find_inline(values, step).ok_or_else(absent)?;
-                let value = values.get(at).ok_or_else(absent)?;
-                let Some(table) = value.as_inline_table().filter(|_| steps.peek().is_some()) else {
-                    return Ok(value.to_string().trim().to_owned());
-                };
-                found = below(table, &mut steps).ok_or_else(absent)?;
-            }
-            _ => return Err(absent()),
+    look(document.as_table(), &place.steps).ok_or_else(|| EditError::Absent(typed_path.to_owned()))
+}
+
+fn look(table: &dyn TableLike, steps: &[Step]) -> Option<String> {
+    let (Step::Key(key), rest) = steps.split_first()? else { return None };
+    let item = table.get(key)?;
+    let Some((step, below)) = rest.split_first() else { return Some(shown(item)) };
+    match item {
+        _ if matches!(step, Step::Key(_)) => look(item.as_table_like()?, rest),
+        Item::ArrayOfTables(tables) => {
+            let at = find(tables.iter().map(|table| -> &dyn TableLike { table }), step)?;
+            let table = tables.get(at)?;
+            if below.is_empty() { Some(table.to_string()) } else { look(table, below) }
         }
+        Item::Value(Value::Array(values)) => {
+            let value = values.get(find_inline(values, step)?)?;
+            if below.is_empty() {
+                Some(value.clone().decorated("", "").to_string())
+            } else {
+                look(value.as_inline_table()?, below)
+            }
+        }
+        _ => None,
     }
-    Ok(shown(found))
 }
 
 /// Without what stands around it.
@@ -94,13 +89,6 @@ fn shown(item: &Item) -> String {
     match item {
         Item::Value(value) => value.clone().decorated("", "").to_string(),
         item => item.to_string().trim().to_owned(),
-    }
-}
-
-fn below<'a, 'b>(table: &'a dyn TableLike, steps: &mut impl Iterator<Item = &'b Step>) -> Option<&'a Item> {
-    match steps.next() {
-        Some(Step::Key(key)) => table.get(key),
-        _ => None,
     }
 }
 

@@ -290,6 +290,31 @@ fn a_changed_policy_is_in_force_at_once_and_taken_back_unless_it_is_confirmed() 
 }
 
 #[test]
+fn a_commit_that_changes_the_policy_is_on_trial_by_itself_and_comes_back_whole() {
+    let Some(scene) = Scene::build() else { return };
+    let _strangers = scene.strangers();
+    let gateway = scene.start("confirm = \"4s\"");
+    let before = std::fs::read_to_string(gateway.config_file()).unwrap();
+    let configure =
+        |words: &[&str]| gateway.cli(std::iter::once("configure").chain(words.iter().copied())).unwrap();
+    let ports = format!("{{ role = \"edge\", protocol = \"tcp\", ports = [{CLOSED}], action = \"accept\" }}");
+    configure(&["set", "xdp.rule.+", &ports]).ok().unwrap();
+    let said = configure(&["commit"]).ok().unwrap().stdout;
+    assert!(said.contains("unless it is confirmed"), "{said}");
+    wait::until(PATIENCE, "the policy to be taken back", || reverts_in(&gateway).is_none()).unwrap();
+    assert_eq!(scene.reaches(CLOSED), [false, false]);
+    assert_eq!(std::fs::read_to_string(gateway.config_file()).unwrap(), before);
+    // Confirmed, file and kernel have it.
+    configure(&["rollback", "1"]).ok().unwrap();
+    configure(&["commit", "confirm", "5"]).ok().unwrap();
+    assert!(scene.reaches(CLOSED)[0]);
+    configure(&["confirm"]).ok().unwrap();
+    assert_eq!(reverts_in(&gateway), None);
+    assert!(scene.reaches(CLOSED)[0]);
+    gateway.cli(["ports", "diff"]).unwrap().ok().unwrap();
+}
+
+#[test]
 fn a_restart_takes_back_what_nobody_has_confirmed() {
     let Some(scene) = Scene::build() else { return };
     let _strangers = scene.strangers();

@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn keys_and_their_values_are_offered_in_configure_mode() {
-        assert_eq!(offered("set lim", true), ["limits", "<path>"]);
+        assert_eq!(offered("set lim", true), ["limits", "<PATH>"]);
         assert_eq!(
             offered("set limits.sessions", true)[..3],
             ["limits.sessions", "limits.sessions_per_source", "limits.sessions_per_user"]
