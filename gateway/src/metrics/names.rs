@@ -247,7 +247,7 @@ pub const XDP_REPAIRS: Family = counter(
 );
 
 /// All of them, by name.
-pub const ALL: [Family; 52] = [
+pub const ALL: [Family; 53] = [
     BANS,
     BANS_MADE,
     BUILD_INFO,
