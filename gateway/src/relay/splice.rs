@@ -63,7 +63,7 @@ impl Pipes {
     }
 
     /// Takes a direction's pipe back. One with bytes in it is closed: they belong to nobody else.
-    pub(super) fn give_back(&mut self, splice: Box<Splice>) {
+    pub(super) fn give_back(&mut self, splice: Splice) {
         if splice.held == 0 && self.idle.len() < PIPES_IDLE_MAX {
             self.idle.push(splice.pipe);
         }
