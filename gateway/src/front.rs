@@ -1,7 +1,7 @@
 //! Setting connections up: accept, TLS handshake, first bytes, ticket, dial; then the session goes to its relay.
 //!
 //! One thread per core with an ordinary epoll runtime. Everything here must be able to stop half-way (deadlines,
-//! ambiguous first bytes, the hand-over itself), and an operation on tokio-uring's ring cannot be taken back
+//! ambiguous first bytes, the hand-over itself), and an operation on io_uring cannot be taken back
 //! without losing what it read; set-up is bound by cryptography, not by system calls. What is decided is decided
 //! by `portcullis_core::tunnel`; this module only does.
 

@@ -14,6 +14,7 @@ mod gateway {
     mod connect_command;
     mod control;
     mod drain;
+    mod engines;
     mod fault_backend;
     mod fault_machine;
     mod fault_names;

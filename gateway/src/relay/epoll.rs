@@ -41,7 +41,6 @@ pub(super) struct Epoll {
     /// How many of them belong to this turn.
     turn: usize,
     heard: Vec<epoll::Event>,
-    waits: u64,
 }
 
 #[derive(Default)]
@@ -92,7 +91,6 @@ impl Epoll {
             work: VecDeque::new(),
             turn: 0,
             heard: Vec::with_capacity(EVENTS_MAX),
-            waits: 0,
         })
     }
 
@@ -195,7 +193,6 @@ impl Epoll {
             tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
             tv_nsec: timeout.subsec_nanos().into(),
         });
-        self.waits = self.waits.wrapping_add(1);
         let mut heard = std::mem::take(&mut self.heard);
         heard.clear();
         let outcome = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut heard), timeout.as_ref());
@@ -230,10 +227,6 @@ impl Epoll {
             let number = self.work.pop_front()?;
             self.serve(number);
         }
-    }
-
-    pub(super) fn enters(&self) -> u64 {
-        self.waits
     }
 
     /// Buffers of a class that are in no chunk.

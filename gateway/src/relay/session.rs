@@ -488,7 +488,7 @@ impl Session {
         };
         let Some(mut splice) = direction.splice.take() else { return true };
         if direction.source != Source::Open || direction.sink != Sink::Open {
-            shared.pipes.give_back(splice);
+            shared.pipes.give_back(*splice);
             return true;
         }
         if direction.receiving != Receiving::Off || splice.awaits {
@@ -537,7 +537,7 @@ impl Session {
             direction.splice = Some(splice);
             return false;
         }
-        shared.pipes.give_back(splice);
+        shared.pipes.give_back(*splice);
         true
     }
 
@@ -545,7 +545,7 @@ impl Session {
     pub(super) fn release(&mut self, shared: &mut Shared) {
         for direction in [&mut self.up, &mut self.down] {
             if let Some(splice) = direction.splice.take() {
-                shared.pipes.give_back(splice);
+                shared.pipes.give_back(*splice);
             }
         }
     }

@@ -62,8 +62,14 @@ impl Pipes {
         (size >= PIPE_LEAST_BYTES).then_some(Pipe { reader, writer, size, _counted: counted })
     }
 
+    /// Pipes that were used and wait for the next direction.
+    #[cfg(test)]
+    pub(super) fn idle(&self) -> usize {
+        self.idle.len()
+    }
+
     /// Takes a direction's pipe back. One with bytes in it is closed: they belong to nobody else.
-    pub(super) fn give_back(&mut self, splice: Box<Splice>) {
+    pub(super) fn give_back(&mut self, splice: Splice) {
         if splice.held == 0 && self.idle.len() < PIPES_IDLE_MAX {
             self.idle.push(splice.pipe);
         }

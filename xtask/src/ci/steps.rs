@@ -72,6 +72,7 @@ pub(crate) const STEPS: &[Step] = &[
         Ok(Tally::of(good, "fix what the compiler says above"))
     }),
     step("test", "unit, conformance, integration tests, replay of fuzz findings", test),
+    slow("epoll", "sessions again on the relay engine for machines without io_uring", |_| on_epoll()),
     slow("boot", "the kernel side on the appliance's kernel, in QEMU", |_| boot::step()),
     slow("appliance", "the image starts in QEMU, where one was built", |_| scenario::run(Choice::Quick)),
     slow("demo", "the whole picture on this machine", |_| demonstration()),
@@ -126,13 +127,25 @@ fn fuzz() -> Result<Tally> {
     Ok(Tally::of(succeeds(check.arg(target))?, "fix what the compiler says above"))
 }
 
+/// What depends most on what carries the bytes; the rest of the tests run on io_uring alone.
+fn on_epoll() -> Result<Tally> {
+    let mut tests = cargo(&["test", "--locked", "-p", "portcullis-tests", "--test", "gateway", "--"]);
+    tests.args(["relay", "websocket", "tls", "records", "drain", "hostile", "http", "fault"]);
+    tests.env(portcullis_tests::gateway::RELAY_ENGINE, "epoll");
+    run_tests(tests)
+}
+
 fn test(quick: bool) -> Result<Tally> {
-    let programs = target_directory()?.join("debug");
-    let skips = tempfile::NamedTempFile::new().context("make a file for skips")?;
     let mut tests = cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]);
     if quick {
         tests.args(["--lib", "--bins"]);
     }
+    run_tests(tests)
+}
+
+fn run_tests(mut tests: Command) -> Result<Tally> {
+    let programs = target_directory()?.join("debug");
+    let skips = tempfile::NamedTempFile::new().context("make a file for skips")?;
     tests.env("PORTCULLIS_BIN_DIR", programs).env("PORTCULLIS_SKIPS", skips.path());
     let mut tally = Tally::default();
     let good = shell::stream(&mut tests, TEST_LIMIT, |line| tally.read_test_line(line))?;

@@ -46,8 +46,7 @@ fn tcp() -> (TcpStream, TcpStream) {
 }
 
 /// What a worker gets, without TLS.
-fn handover(client: TcpStream, server: Server, counters: bool) -> Handover {
-    assert!(!counters, "sessions of the table are tested from outside");
+fn handover(client: TcpStream, server: Server) -> Handover {
     let (_, metrics) = crate::metrics::build().unwrap();
     let gate = Arc::new(Gate::default());
     let pass = gate.connection(&metrics.listener("test"), [127, 0, 0, 1].into(), &Limits::default());
@@ -78,7 +77,7 @@ impl Running {
     /// A session between two TCP connections: the ends of client and server.
     fn session(&self) -> (TcpStream, TcpStream) {
         let ((client, near), (far, server)) = (tcp(), tcp());
-        self.hand_over(handover(near, Server::Tcp(far), false));
+        self.hand_over(handover(near, Server::Tcp(far)));
         (client, server)
     }
 
@@ -174,7 +173,7 @@ fn so_do_those_that_are_never_spliced() {
     for engine in engines() {
         let running = Running::start(engine);
         let ((client, near), (far, server)) = (tcp(), UnixStream::pair().unwrap());
-        running.hand_over(handover(near, Server::Web(far), false));
+        running.hand_over(handover(near, Server::Web(far)));
         thread::scope(|scope| {
             scope.spawn(|| send(&client, 5, 3 * MIB));
             scope.spawn(|| {
@@ -207,13 +206,13 @@ fn sessions_that_are_stuck_leave_buffers_for_others() {
                 let ((client, near), (far, server)) = (tcp(), UnixStream::pair().unwrap());
                 socket2::SockRef::from(&client).set_recv_buffer_size(4096).unwrap();
                 socket2::SockRef::from(&near).set_send_buffer_size(4096).unwrap();
-                running.hand_over(handover(near, Server::Web(far), false));
+                running.hand_over(handover(near, Server::Web(far)));
                 (client, server)
             })
             .collect();
         thread::scope(|scope| stuck.iter().for_each(|(_, server)| drop(scope.spawn(|| fill(server)))));
         let ((mut client, near), (far, mut server)) = (tcp(), UnixStream::pair().unwrap());
-        running.hand_over(handover(near, Server::Web(far), false));
+        running.hand_over(handover(near, Server::Web(far)));
         for _ in 0..100 {
             client.write_all(&[1; 1000]).unwrap();
             server.read_exact(&mut [0; 1000]).unwrap();
@@ -245,7 +244,7 @@ fn idle_sessions_hold_no_buffers() {
         let mut peers = Vec::new();
         for _ in 0..1_000 {
             let ((client, near), (far, server)) = (tcp(), tcp());
-            queue.send(handover(near, Server::Tcp(far), false)).unwrap();
+            queue.send(handover(near, Server::Tcp(far))).unwrap();
             relay.take_in();
             peers.push((client, server));
         }
@@ -274,13 +273,33 @@ fn idle_sessions_hold_no_buffers() {
 }
 
 #[test]
+fn directions_that_move_much_are_spliced_and_give_their_pipes_back() {
+    for engine in engines() {
+        let (mut relay, queue) = by_hand(engine);
+        let ((client, near), (far, server)) = (tcp(), tcp());
+        queue.send(handover(near, Server::Tcp(far))).unwrap();
+        relay.take_in();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                both_ways(&client, &server, 40 * MIB, 30 * MIB);
+                done.store(true, Ordering::Relaxed);
+            });
+            turns(&mut relay, "the bytes to pass", |_| done.load(Ordering::Relaxed));
+        });
+        turns(&mut relay, "the session to end", |relay| relay.count() == 0);
+        assert_eq!(relay.shared.pipes.idle(), 2, "{engine:?}");
+    }
+}
+
+#[test]
 fn a_session_that_panics_ends_alone() {
     for engine in engines() {
         let (mut relay, queue) = by_hand(engine);
         let ((mut client, near), (far, mut server)) = (tcp(), tcp());
         let ((mut other, near_too), (far_too, _server_too)) = (tcp(), tcp());
-        queue.send(handover(near, Server::Tcp(far), false)).unwrap();
-        queue.send(handover(near_too, Server::Tcp(far_too), false)).unwrap();
+        queue.send(handover(near, Server::Tcp(far))).unwrap();
+        queue.send(handover(near_too, Server::Tcp(far_too))).unwrap();
         relay.take_in();
         relay.guarded(1, |_, _| std::panic::resume_unwind(Box::new("a fault")));
         relay.list(1);
