@@ -79,7 +79,9 @@ fn make(arguments: &Arguments, builder: &Builder) -> Result<Built> {
     if !arguments.no_cargo {
         build::programs()?;
     }
-    let order = Order { version: arguments.image_version.clone(), keys };
+    // Once: somebody may commit while it builds.
+    let epoch = build::commit_time()?;
+    let order = Order { version: arguments.image_version.clone(), keys, epoch };
     let begun = Instant::now();
     let built = build::image(builder, &order)?;
     tell(&built.raw, begun)?;

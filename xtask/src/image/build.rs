@@ -30,6 +30,8 @@ const MOMENT: Duration = Duration::from_secs(120);
 pub(super) struct Order {
     pub(super) version: Option<String>,
     pub(super) keys: Option<Keys>,
+    /// Seconds since 1970: times in the image are no later.
+    pub(super) epoch: String,
 }
 
 /// What a build has left in `target/image`.
@@ -89,9 +91,9 @@ pub(super) fn image(builder: &Builder, order: &Order) -> Result<Built> {
     let work = directory.join("work");
     stage(builder, &work)?;
     let version = order.version.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"));
-    let epoch = commit_time()?;
+    let epoch = &order.epoch;
     let mut mkosi = vec!["mkosi", "--mirror", &builder.mirror, "--image-version", version];
-    mkosi.extend(["--source-date-epoch", &epoch, "--force"]);
+    mkosi.extend(["--source-date-epoch", epoch, "--force"]);
     if let Some(keys) = &order.keys {
         keys.stage(&work)?;
         mkosi.extend(["--secure-boot=yes", "--secure-boot-auto-enroll=no", "--sign-expected-pcr=no"]);
@@ -113,7 +115,7 @@ pub(super) fn image(builder: &Builder, order: &Order) -> Result<Built> {
     let manifests = [out.join("portcullis.manifest"), out.join("initrd.manifest")];
     let packages = sbom::packages(&manifests)?;
     fs::write(directory.join("portcullis.packages"), sbom::list(&packages)).context("note the packages")?;
-    let document = sbom::document(&packages, &sbom::crates()?, version, &epoch)?;
+    let document = sbom::document(&packages, &sbom::crates()?, version, epoch)?;
     fs::write(directory.join("portcullis.spdx.json"), document).context("write the SBOM")?;
     Built::at(&directory)
 }
@@ -170,8 +172,8 @@ fn stage(builder: &Builder, work: &Path) -> Result<()> {
     fs::copy(repository.join(UNIT), unit).context("copy the gateway's unit").map(drop)
 }
 
-/// The time of the last commit: times in the image are no later.
-fn commit_time() -> Result<String> {
+/// The time of the last commit.
+pub(super) fn commit_time() -> Result<String> {
     let mut git = Command::new("git");
     git.current_dir(process::repository()).args(["log", "-1", "--format=%ct"]);
     Ok(shell::output(&mut git).context("ask git for the time of the commit")?.trim().to_owned())
