@@ -95,6 +95,8 @@ pub struct Snapshot {
     pub relay_workers: usize,
     /// What the workers run on.
     pub relay_engine: &'static str,
+    /// How often workers on io_uring have entered the kernel.
+    pub relay_enters: Option<u64>,
 }
 
 /// Sets the process's recorder, once.
@@ -221,6 +223,7 @@ impl Handle {
         writer.single(names::LOG_LINES_LOST, Some(snapshot.log_lines_lost));
         writer.single(names::RELAY_WORKERS, Some(snapshot.relay_workers));
         writer.family(names::RELAY_ENGINE, [(vec![snapshot.relay_engine.to_owned()], 1)]);
+        writer.single(names::RELAY_ENTERS, snapshot.relay_enters);
         render_forwards(&snapshot.forwards, &mut writer);
         xdp::render(&snapshot.xdp, &mut writer);
         text::merged(&self.recorder.render(), &writer.finish())

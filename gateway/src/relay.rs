@@ -117,13 +117,13 @@ pub struct Context {
     cut: AtomicBool,
     /// Goes up when sessions in the table have been marked as killed.
     kills: AtomicU64,
-    wakers: Mutex<Vec<Waker>>,
+    workers: Mutex<Vec<Known>>,
 }
 
 impl Context {
     #[must_use]
     pub fn new(sessions: Arc<Mutex<Table>>, flows: Flows) -> Self {
-        Self { sessions, flows, cut: false.into(), kills: 0.into(), wakers: Mutex::default() }
+        Self { sessions, flows, cut: false.into(), kills: 0.into(), workers: Mutex::default() }
     }
 
     /// Lets the workers end the sessions that were marked as killed.
@@ -142,13 +142,29 @@ impl Context {
         self.cut.load(Ordering::Acquire)
     }
 
-    fn add(&self, waker: Waker) {
-        lock(&self.wakers).push(waker);
+    /// How often workers have called `io_uring_enter`; `None` where they run on something else.
+    #[must_use]
+    pub fn enters(&self) -> Option<u64> {
+        lock(&self.workers).iter().try_fold(0_u64, |sum, worker| {
+            Some(sum.saturating_add(worker.enters.as_ref()?.load(Ordering::Relaxed)))
+        })
+    }
+
+    fn add(&self, worker: Known) {
+        lock(&self.workers).push(worker);
     }
 
     fn wake(&self) {
-        lock(&self.wakers).iter().for_each(Waker::wake);
+        lock(&self.workers).iter().for_each(|worker| worker.waker.wake());
     }
+}
+
+/// A worker as others know it.
+#[derive(Debug)]
+struct Known {
+    waker: Waker,
+    /// Written by the worker alone.
+    enters: Option<Arc<AtomicU64>>,
 }
 
 /// A session's place in the table: it is there as long as this value lives, whatever happens to its task.

@@ -420,6 +420,7 @@ impl Services {
             log_lines_lost: self.log.lines_lost(),
             relay_workers: self.workers,
             relay_engine: self.relay_engine.as_str(),
+            relay_enters: self.relay.enters(),
         }
     }
 }

@@ -134,6 +134,8 @@ pub const LOG_LINES_LOST: Family = counter(
 );
 pub const RELAY_ENGINE: Family =
     gauge("portcullis_relay_engine", &["engine"], "Always 1; the label says what relay workers run on.");
+pub const RELAY_ENTERS: Family =
+    counter("portcullis_relay_enters_total", &[], "Calls of io_uring_enter by relay workers.");
 pub const RELAY_WORKERS: Family = gauge("portcullis_relay_workers", &[], "Threads that relay sessions.");
 pub const OPEN_DESCRIPTORS: Family =
     gauge("portcullis_open_descriptors", &[], "File descriptors that the daemon has open.");
@@ -247,7 +249,7 @@ pub const XDP_REPAIRS: Family = counter(
 );
 
 /// All of them, by name.
-pub const ALL: [Family; 53] = [
+pub const ALL: [Family; 54] = [
     BANS,
     BANS_MADE,
     BUILD_INFO,
@@ -273,6 +275,7 @@ pub const ALL: [Family; 53] = [
     OPEN_DESCRIPTORS,
     REFUSALS,
     RELAY_ENGINE,
+    RELAY_ENTERS,
     RELAY_WORKERS,
     SESSION_BYTES,
     SESSIONS_ACTIVE,

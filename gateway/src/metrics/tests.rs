@@ -81,6 +81,7 @@ fn everything() -> String {
         log_lines_lost: 4,
         relay_workers: 2,
         relay_engine: "io_uring",
+        relay_enters: Some(12),
     };
     ::metrics::with_local_recorder(&recorder, || {
         describe();

@@ -109,6 +109,14 @@ impl Engine {
         self.available(class) < all / 2
     }
 
+    /// Calls of `io_uring_enter` so far.
+    pub(super) fn enters(&self) -> Option<u64> {
+        match &self.carrier {
+            Carrier::Ring(ring) => Some(ring.enters()),
+            Carrier::Epoll(_) => None,
+        }
+    }
+
     pub(super) fn waker(&self) -> Waker {
         engine!(&self.carrier, engine => engine.waker())
     }

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use super::engine::{Engine, EngineChoice, EngineKind};
 use super::session::{Op, Parts, Session, Side};
 use super::splice::Pipes;
 use super::timer::{Entry, Wheel};
-use super::{Context, Enrolled, Handover, Server, Worker};
+use super::{Context, Enrolled, Handover, Known, Server, Worker};
 use crate::front::gate::ConnectionPass;
 use crate::xdp::steering::Cores;
 
@@ -46,18 +46,20 @@ pub fn spawn(
         cores.pin_thread(index);
         match Engine::new(choice, &Settings::default()) {
             Ok(engine) => {
+                let enters = engine.enters().map(|count| Arc::new(AtomicU64::new(count)));
                 // Who started us waits for it.
-                tell.send(Ok((engine.waker(), engine.kind()))).ok();
+                tell.send(Ok((engine.waker(), engine.kind(), enters.clone()))).ok();
                 drop(tell);
-                Relay::new(context, inbox, engine).run();
+                Relay::new(context, inbox, engine, enters).run();
             }
             Err(error) => {
                 tell.send(Err(error)).ok();
             }
         }
     })?;
-    let (waker, kind) = told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended")))?;
-    to_wake.add(waker.clone());
+    let told = told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended")));
+    let (waker, kind, enters) = told?;
+    to_wake.add(Known { waker: waker.clone(), enters });
     Ok((Worker::new(queue, waker), thread, kind))
 }
 
@@ -98,10 +100,17 @@ struct Relay {
     due: Vec<Entry>,
     /// How many orders to kill have been followed.
     kills: u64,
+    /// Where others read how often the kernel was entered.
+    enters: Option<Arc<AtomicU64>>,
 }
 
 impl Relay {
-    fn new(context: Arc<Context>, inbox: Receiver<Handover>, engine: Engine) -> Self {
+    fn new(
+        context: Arc<Context>,
+        inbox: Receiver<Handover>,
+        engine: Engine,
+        enters: Option<Arc<AtomicU64>>,
+    ) -> Self {
         let now = Instant::now();
         let shared = Shared {
             engine,
@@ -122,6 +131,7 @@ impl Relay {
             wheel: Wheel::new(now),
             due: Vec::new(),
             kills: 0,
+            enters,
         }
     }
 
@@ -136,6 +146,9 @@ impl Relay {
 
     fn turn(&mut self, patience: Option<Duration>) -> io::Result<()> {
         self.shared.engine.wait(patience)?;
+        if let (Some(place), Some(enters)) = (&self.enters, self.shared.engine.enters()) {
+            place.store(enters, Ordering::Relaxed);
+        }
         self.shared.now = Instant::now();
         self.list_again();
         for _ in 0..ROUNDS {

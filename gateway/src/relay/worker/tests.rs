@@ -226,7 +226,7 @@ fn sessions_that_are_stuck_leave_buffers_for_others() {
 fn by_hand(choice: EngineChoice) -> (Relay, SyncSender<Handover>) {
     let (queue, inbox) = sync_channel(RELAY_QUEUE);
     let engine = Engine::new(choice, &Settings::default()).unwrap();
-    (Relay::new(context(), inbox, engine), queue)
+    (Relay::new(context(), inbox, engine, None), queue)
 }
 
 fn turns(relay: &mut Relay, what: &str, mut done: impl FnMut(&Relay) -> bool) {
