@@ -121,15 +121,17 @@ impl Group {
         before != self.tail
     }
 
-    /// The kernel had no buffer; lends it more and says whether that was any. A receive that begins again without a
-    /// new buffer could find none within the same turn, again and again.
+    /// The kernel had no buffer; lends it more and says whether it has any now. Without one a receive that begins again
+    /// would find none within the same turn, again and again.
     pub(crate) fn is_more_after_shortage(&mut self) -> bool {
         self.shortages = self.shortages.saturating_add(1);
         // One peer that sends without end takes whatever there is: that calls for no more.
         if self.shortages >= SHORTAGES_TO_GROW && self.pool.free() > 0 {
             self.target = self.target.saturating_mul(2).min(self.lent.len().max(LENT_MIN));
         }
-        self.lend()
+        // Those that it had already may have been lent after the receive came away empty, or are taken by arrivals whose
+        // completions come next: then the count falls before that receive can fail once more.
+        self.lend() || self.lent_count > 0
     }
 
     /// Lets the target sink when the kernel had plenty for long.

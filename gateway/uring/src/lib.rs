@@ -13,13 +13,17 @@
 //! let socket = ring.add(ours.into())?;
 //! ring.receive(socket, Class::Client, Token::new(1));
 //! peer.write_all(b"echo")?;
-//! ring.wait(None)?;
-//! while let Some(event) = ring.next() {
-//!     if let Event::Received { chunk, .. } = event {
-//!         ring.send(socket, [chunk], Token::new(2));
+//! let mut sent = false;
+//! while !sent {
+//!     ring.wait(None)?;
+//!     while let Some(event) = ring.next() {
+//!         match event {
+//!             Event::Received { chunk, .. } => ring.send(socket, [chunk], Token::new(2)),
+//!             Event::Sent { result, .. } => sent = result.is_ok(),
+//!             _ => {}
+//!         }
 //!     }
 //! }
-//! ring.wait(None)?;
 //! # let mut bytes = [0; 4];
 //! # peer.read_exact(&mut bytes)?;
 //! # assert_eq!(&bytes, b"echo");
