@@ -7,7 +7,10 @@
 use core::arch::asm;
 
 use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::{bpf_ktime_get_coarse_ns, bpf_xdp_get_buff_len}};
+use aya_ebpf::helpers::{
+    bpf_ktime_get_ns,
+    generated::{bpf_ktime_get_coarse_ns, bpf_xdp_get_buff_len},
+};
 use aya_ebpf::programs::XdpContext;
 use portcullis_ebpf_common::{Frame, FrameMut};
 

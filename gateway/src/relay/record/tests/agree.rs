@@ -223,28 +223,6 @@ fn a_quiet_connection_takes_little_memory() {
     assert!(size_of::<Kernel>() <= 1024, "{}", size_of::<Kernel>());
 }
 
-#[test]
-#[ignore = "measures the whole process: run it alone, with --nocapture"]
-fn the_memory_of_quiet_connections_is_measured() {
-    use std::io::Write as _;
-    let resident = || {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        1024 * line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
-    };
-    let sizes = (size_of::<Records>(), size_of::<Kernel>());
-    writeln!(std::io::stderr(), "Records, Kernel by type: {sizes:?} bytes").unwrap();
-    // None is dropped: what the next ones take must be new.
-    let mut kept = Vec::new();
-    for suite in [TLS12, TLS13] {
-        kept.extend((0..300).map(|_| Box::new(pair(suite, Side::Server).0)));
-        let before = resident();
-        kept.extend((0..700).map(|_| Box::new(pair(suite, Side::Server).0)));
-        let each = (resident() - before) / 700;
-        writeln!(std::io::stderr(), "{:?}: {each} bytes", suite.suite()).unwrap();
-    }
-}
-
 /// How a stream is cut and where it is damaged.
 fn streams() -> impl Strategy<Value = (usize, bool, Vec<usize>, Vec<Index>)> {
     let lengths = prop::collection::vec(prop_oneof![0_usize..40, 0..2000_usize, 16_000..20_000_usize], 1..8);
