@@ -109,6 +109,28 @@ pub(super) struct Active {
     pub(super) ebpf: Mutex<Ebpf>,
 }
 
+/// The object with tables as large as the configuration wants them.
+fn load(object: &[u8], xdp: &XdpConfig, cores: &Cores) -> Result<Ebpf, XdpError> {
+    let mut loader = EbpfLoader::new();
+    loader.default_map_pin_directory(&xdp.pins);
+    for (map, entries) in xdp.sizes.entries() {
+        loader.map_max_entries(map, entries);
+    }
+    loader.map_max_entries(CPUS, cores.most());
+    Ok(loader.load(object)?)
+}
+
+/// What the program is to know of each interface, by the interface's number.
+fn indexed(xdp: &XdpConfig) -> Result<Vec<(u32, Interface)>, XdpError> {
+    let ports = client_ports();
+    let numbered = (0..).zip(&xdp.interfaces).map(|(slot, interface)| {
+        let index = if_nametoindex(interface.name.as_str())
+            .map_err(|_| XdpError::NoInterface(interface.name.clone()))?;
+        Ok((index, Interface::new(slot, interface.role, ports)))
+    });
+    numbered.collect()
+}
+
 impl Kernel {
     /// Filters as the configuration says; without `[xdp]` not at all.
     ///
@@ -125,20 +147,8 @@ impl Kernel {
         let object = OBJECT.ok_or(XdpError::Absent)?;
         pins::prepare(&xdp.pins)?;
         let carried = Carried::from(&xdp.pins, &xdp.sizes)?;
-        let mut loader = EbpfLoader::new();
-        loader.default_map_pin_directory(&xdp.pins);
-        for (map, entries) in xdp.sizes.entries() {
-            loader.map_max_entries(map, entries);
-        }
-        loader.map_max_entries(CPUS, cores.most());
-        let mut ebpf = loader.load(object)?;
-        let ports = client_ports();
-        let mut indexed = Vec::new();
-        for (slot, interface) in (0..).zip(&xdp.interfaces) {
-            let index = if_nametoindex(interface.name.as_str())
-                .map_err(|_| XdpError::NoInterface(interface.name.clone()))?;
-            indexed.push((index, Interface::new(slot, interface.role, ports)));
-        }
+        let mut ebpf = load(object, xdp, cores)?;
+        let indexed = indexed(xdp)?;
         let mut maps = Maps::fill(&mut ebpf, &indexed, &policy)?;
         maps::queue(&mut ebpf, cores)?;
         maps.set_budgets(&xdp.flood)?;
