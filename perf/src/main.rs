@@ -46,7 +46,7 @@ struct Arguments {
 enum Command {
     /// The goals of the relay, side by side with what one would use instead
     Goals {
-        /// Rounds, each there and back through all contenders [default: 9, quick: 5]
+        /// Rounds, each there and back through all contenders [default: 9, quick: 4]
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
         rounds: Option<u32>,
         /// Measure only these, as G1,G3
@@ -127,7 +127,8 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Goals { rounds, only, quick, smoke, json, results } => {
             let (quick, only) = if smoke { (true, goals::SMOKE.to_vec()) } else { (quick, only) };
-            let rounds = rounds.unwrap_or(if quick { 5 } else { 9 });
+            // A quick run ends within ten minutes.
+            let rounds = rounds.unwrap_or(if quick { 4 } else { 9 });
             goals(&bench::Plan { rounds, quick }, &only, json, results)
         }
         Command::Delay { rounds } => delayed(rounds),
