@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use crate::process;
 use crate::wait::{self, PATIENCE};
 
 /// All interfaces of the first network namespace, where cards are that nobody uses.
@@ -52,6 +53,24 @@ pub(crate) fn give_back(namespace: &str) {
             drop(ip(&["link", "set", "dev", name, "netns", "1", "name", &home]));
         }
     }
+}
+
+/// Pulls a card out of its machine and plugs it in again: it leaves the namespace as a card does that breaks. `false`:
+/// there are no cards.
+pub(crate) fn replug(namespace: &str, interface: &str) -> Result<bool> {
+    if std::env::var_os("PORTCULLIS_CARDS").is_none() {
+        return Ok(false);
+    }
+    let path = format!("/sys/class/net/{interface}/device");
+    let mut readlink = Command::new("ip");
+    readlink.args(["netns", "exec", namespace, "readlink", "-f", &path]);
+    let found = process::run(&mut readlink, PATIENCE)?.ok()?;
+    let device = found.stdout.trim().rsplit('/').next().unwrap_or_default().to_owned();
+    for how in ["unbind", "bind"] {
+        let file = format!("/sys/bus/virtio/drivers/virtio_net/{how}");
+        fs::write(&file, &device).with_context(|| format!("write {device} to {file}"))?;
+    }
+    Ok(true)
 }
 
 /// Names and hardware addresses.

@@ -152,6 +152,18 @@ pub fn join(left: End<'_>, right: End<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Takes away what [`join`] has put between two namespaces.
+///
+/// # Errors
+/// What `ip` said.
+pub fn part(left: (&Namespace, &str), right: (&Namespace, &str)) -> Result<()> {
+    if cards::replug(&left.0.name, left.1)? {
+        return cards::replug(&right.0.name, right.1).map(drop);
+    }
+    // The other end of a pair goes with the first.
+    left.0.ip(&["link", "del", left.1])
+}
+
 /// Whether namespaces and pairs can be made here.
 ///
 /// # Errors

@@ -138,7 +138,7 @@ fn an_interface_that_goes_and_comes_back_is_filtered_again() {
     let _strangers = scene.strangers();
     let gateway = start(&scene, "");
     let (inside, outside) = (scene.lab.gateway.namespace().unwrap(), scene.lab.outside.namespace().unwrap());
-    inside.ip(&["link", "del", "edge"]).unwrap();
+    netns::part((inside, "edge"), (outside, "wan")).unwrap();
     wait_for_condition(&gateway, "gone");
     assert!(attached(&gateway).abs() < f64::EPSILON);
     let addresses = |ips: [IpAddr; 2]| ips.map(|ip| format!("{ip}/{}", if ip.is_ipv4() { 24 } else { 64 }));
