@@ -52,7 +52,7 @@ enum Command {
         /// Measure only these, as G1,G3
         #[arg(long, value_enum, value_delimiter = ',')]
         only: Vec<goals::Id>,
-        /// Shorter and fewer slices, and no peers that no goal is against: less than ten minutes
+        /// Shorter and fewer slices, and no peers that no goal is against
         #[arg(long)]
         quick: bool,
         /// The same as `--quick --only G1,G3,G4`
@@ -127,7 +127,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Goals { rounds, only, quick, smoke, json, results } => {
             let (quick, only) = if smoke { (true, goals::SMOKE.to_vec()) } else { (quick, only) };
-            // A quick run ends within ten minutes.
+            // Fewer in a quick run, which is meant to take no more than ten minutes.
             let rounds = rounds.unwrap_or(if quick { 4 } else { 9 });
             goals(&bench::Plan { rounds, quick }, &only, json, results)
         }

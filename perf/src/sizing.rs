@@ -74,7 +74,7 @@ pub(crate) fn page(results: &Results) -> Result<String> {
     let mut page = format!(
         "# Sizing\n\nComputed by `cargo xtask perf sizing` from the measurement of {date} on {} ({} CPUs, Linux {}): \
          a message of 256 to 1,228 bytes there and back costs {micros:.1} µs of a core. Your processor differs; \
-         `cargo xtask perf` measures it in ten minutes with `--quick`.\n\n## Sessions per core\n\n\
+         `cargo xtask perf` measures it, in less time with `--quick`.\n\n## Sessions per core\n\n\
          With {:.0} % of a core planned for, the rest left to storms of logons and to tails.\n\n\
          | mix | cores per 1,000 sessions | sessions per core |\n|---|---|---|\n",
         machine.cpu_model,
