@@ -1,6 +1,6 @@
 //! The bench: peers that were found, one back end, one certificate, and line-ups of freshly started contenders.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::time::Duration;
 
@@ -83,6 +83,8 @@ pub(crate) struct Bench {
     pub(crate) skipped: Vec<String>,
     /// How CPU time was read.
     pub(crate) cpu_source: &'static str,
+    /// Held as long as anything is measured.
+    awake: Option<File>,
     site: Site,
     _setup: Setup,
 }
@@ -106,6 +108,7 @@ impl Bench {
         cpu::widen_descriptors()?;
         // This thread is the load generator, and the back end's process inherits its CPU.
         cpu::pin(cpus.load)?;
+        let awake = cpu::keep_awake();
         let setup = Setup::new()?;
         let dir = setup.dir().to_owned();
         let backend = Backend::spawn(&dir)?;
@@ -114,7 +117,12 @@ impl Bench {
         fs::write(&pem, [read("main.crt")?, read("main.key")?].concat()).context("write the certificate")?;
         let site =
             Site { dir: dir.clone(), certificates: dir, pem, backend: backend.address, cpu: cpus.contender };
-        Ok(Self { plan, cpus, backend, clients, peers, skipped, cpu_source: "", site, _setup: setup })
+        Ok(Self { plan, cpus, backend, clients, peers, skipped, cpu_source: "", awake, site, _setup: setup })
+    }
+
+    /// Whether idle CPUs poll, so that waking the load costs contenders little.
+    pub(crate) fn is_awake(&self) -> bool {
+        self.awake.is_some()
     }
 
     /// Starts those of some contenders that were found, and proves of each that it relays unharmed on its CPU only. A

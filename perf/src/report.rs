@@ -27,6 +27,7 @@ struct Settings {
     contender_cpu: usize,
     load_cpu: usize,
     cpu_time_from: &'static str,
+    idle_cpus_poll: bool,
 }
 
 /// Everything that one run found.
@@ -53,6 +54,9 @@ const NOTES: &[&str] = &[
     "a part of any advantage over HAProxy, nginx and hitch of Debian 12 is an advantage over OpenSSL 3.0",
 ];
 
+const HALTS: &str =
+    "idle CPUs halt (/dev/cpu_dma_latency cannot be used): each contender is billed for waking the load";
+
 impl Report {
     pub(crate) fn new(machine: Facts, bench: &Bench, only: &[Id], outcomes: Vec<(Id, Outcome)>) -> Self {
         let settings = Settings {
@@ -65,6 +69,7 @@ impl Report {
             contender_cpu: bench.cpus.contender,
             load_cpu: bench.cpus.load,
             cpu_time_from: bench.cpu_source,
+            idle_cpus_poll: bench.is_awake(),
         };
         let mut report = Self {
             kind: "goals",
@@ -77,7 +82,7 @@ impl Report {
             goals: Vec::new(),
             figures: Vec::new(),
             lines: Vec::new(),
-            notes: NOTES.to_vec(),
+            notes: NOTES.iter().copied().chain((!bench.is_awake()).then_some(HALTS)).collect(),
             raw: Map::new(),
         };
         for (id, outcome) in outcomes {

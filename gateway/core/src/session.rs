@@ -253,6 +253,11 @@ impl Table {
         self.live.get(&id)
     }
 
+    /// Live sessions in no order.
+    pub fn live(&self) -> impl Iterator<Item = &Session> {
+        self.live.values()
+    }
+
     /// Live sessions, oldest first.
     #[must_use]
     pub fn list(&self) -> Vec<Session> {

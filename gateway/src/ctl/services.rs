@@ -77,6 +77,11 @@ pub struct ReloadRequest {
     pub reply: oneshot::Sender<Result<Applied, String>>,
 }
 
+/// By listener and protocol.
+type SessionCounts = BTreeMap<(String, &'static str), usize>;
+/// Up and down, by listener.
+type SessionBytes = BTreeMap<String, (u64, u64)>;
+
 /// What the commands work on.
 #[derive(Debug)]
 pub struct Services {
@@ -381,20 +386,30 @@ impl Services {
         Ok(LogLevel { level: self.log.level() })
     }
 
-    fn snapshot(&self) -> Snapshot {
-        let config = self.config.load();
-        let limits = &config.limits;
-        let mut sessions: BTreeMap<(String, &'static str), usize> = BTreeMap::new();
-        let mut bytes: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-        let live = lock(&self.sessions).list();
-        for session in &live {
-            let listener = &session.info.listener;
-            let count = sessions.entry((listener.clone(), session.info.protocol.as_str())).or_default();
+    /// Live sessions by listener and protocol, their bytes up and down by listener, and how many they are.
+    fn session_totals(&self) -> (SessionCounts, SessionBytes, usize) {
+        let table = lock(&self.sessions);
+        let mut sessions: BTreeMap<(&str, &'static str), usize> = BTreeMap::new();
+        let mut bytes: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+        for session in table.live() {
+            let listener = session.info.listener.as_str();
+            let count = sessions.entry((listener, session.info.protocol.as_str())).or_default();
             *count = count.saturating_add(1);
-            let (up, down) = bytes.entry(listener.clone()).or_default();
+            let (up, down) = bytes.entry(listener).or_default();
             *up = up.saturating_add(session.counters.bytes_up.load(Ordering::Relaxed));
             *down = down.saturating_add(session.counters.bytes_down.load(Ordering::Relaxed));
         }
+        let sessions = sessions
+            .into_iter()
+            .map(|((listener, protocol), count)| ((listener.to_owned(), protocol), count));
+        let bytes = bytes.into_iter().map(|(listener, counts)| (listener.to_owned(), counts));
+        (sessions.collect(), bytes.collect(), table.len())
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let config = self.config.load();
+        let limits = &config.limits;
+        let (sessions, bytes, live) = self.session_totals();
         let (connections, handshakes) = self.gate.in_use();
         let (bans, suspects) = self.bans.counts();
         Snapshot {
@@ -407,7 +422,7 @@ impl Services {
                 ("connections_per_source", None, limits.connections_per_source),
                 ("handshakes", Some(handshakes), limits.handshakes),
                 ("handshakes_per_source", None, limits.handshakes_per_source),
-                ("sessions", Some(live.len()), limits.sessions),
+                ("sessions", Some(live), limits.sessions),
                 ("sessions_per_source", None, limits.sessions_per_source),
                 ("sessions_per_user", None, limits.sessions_per_user),
                 ("bans", Some(bans.iter().map(|(_, count)| count).sum()), BANS_MAX),

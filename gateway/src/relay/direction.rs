@@ -50,6 +50,38 @@ struct Piece {
     payload: u64,
 }
 
+/// What waits, in order. The first piece needs no memory of its own: a session of single messages never has another.
+#[derive(Debug, Default)]
+struct Queue {
+    first: Option<Piece>,
+    rest: VecDeque<Piece>,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()).saturating_add(self.rest.len())
+    }
+
+    fn push(&mut self, piece: Piece) {
+        match self.first {
+            None => self.first = Some(piece),
+            Some(_) => self.rest.push_back(piece),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Piece> {
+        std::mem::replace(&mut self.first, self.rest.pop_front())
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Piece> {
+        self.first.iter().chain(&self.rest)
+    }
+}
+
 /// One direction of a session.
 #[derive(Debug)]
 pub(super) struct Direction {
@@ -61,7 +93,7 @@ pub(super) struct Direction {
     pub(super) copied: u64,
     /// When that reaches this, the rest is spliced if it may be.
     pub(super) splice_after: u64,
-    queue: VecDeque<Piece>,
+    queue: Queue,
     queued: usize,
     /// How much payload is being sent.
     in_flight: Option<u64>,
@@ -76,7 +108,7 @@ impl Direction {
             splice: None,
             copied: 0,
             splice_after: SPLICE_AFTER_BYTES,
-            queue: VecDeque::new(),
+            queue: Queue { first: None, rest: VecDeque::new() },
             queued: 0,
             in_flight: None,
         }
@@ -95,7 +127,7 @@ impl Direction {
     pub(super) fn push(&mut self, chunk: Chunk, payload: usize) {
         if !chunk.is_empty() {
             self.queued = self.queued.saturating_add(chunk.len());
-            self.queue.push_back(Piece { chunk, payload: payload.try_into().unwrap_or(u64::MAX) });
+            self.queue.push(Piece { chunk, payload: payload.try_into().unwrap_or(u64::MAX) });
         }
     }
 
@@ -111,7 +143,10 @@ impl Direction {
         });
         self.queued = self.queued.saturating_sub(bytes);
         self.in_flight = Some(payload);
-        engine.send(socket, self.queue.drain(..count).map(|piece| piece.chunk), token);
+        let mut pieces = (0..count).map_while(|_| self.queue.pop());
+        engine.send(socket, pieces.by_ref().map(|piece| piece.chunk), token);
+        // A socket that is gone takes none.
+        pieces.for_each(drop);
     }
 
     /// What was being sent has gone; returns how much payload that was.
@@ -123,7 +158,7 @@ impl Direction {
 
     /// Drops what waits: nobody is to get it.
     pub(super) fn discard(&mut self) {
-        self.queue.clear();
+        self.queue = Queue::default();
         self.queued = 0;
     }
 
