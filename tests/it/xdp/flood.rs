@@ -364,7 +364,7 @@ fn under_a_flood_clients_connect_by_cookies_and_sessions_go_on_and_then_everythi
 }
 
 /// Begins so many connections from outside, and says how many of them were not refused by silence.
-fn begun(scene: &Scene, to: IpAddr, count: usize) -> usize {
+pub(crate) fn begun(scene: &Scene, to: IpAddr, count: usize) -> usize {
     let connect = || {
         let socket = Socket::new(Domain::for_address(SocketAddr::new(to, OPEN)), Type::STREAM, None)?;
         // Less than the time after which a client asks again.
