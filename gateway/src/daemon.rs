@@ -32,8 +32,8 @@ use crate::metrics;
 use crate::relay::{self, EngineKind, Worker};
 use crate::state::State;
 use crate::store::{Store, trial};
-use crate::xdp::Kernel;
 use crate::xdp::steering::Cores;
+use crate::xdp::{self, Kernel};
 use assemble::{Assembled, Sockets};
 use options::Options;
 use reload::Reloader;
@@ -98,6 +98,8 @@ async fn serve(
     start: trial::Start,
     log: log::Control,
 ) -> anyhow::Result<()> {
+    let filter = xdp::Start::of(config);
+    let config = filter.config.clone();
     let descriptors = assemble::raise_descriptor_limit();
     assemble::warn_of_narrow_limits(&config, descriptors);
     let metrics = metrics::install()?;
@@ -105,7 +107,7 @@ async fn serve(
     let cores = Cores::plan(&config);
     let mut sockets = Sockets::bind(&config, &parts.listeners, &cores)?;
 
-    let kernel = Arc::new(Kernel::start(&config, &cores).context("packets cannot be filtered")?);
+    let kernel = Arc::new(Kernel::start(&filter, &cores).context("packets cannot be filtered")?);
     let bans = Arc::new(Bans::open(&config, Arc::clone(&kernel)));
     tasks::take_forwards(&kernel, &parts.balancers);
     parts.balancers.ensure_paths()?;

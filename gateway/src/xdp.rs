@@ -26,6 +26,7 @@ pub mod rules;
 pub mod steering;
 mod watch;
 
+pub use confirm::Start;
 pub use flood::FloodState;
 pub use flows::{FlowPair, FlowRow, FlowUse, Flows, Half};
 pub use forward::{FlowEnd, ForwardedFlow};

@@ -22,6 +22,9 @@ mod forward;
 #[path = "xdp/forward_program.rs"]
 mod forward_program;
 #[cfg(test)]
+#[path = "xdp/forward_wire.rs"]
+mod forward_wire;
+#[cfg(test)]
 #[path = "xdp/nmap.rs"]
 mod nmap;
 #[cfg(test)]
@@ -33,6 +36,9 @@ mod policy;
 #[cfg(test)]
 #[path = "xdp/program.rs"]
 mod program;
+#[cfg(test)]
+#[path = "xdp/rare.rs"]
+mod rare;
 #[cfg(test)]
 #[path = "xdp/robust.rs"]
 mod robust;

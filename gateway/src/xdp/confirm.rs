@@ -70,24 +70,44 @@ pub(super) fn forget(state: &Path) {
     }
 }
 
-/// The `[xdp]` to start with: that of the file, or the one before it where that of the file was never confirmed; and
-/// the text of the file with it.
-pub(super) fn to_start_with(config: &Config, xdp: &XdpConfig) -> (XdpConfig, String) {
-    let state = &config.server.state_dir;
-    let Some((confirmed, text)) = confirmed_before(state, config) else {
-        forget(state);
-        // A file that has vanished since it was read has nothing to go back to.
-        return (xdp.clone(), config::read(&config.path).unwrap_or_default());
-    };
-    tracing::warn!(
-        "the [xdp] policy of {} was tried and not confirmed, so the one before it is in force; `portcullis reload` \
-         tries it again, `portcullis ports diff` shows the difference",
-        config.path.display()
-    );
-    // What is fixed at start is that of the file as always.
-    let XdpConfig { interfaces, mode, pins, cgroup, sizes, event_rate, flood, steering, .. } = xdp.clone();
-    let fixed = XdpConfig { interfaces, mode, pins, cgroup, sizes, event_rate, flood, steering, ..confirmed };
-    (fixed, text)
+/// What a daemon starts with.
+#[derive(Debug)]
+pub struct Start {
+    /// That of the file; where the policy of the file was never confirmed, with the `[xdp]` before it.
+    pub config: Config,
+    /// The text of the file with that `[xdp]`.
+    pub(super) text: String,
+    /// Whether there is a policy that waits for an operator.
+    is_unconfirmed: bool,
+}
+
+impl Start {
+    /// Takes the policy that was confirmed last, and with it budgets, sizes and steering: one decision.
+    #[must_use]
+    pub fn of(config: Config) -> Self {
+        let before = confirmed_before(&config.server.state_dir, &config);
+        let Some(((confirmed, text), xdp)) = before.zip(config.xdp.clone()) else {
+            // A file that has vanished since it was read has nothing to go back to.
+            let text = config::read(&config.path).unwrap_or_default();
+            return Self { config, text, is_unconfirmed: false };
+        };
+        tracing::warn!(
+            "the [xdp] policy of {} was tried and not confirmed, so the one before it is in force; `portcullis reload` \
+             tries it again, `portcullis ports diff` shows the difference",
+            config.path.display()
+        );
+        // What the machine has is as the file says: the program must get onto the interfaces that are there.
+        let XdpConfig { interfaces, mode, pins, cgroup, .. } = xdp;
+        let xdp = XdpConfig { interfaces, mode, pins, cgroup, ..confirmed };
+        Self { config: Config { xdp: Some(xdp), ..config }, text, is_unconfirmed: true }
+    }
+
+    /// A note about any other policy than that of the file is over: not before this daemon has everything to itself.
+    pub(super) fn forget_others(&self) {
+        if !self.is_unconfirmed {
+            forget(&self.config.server.state_dir);
+        }
+    }
 }
 
 fn confirmed_before(state: &Path, config: &Config) -> Option<(XdpConfig, String)> {
@@ -105,23 +125,51 @@ fn confirmed_before(state: &Path, config: &Config) -> Option<(XdpConfig, String)
 mod tests {
     use super::*;
 
-    const BASE: &str = "[xdp]\nallow_no_management = true\ninterface = [{ name = \"e\", role = \"edge\" }]\n";
+    const BASE: &str = "[xdp]\nallow_no_management = true\n";
+    const INTERFACE: &str = "interface = [{ name = \"e\", role = \"edge\" }]\n";
 
     #[test]
     fn what_was_not_confirmed_is_not_started_with_until_the_file_changes() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("x.toml");
         let state = format!("[server]\nstate_dir = \"{}\"\n", directory.path().display());
-        let text = |bogons: &str| format!("{state}{BASE}bogons = \"{bogons}\"\n");
+        let text = |bogons: &str| format!("{state}{BASE}{INTERFACE}bogons = \"{bogons}\"\n");
         let parse = |bogons: &str| config::parse(&text(bogons), &file).unwrap();
-        let starts = |config: &Config| to_start_with(config, config.xdp.as_ref().unwrap()).0.bogons.as_str();
+        let starts = |config: Config| {
+            let start = Start::of(config);
+            start.forget_others();
+            start.config.xdp.unwrap().bogons.as_str()
+        };
         note(directory.path(), &text("off"), &text("full")).unwrap();
-        assert_eq!(starts(&parse("full")), "off");
-        assert_eq!(starts(&parse("full")), "off");
-        assert_eq!(starts(&parse("martians")), "martians");
-        assert_eq!(starts(&parse("full")), "full", "it was forgotten");
+        assert_eq!(starts(parse("full")), "off");
+        assert_eq!(starts(parse("full")), "off");
+        assert_eq!(starts(parse("martians")), "martians");
+        assert_eq!(starts(parse("full")), "full", "it was forgotten");
         note(directory.path(), &text("off"), &text("full")).unwrap();
         forget(directory.path());
-        assert_eq!(starts(&parse("full")), "full");
+        assert_eq!(starts(parse("full")), "full");
+    }
+    #[test]
+    fn what_comes_with_a_policy_goes_with_it_and_interfaces_are_those_of_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("x.toml");
+        let text = |interface: &str, rest: &str| {
+            let state = format!("[server]\nstate_dir = \"{}\"\n", directory.path().display());
+            let at = INTERFACE.replace("\"e\"", &format!("\"{interface}\""));
+            format!("{state}{BASE}{at}{rest}")
+        };
+        let before = text("e", "flows = 4096\nsteering = \"off\"\nflood = { syn_total = \"7/s\" }\n");
+        let tried = text("f", "bogons = \"full\"\nflows = 8192\nsteering = \"on\"\nmode = \"generic\"\n");
+        note(directory.path(), &before, &tried).unwrap();
+        let start = Start::of(config::parse(&tried, &file).unwrap());
+        let [before, tried] = [&before, &tried].map(|text| config::parse(text, &file).unwrap().xdp.unwrap());
+        let found = start.config.xdp.unwrap();
+        let of = |xdp: &XdpConfig| (xdp.bogons, xdp.sizes.flows, xdp.steering, xdp.flood.syn_total);
+        assert_eq!(of(&found), of(&before));
+        assert_eq!((found.interfaces, found.mode), (tried.interfaces, tried.mode));
+        assert_eq!(
+            start.text,
+            text("e", "flows = 4096\nsteering = \"off\"\nflood = { syn_total = \"7/s\" }\n")
+        );
     }
 }

@@ -20,7 +20,7 @@ use portcullis_ebpf_common::tables::{
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::carry::Carried;
-use super::confirm::{self, Running};
+use super::confirm::{Running, Start};
 use super::events::Events;
 use super::flood::{self, Defence, FloodState};
 use super::flows::Flows;
@@ -31,7 +31,7 @@ use super::policy::{Policy, rule_rows};
 use super::steering::{Cores, Reason};
 use super::watch::Condition;
 use super::{BUILD, OBJECT, outgoing};
-use crate::config::{Config, XdpConfig};
+use crate::config::XdpConfig;
 use crate::forward::{self, Service};
 use crate::metrics::{self, xdp::Facts};
 use crate::sync::lock;
@@ -136,13 +136,13 @@ impl Kernel {
     ///
     /// # Errors
     /// Everything that keeps an interface from being filtered as it should be.
-    pub fn start(config: &Config, cores: &Cores) -> Result<Self, XdpError> {
+    pub fn start(start: &Start, cores: &Cores) -> Result<Self, XdpError> {
+        let config = &start.config;
         let Some(xdp) = &config.xdp else {
             pins::warn_of_leftovers();
             return Ok(Self::default());
         };
-        let (xdp, confirmed) = confirm::to_start_with(config, xdp);
-        let xdp = &xdp;
+        start.forget_others();
         let policy = Policy::new(config, xdp).map_err(XdpError::Rules)?;
         let object = OBJECT.ok_or(XdpError::Absent)?;
         pins::prepare(&xdp.pins)?;
@@ -179,7 +179,7 @@ impl Kernel {
                 entries: policy.entries.rules.len(),
             },
             pending: None,
-            confirmed,
+            confirmed: start.text.clone(),
             state_dir: config.server.state_dir.clone(),
         };
         // Whoever detached has had the time until now.

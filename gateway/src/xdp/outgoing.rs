@@ -7,14 +7,13 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use aya::programs::links::{CgroupAttachMode, FdLink, LinkError, LinkOrder, PinnedLink};
+use aya::programs::links::{CgroupAttachMode, FdLink, Link as _, LinkError, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{CgroupSockAddr, SchedClassifier, TcAttachType};
 use nix::net::if_::if_nametoindex;
 use portcullis_ebpf_common::tables::{PROGRAM_EGRESS, PROGRAMS_DIAL};
 
 use super::XdpError;
-use super::loader::attach::program_of;
 use super::watch::Condition;
 use crate::config::{XdpConfig, XdpInterface};
 
@@ -42,8 +41,7 @@ pub struct Outgoing {
     pub repairs: u64,
 }
 
-/// Puts back what others have taken off or replaced, and says where. A program that is off its cgroup while its pin is
-/// there is not seen: the kernel does not say so.
+/// Puts back what others have taken off or replaced, and says where.
 pub(super) fn look(ebpf: &mut Ebpf, xdp: &XdpConfig) -> Result<Vec<String>, XdpError> {
     let mut back = Vec::new();
     for XdpInterface { name, .. } in &xdp.interfaces {
@@ -55,7 +53,7 @@ pub(super) fn look(ebpf: &mut Ebpf, xdp: &XdpConfig) -> Result<Vec<String>, XdpE
     let mut cgroup = None;
     for name in PROGRAMS_DIAL {
         let ours = dial(ebpf, name)?.info()?.id();
-        if program_of(&dial_pin(xdp, name)) == Some(ours) {
+        if is_at_a_cgroup(&dial_pin(xdp, name), ours) {
             continue;
         }
         let (path, cgroup) = match &cgroup {
@@ -66,6 +64,35 @@ pub(super) fn look(ebpf: &mut Ebpf, xdp: &XdpConfig) -> Result<Vec<String>, XdpE
         back.push(name.to_owned());
     }
     Ok(back)
+}
+
+/// Whether a pin is that of a link which holds this program, and that is at a cgroup: it can be detached, and the pin
+/// stays.
+fn is_at_a_cgroup(pin: &Path, ours: u32) -> bool {
+    let Ok(link) = PinnedLink::from_pin(pin).map(FdLink::from) else { return false };
+    let Ok(info) = link.info() else { return false };
+    // The library does not give the descriptor away, but names it. What the kernel says of it in proc(5) is only
+    // believed of this link.
+    let name = format!("{:?}", link.id());
+    let number = name.trim_matches(|character: char| !character.is_ascii_digit());
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
+    info.program_id() == ours && !says_detached(&text, info.id())
+}
+
+/// Whether the kernel's description of a link says that it is that one, and at no cgroup.
+fn says_detached(text: &str, link: u32) -> bool {
+    let has = |key: &str, value: &str| text.lines().any(|line| line.split_whitespace().eq([key, value]));
+    has("link_id:", &link.to_string()) && has("cgroup_id:", "0")
+}
+
+/// The program for what leaves by an interface that is another by now. It is attached anew at the next look.
+pub(super) fn let_go(xdp: &XdpConfig, interface: &str) -> Result<(), XdpError> {
+    let pin = out_pin(xdp, interface);
+    if pin.exists() { remove(&pin) } else { Ok(()) }
+}
+
+fn out_pin(xdp: &XdpConfig, interface: &str) -> PathBuf {
+    xdp.pins.join(format!("{OUT}{}", interface.replace('.', ":")))
 }
 
 fn at_interfaces(ebpf: &mut Ebpf, xdp: &XdpConfig) -> Result<(), XdpError> {
@@ -82,7 +109,7 @@ fn at_interface(ebpf: &mut Ebpf, xdp: &XdpConfig, interface: &str) -> Result<boo
     if program.fd().is_err() {
         program.load()?;
     }
-    let pin = xdp.pins.join(format!("{OUT}{}", interface.replace('.', ":")));
+    let pin = out_pin(xdp, interface);
     if pin.exists() {
         let old =
             PinnedLink::from_pin(&pin).and_then(|link| SchedClassifierLink::try_from(FdLink::from(link)));
@@ -217,5 +244,13 @@ mod tests {
         let own = "4:memory:/a\n0::/\n";
         assert_eq!(cgroup_of(hybrid, own).as_deref(), Some(Path::new("/sys/fs/cgroup/unified/")));
         assert_eq!(cgroup_of("cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n", own), None);
+    }
+    #[test]
+    fn a_link_at_no_cgroup_is_detached_and_another_link_says_nothing() {
+        let text = |cgroup| format!("pos:\t0\nlink_type:\tcgroup\nlink_id:\t7\ncgroup_id:\t{cgroup}\n");
+        assert!(says_detached(&text(0), 7));
+        assert!(!says_detached(&text(4_711), 7));
+        assert!(!says_detached(&text(0), 8));
+        assert!(!says_detached("", 7));
     }
 }

@@ -4,7 +4,8 @@
 //! The sessions do not hang on it: without the program packets take their way through the kernel as ever.
 //!
 //! - The link or its pin is gone, or holds another program: put back, with a warning and a count.
-//! - The interface is gone: the daemon goes on, and when an interface has the name again, it is filtered.
+//! - The interface is gone, or in another network namespace: the daemon goes on, and when an interface has the name
+//!   again, it is filtered.
 //! - The interface has another name: it stays filtered as long as no other interface has the old name.
 //! - The link goes down and up again: the kernel keeps the program.
 //! - The same holds for the programs for what leaves, at interfaces and at the daemon's cgroup.
@@ -15,7 +16,7 @@ use aya::maps::HashMap;
 use nix::net::if_::{if_indextoname, if_nametoindex};
 use portcullis_ebpf_common::tables::INTERFACES;
 
-use super::loader::attach::{Enforced, enforce, program_of, replace};
+use super::loader::attach::{Enforced, enforce, is_taken, program_of, replace};
 use super::loader::error::chain;
 use super::loader::{Active, Filtered, pins, program};
 use super::{Kernel, XdpError, outgoing};
@@ -30,7 +31,7 @@ pub enum Condition {
     Renamed(String),
     /// By an administrator.
     Detached,
-    /// There is no interface with the name.
+    /// There is no interface with the name, or it is in another network namespace.
     Gone,
     /// The filter cannot be put back.
     Lost(String),
@@ -113,7 +114,12 @@ fn tell(interface: &str, condition: &Condition) {
                 "a filtered interface has another name; name it in [[xdp.interface]]"
             );
         }
-        Condition::Gone => tracing::warn!(interface, "a filtered interface is gone; sessions go on"),
+        Condition::Gone => {
+            tracing::warn!(
+                interface,
+                "a filtered interface is gone from this network namespace; sessions go on"
+            );
+        }
         Condition::Lost(reason) => tracing::error!(interface, reason, "packets are not filtered"),
     }
 }
@@ -133,14 +139,31 @@ fn check(active: &Active, interface: &mut Filtered) -> Result<Condition, XdpErro
     let mut ebpf = lock(&active.ebpf);
     let program = program(&mut ebpf)?;
     let ours = program.info()?.id();
-    if interface.pin.exists() && program_of(&interface.pin) == Some(ours) && replace(program, &interface.pin)
-    {
+    let alive = interface.pin.exists()
+        && program_of(&interface.pin) == Some(ours)
+        && replace(program, &interface.pin);
+    if alive && is_taken(program, interface.index, interface.mode) {
         return Ok(Condition::Attached);
     }
     drop(ebpf);
+    if alive {
+        // The link is on an interface that went to another network namespace; the one here has its name and number.
+        outgoing::let_go(&active.config, &interface.name)?;
+    }
     put_back(active, interface)?;
-    tracing::warn!(interface = interface.name, "the filter was taken off or replaced by others; it is back");
+    if alive {
+        tell_of_another(interface);
+    } else {
+        tracing::warn!(
+            interface = interface.name,
+            "the filter was taken off or replaced by others; it is back"
+        );
+    }
     Ok(Condition::Attached)
+}
+
+fn tell_of_another(interface: &Filtered) {
+    tracing::warn!(interface = interface.name, "an interface with this name has come; it is filtered");
 }
 
 /// Another interface has the name now, or the old one has come back as a new one.
@@ -148,6 +171,7 @@ fn adopt(active: &Active, interface: &mut Filtered, index: u32) -> Result<Condit
     if interface.pin.exists() {
         pins::remove(&interface.pin)?;
     }
+    outgoing::let_go(&active.config, &interface.name)?;
     let mut ebpf = lock(&active.ebpf);
     let table = ebpf.map_mut(INTERFACES).ok_or(XdpError::Object(INTERFACES))?;
     let mut table: HashMap<_, [u8; 4], [u8; 8]> = HashMap::try_from(table)?;
@@ -157,16 +181,22 @@ fn adopt(active: &Active, interface: &mut Filtered, index: u32) -> Result<Condit
     drop(ebpf);
     interface.index = index;
     put_back(active, interface)?;
-    tracing::warn!(interface = interface.name, "an interface with this name has come; it is filtered");
+    tell_of_another(interface);
     Ok(Condition::Attached)
 }
 
 /// No interface has the name.
 fn absent(active: &Active, interface: &Filtered) -> Condition {
     let name = if_indextoname(interface.index).ok().and_then(|name| name.into_string().ok());
+    // The library takes the C library's "there is none" for a name without letters.
+    let name = name.filter(|name| !name.is_empty());
     let in_force = || {
         let mut ebpf = lock(&active.ebpf);
-        interface.pin.exists() && program(&mut ebpf).is_ok_and(|program| replace(program, &interface.pin))
+        // What has the number may be another interface, and ours in another network namespace.
+        interface.pin.exists()
+            && program(&mut ebpf).is_ok_and(|program| {
+                replace(program, &interface.pin) && is_taken(program, interface.index, interface.mode)
+            })
     };
     match name {
         Some(name) if in_force() => Condition::Renamed(name),

@@ -107,7 +107,7 @@ const KERNEL: Rest = &[
 ];
 
 const WIRE: Rest = &[
-    (NoRole, Not("the daemon gives an interface its role before it attaches the program")),
+    (NoRole, Test("rare.rs", "an_interface_that_has_lost_its_role_cuts_nobody_off")),
     (
         Forwarded,
         Test(
@@ -117,17 +117,20 @@ const WIRE: Rest = &[
     ),
     (ForwardedError, SENDERS_LEARN),
     (ForwardNoServer, FORWARD_WIRE),
-    (ForwardNoPort, Not("it takes all ports towards one server, tens of thousands of flows")),
+    (ForwardNoPort, Test("forward_wire.rs", "a_flow_without_a_port_towards_its_server_does_not_begin")),
     (ForwardFull, Test("forward.rs", "a_flow_without_a_place_does_not_begin_until_another_has_ended")),
-    (ForwardNoRoute, Not("servers that do not answer their neighbours are not usable and get no flow")),
+    (
+        ForwardNoRoute,
+        Test("forward_wire.rs", "an_answer_to_a_client_that_nobody_knows_is_dropped_as_without_a_route"),
+    ),
     (ForwardTooBig, SENDERS_LEARN),
     (ForwardHopLimit, FORWARD_WIRE),
     (Steered, Test("steer.rs", "a_connection_whose_packets_change_the_processor_loses_nothing")),
     (Cookie, COOKIES_WIRE),
     (CookieSent, COOKIES_WIRE),
-    (CookieRefused, Not("only under pressure, when clients of this kernel answer with the right number")),
+    (CookieRefused, Test("rare.rs", "a_segment_with_a_wrong_cookie_is_refused_while_cookies_are_on")),
     (SynSource, Test("causes.rs", "who_uses_up_a_budget_is_counted_under_it")),
-    (SynTotal, Not("what can be answered by a cookie is; the run in the kernel shows one that cannot")),
+    (SynTotal, Test("rare.rs", "without_cookies_what_is_over_the_budget_of_all_is_dropped")),
     (IcmpRate, Test("causes.rs", "who_uses_up_a_budget_is_counted_under_it")),
     (OverLimit, Test("policy.rs", "a_limit_lets_a_neighbour_begin_so_many_and_no_more")),
     (Leaves, EGRESS_WIRE),

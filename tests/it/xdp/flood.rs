@@ -38,8 +38,8 @@ fn segment(sequence: u32, acknowledged: u32, flags: u8, options: &[u8]) -> Vec<u
     [&ports[..], &sequence.to_be_bytes(), &acknowledged.to_be_bytes(), &rest, options].concat()
 }
 
-const SYN: u8 = 2;
-const ACK: u8 = 0x10;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const ACK: u8 = 0x10;
 /// As Linux sends them: segment size, selective acknowledgement, timestamps, window scale.
 const OPTIONS: [u8; 20] = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
 
@@ -183,7 +183,7 @@ fn flood(to: IpAddr, stop: &AtomicBool) -> anyhow::Result<u64> {
     while !stop.load(Ordering::Relaxed) {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let [a, b, c, d, ..] = state.to_be_bytes();
-        let packet = spoofed(to.ip(), [a, b, c, d]);
+        let packet = spoofed(SocketAddr::new(to.ip(), OPEN), SYN, [a, b, c, d]);
         // A full queue of the link is no reason to stop.
         sent += u64::from(socket.send_to(&packet, &to.into()).is_ok());
         // Far over the budget, and far from what fills the link: what is lost there no gateway can answer.
@@ -194,10 +194,12 @@ fn flood(to: IpAddr, stop: &AtomicBool) -> anyhow::Result<u64> {
     Ok(sent)
 }
 
-fn spoofed(to: IpAddr, [a, b, c, d]: [u8; 4]) -> Vec<u8> {
-    let mut tcp = segment(u32::from_be_bytes([d, c, b, a]), 0, SYN, &OPTIONS[..4]);
+/// A segment from a neighbour that does not exist.
+pub(crate) fn spoofed(to: SocketAddr, flags: u8, [a, b, c, d]: [u8; 4]) -> Vec<u8> {
+    let mut tcp = segment(u32::from_be_bytes([d, c, b, a]), 0, flags, &OPTIONS[..4]);
     tcp[..2].copy_from_slice(&[c | 0x80, d]);
-    match to {
+    tcp[2..4].copy_from_slice(&to.port().to_be_bytes());
+    match to.ip() {
         IpAddr::V4(to) => {
             // Neighbours that do not exist, so that answers to them stay on this link.
             let from = Ipv4Addr::new(203, 0, 113, 20 + a % 200);
@@ -359,6 +361,55 @@ fn under_a_flood_clients_connect_by_cookies_and_sessions_go_on_and_then_everythi
         session.echo(b"still here").unwrap();
     }
     target.session(&scene, 0).echo(b"and in peace").unwrap();
+}
+
+/// Begins so many connections from outside, and says how many of them were not refused by silence.
+pub(crate) fn begun(scene: &Scene, to: IpAddr, count: usize) -> usize {
+    let connect = || {
+        let socket = Socket::new(Domain::for_address(SocketAddr::new(to, OPEN)), Type::STREAM, None)?;
+        // Less than the time after which a client asks again.
+        Ok(socket.connect_timeout(&SocketAddr::new(to, OPEN).into(), Duration::from_millis(300))?)
+    };
+    let tried = || {
+        Ok((0..count)
+            .filter(|_| {
+                let one: anyhow::Result<()> = connect();
+                one.is_ok()
+            })
+            .count())
+    };
+    scene.lab.outside.enter(tried).unwrap()
+}
+
+#[test]
+fn other_budgets_hold_from_the_reload_on_without_a_confirmation() {
+    const MANY: usize = 20;
+    let Some(scene) = Scene::build() else { return };
+    // Nothing comes back into a bucket of two within the test but two a second.
+    let mut gateway = scene.start("flood = { syn_per_source = \"1/s\", cookies = \"off\" }");
+    let over = |gateway: &Gateway| scene.dropped(gateway, "edge", "syn_source");
+    for ip in scene.edge() {
+        let before = over(&gateway);
+        assert!(begun(&scene, ip, 4) < 4, "{ip}");
+        assert!(over(&gateway) > before, "{ip}");
+    }
+    gateway.setup().merge("[xdp.flood]\nsyn_per_source = \"100000/s\"").unwrap();
+    gateway.setup().write().unwrap();
+    let answer = gateway.cli_json(["reload"]).unwrap();
+    assert!(answer["live"].as_array().unwrap().contains(&"xdp.flood".into()), "{answer}");
+    assert!(answer["confirm_within_seconds"].is_null(), "{answer}");
+    for ip in scene.edge() {
+        let before = over(&gateway);
+        assert_eq!(begun(&scene, ip, MANY), MANY, "{ip}");
+        assert_eq!(over(&gateway), before, "{ip}");
+    }
+    // And back: the new budget is no less in force.
+    gateway.setup().merge("[xdp.flood]\nsyn_per_source = \"1/s\"").unwrap();
+    gateway.setup().write().unwrap();
+    gateway.cli(["reload"]).unwrap().ok().unwrap();
+    for ip in scene.edge() {
+        assert!(begun(&scene, ip, 4) < 4, "{ip}");
+    }
 }
 
 #[test]

@@ -20,24 +20,24 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use crate::wire::{Scene, dropped};
 
 /// Where clients come.
-const PORT: u16 = 8443;
+pub(crate) const PORT: u16 = 8443;
 /// Where servers listen.
-const BEHIND: u16 = 7443;
+pub(crate) const BEHIND: u16 = 7443;
 /// How long a packet that is dropped is waited for.
-const SILENCE: Duration = Duration::from_millis(1500);
+pub(crate) const SILENCE: Duration = Duration::from_millis(1500);
 /// How long it may take until a flow that is over is noticed.
 const UNTIL_SWEPT: Duration = Duration::from_secs(60);
 
 /// A server that says its name, then echoes, and remembers who came.
-struct Server {
+pub(crate) struct Server {
     name: char,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     listener: TcpListener,
     peers: Arc<Mutex<Vec<SocketAddr>>>,
 }
 
 impl Server {
-    fn start(place: &Place, name: char, ip: IpAddr) -> Self {
+    pub(crate) fn start(place: &Place, name: char, ip: IpAddr) -> Self {
         let address = SocketAddr::new(ip, BEHIND);
         let listener = place.enter(|| Ok(TcpListener::bind(address)?)).unwrap();
         let (peers, accepting) = (Arc::<Mutex<Vec<_>>>::default(), listener.try_clone().unwrap());
@@ -55,7 +55,7 @@ impl Server {
         format!("{{ name = \"{}\", address = \"{}\", weight = {weight} }}", self.name, self.address)
     }
 
-    fn peers(&self) -> Vec<SocketAddr> {
+    pub(crate) fn peers(&self) -> Vec<SocketAddr> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -82,7 +82,7 @@ fn greet(name: char, mut stream: TcpStream) {
 }
 
 /// A lab whose pairs carry what the program sends.
-fn scene() -> Option<Scene> {
+pub(crate) fn scene() -> Option<Scene> {
     let scene = Scene::build()?;
     if process::find_program("ethtool").is_none() {
         portcullis_tests::skip::skip("the program `ethtool` is missing");
@@ -99,7 +99,7 @@ fn scene() -> Option<Scene> {
 }
 
 /// A gateway that forwards in the kernel to these servers: a listener for each family.
-fn setup(scene: &Scene, servers: &[(&Server, u16)], more: &str) -> Setup {
+pub(crate) fn setup(scene: &Scene, servers: &[(&Server, u16)], more: &str) -> Setup {
     let mut setup = scene.setup("");
     setup.merge("[log]\nformat = \"json\"").unwrap();
     for (name, ip) in [("service4", scene.edge()[0]), ("service6", scene.edge()[1])] {
@@ -118,12 +118,12 @@ fn setup(scene: &Scene, servers: &[(&Server, u16)], more: &str) -> Setup {
     setup
 }
 
-fn start(scene: &Scene, servers: &[(&Server, u16)], more: &str) -> Gateway {
+pub(crate) fn start(scene: &Scene, servers: &[(&Server, u16)], more: &str) -> Gateway {
     setup(scene, servers, more).start_in(&scene.lab.gateway).unwrap()
 }
 
 /// A new flow and the name of the server that it went to.
-fn flow(scene: &Scene, ip: IpAddr) -> (char, Client) {
+pub(crate) fn flow(scene: &Scene, ip: IpAddr) -> (char, Client) {
     let mut client = scene.lab.outside.enter(|| Client::plain(SocketAddr::new(ip, PORT))).unwrap();
     let name = char::from(client.read(1).unwrap()[0]);
     (name, client)
@@ -151,7 +151,7 @@ fn field(record: &Json, name: &str) -> Json {
     direct.or_else(|| record.get("fields").and_then(|fields| fields.get(name))).cloned().unwrap_or_default()
 }
 
-fn packets(gateway: &Gateway, interface: &str, reason: &str) -> f64 {
+pub(crate) fn packets(gateway: &Gateway, interface: &str, reason: &str) -> f64 {
     let labels = [format!("interface=\"{interface}\""), format!("reason=\"{reason}\"")];
     let labels = [labels[0].as_str(), labels[1].as_str()];
     gateway.metrics().unwrap().sum("portcullis_xdp_packets_total", &labels).unwrap_or(0.0)

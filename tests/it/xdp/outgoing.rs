@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use portcullis_tests::gateway::Gateway;
 use portcullis_tests::process;
+use portcullis_tests::skip::skip;
 use portcullis_tests::wait::{self, PATIENCE};
 
 use crate::policy::Cgroup;
@@ -42,6 +43,20 @@ fn repairs(gateway: &Gateway) -> u64 {
 
 fn wait_for_repairs(gateway: &Gateway, times: u64) {
     wait::until(PATIENCE, "the programs to be put back", || repairs(gateway) >= times).unwrap();
+}
+
+/// Detaches a link, whose pin stays.
+fn force_off(scene: &Scene, pin: &str) {
+    let mut detach = Command::new("bpftool");
+    detach.args(["link", "detach", "pinned"]).arg(scene.pin_dir().join(pin));
+    process::run(&mut detach, LIMIT).unwrap().ok().unwrap();
+    assert!(scene.pin_dir().join(pin).exists());
+}
+
+/// What the daemon's own sockets were refused.
+fn refusals(gateway: &Gateway) -> f64 {
+    let labels = ["interface=\"cgroup\"", "verdict=\"drop\"", "reason=\"egress_rule\""];
+    gateway.metrics().unwrap().sum("portcullis_xdp_packets_out_total", &labels).unwrap_or(0.0)
 }
 
 /// Whether a process in the cgroup reaches it.
@@ -85,12 +100,48 @@ fn programs_for_what_leaves_that_somebody_takes_off_come_back() {
     assert!(!dials(&scene, &cgroup.path, outside[0], REFUSED));
     assert!(dials(&scene, &cgroup.path, outside[0], ALLOWED));
     if process::find_program("bpftool").is_some() {
-        let mut detach = Command::new("bpftool");
-        detach.args(["link", "detach", "pinned"]).arg(scene.pin_dir().join("egress-edge"));
-        process::run(&mut detach, LIMIT).unwrap().ok().unwrap();
+        force_off(&scene, "egress-edge");
         wait_for_repairs(&gateway, 3);
         assert!(!connects(&scene.lab.gateway, refused));
     }
     let log = gateway.log();
     assert!(log.contains("programs for what leaves were taken off"), "{log}");
+}
+
+#[test]
+fn a_program_that_is_forced_off_its_cgroup_is_missed_although_its_pin_stays() {
+    let Some(scene) = Scene::build() else { return };
+    let Some(cgroup) = Cgroup::make("force") else { return };
+    if process::find_program("bpftool").is_none() {
+        return skip("bpftool is missing");
+    }
+    let (outside, _servers) = servers(&scene);
+    let gateway = start(&scene, &cgroup);
+    for (times, (pin, ip)) in (1..).zip([("dial-connect_v4", outside[0]), ("dial-connect_v6", outside[1])]) {
+        assert!(!dials(&scene, &cgroup.path, ip, REFUSED));
+        let before = refusals(&gateway);
+        assert!(before >= 1.0, "{before}");
+        force_off(&scene, pin);
+        wait_for_repairs(&gateway, times);
+        assert!(!dials(&scene, &cgroup.path, ip, REFUSED));
+        assert!(refusals(&gateway) > before, "{pin}");
+        assert!(dials(&scene, &cgroup.path, ip, ALLOWED));
+    }
+    // What is in force is left alone.
+    assert_eq!(repairs(&gateway), 2);
+}
+
+#[test]
+fn what_leaves_by_an_interface_that_took_the_place_of_one_that_was_moved_away_is_judged() {
+    let Some(scene) = Scene::build() else { return };
+    let Some(cgroup) = Cgroup::make("place") else { return };
+    let (outside, _servers) = servers(&scene);
+    let gateway = start(&scene, &cgroup);
+    let _elsewhere = crate::robust::take_the_place_of_edge(&scene);
+    wait_for_repairs(&gateway, 1);
+    for ip in &outside {
+        let reaches = || connects(&scene.lab.gateway, SocketAddr::new(*ip, ALLOWED));
+        wait::until(PATIENCE, "the new link to be up", reaches).unwrap();
+        assert!(!connects(&scene.lab.gateway, SocketAddr::new(*ip, REFUSED)), "{ip}");
+    }
 }

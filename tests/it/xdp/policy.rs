@@ -17,6 +17,7 @@ use portcullis_tests::wait::{self, PATIENCE};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::flood::begun;
 use crate::object;
 use crate::program::{A, Program, SLOT, tcp, udp, v4, v6};
 use crate::wire::{CLOSED, OPEN, Scene, connects, dropped};
@@ -329,6 +330,38 @@ fn a_restart_takes_back_what_nobody_has_confirmed() {
     gateway.cli(["reload", "confirm"]).unwrap().ok().unwrap();
     let _gateway = gateway.halt().unwrap().start_in(&scene.lab.gateway).unwrap();
     assert_eq!(scene.reaches(CLOSED), [true, false]);
+}
+
+#[test]
+fn budgets_sizes_and_steering_come_with_a_policy_and_go_with_it() {
+    const TRIES: usize = 4;
+    let Some(scene) = Scene::build() else { return };
+    let keys = "flows = 4096\nsteering = \"off\"\nflood = { cookies = \"off\" }\nconfirm = ";
+    let mut gateway = scene.start(&format!("{keys}\"600s\""));
+    let begins = || scene.edge().map(|ip| begun(&scene, ip, TRIES) == TRIES);
+    let fixed = |gateway: &Gateway| {
+        let status = gateway.cli_json(["xdp", "status"]).unwrap();
+        let tables = status["maps"].as_array().unwrap().clone();
+        let flows = tables.iter().find(|table| table["name"] == "flows").unwrap()["most"].as_u64();
+        (flows, status["steering"]["on"].as_bool())
+    };
+    let before = (Some(4096), Some(false));
+    assert_eq!((begins(), fixed(&gateway)), ([true, true], before));
+    let tried = "[xdp]\nflows = 8192\nsteering = \"on\"\n[xdp.flood]\nsyn_per_source = \"1/s\"\n";
+    reload(&mut gateway, &(opened("0.0.0.0/0") + tried));
+    assert_eq!(begins(), [false, false], "what can be in force at once is");
+    let mut gateway = gateway.halt().unwrap().start_in(&scene.lab.gateway).unwrap();
+    assert_eq!((begins(), fixed(&gateway)), ([true, true], before), "nobody has confirmed it");
+    // Tried again it is taken back whole.
+    reload(&mut gateway, "[xdp]\nconfirm = \"5s\"");
+    assert_eq!(begins(), [false, false]);
+    wait::until(PATIENCE, "the policy to be taken back", || reverts_in(&gateway).is_none()).unwrap();
+    assert_eq!(begins(), [true, true]);
+    // Confirmed it is in force whole.
+    reload(&mut gateway, "[xdp]\nconfirm = \"600s\"");
+    gateway.cli(["reload", "confirm"]).unwrap().ok().unwrap();
+    let gateway = gateway.halt().unwrap().start_in(&scene.lab.gateway).unwrap();
+    assert_eq!((begins(), fixed(&gateway)), ([false, false], (Some(8192), Some(true))));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use portcullis_ebpf_common::tables;
 use portcullis_tests::gateway::Gateway;
-use portcullis_tests::netns::{self, End};
+use portcullis_tests::netns::{self, End, Namespace};
 use portcullis_tests::process;
 use portcullis_tests::skip::skip;
 use portcullis_tests::wait::{self, PATIENCE};
@@ -44,7 +44,8 @@ fn wait_for_repair(gateway: &Gateway, times: f64) {
 
 fn wait_for_condition(gateway: &Gateway, condition: &str) {
     let found = || interface(gateway, "edge")["condition"] == condition;
-    wait::until(PATIENCE, condition, found).unwrap();
+    wait::until(PATIENCE, condition, found)
+        .unwrap_or_else(|error| panic!("{error:#}: {}", interface(gateway, "edge")));
 }
 
 fn attached(gateway: &Gateway) -> f64 {
@@ -132,6 +133,86 @@ fn what_an_administrator_detaches_stays_detached_and_sessions_go_on() {
     assert_eq!(scene.reaches(CLOSED), [false, false]);
 }
 
+/// Those of the edge, and of its other end.
+fn addresses(scene: &Scene) -> [[String; 2]; 2] {
+    let outside = [scene.lab.outside.v4[0], scene.lab.outside.v6[0]];
+    let with_prefix = |ip: IpAddr| format!("{ip}/{}", if ip.is_ipv4() { 24 } else { 64 });
+    [scene.edge(), outside].map(|ips| ips.map(with_prefix))
+}
+
+fn address(namespace: &Namespace, interface: &str, addresses: &[String]) {
+    for address in addresses {
+        let flags: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
+        namespace.ip(&[&["addr", "add", address, "dev", interface], flags].concat()).unwrap();
+    }
+    namespace.ip(&["link", "set", "dev", interface, "up"]).unwrap();
+}
+
+/// Moves the edge to a namespace of its own, and puts another interface with its name and its number in its place at
+/// once.
+pub(crate) fn take_the_place_of_edge(scene: &Scene) -> Namespace {
+    let (inside, outside) = (scene.lab.gateway.namespace().unwrap(), scene.lab.outside.namespace().unwrap());
+    let index = || Ok(nix::net::if_::if_nametoindex("edge")?.to_string());
+    let index = scene.lab.gateway.enter(index).unwrap();
+    let elsewhere = Namespace::new("elsewhere").unwrap();
+    inside.ip(&["link", "set", "dev", "edge", "netns", elsewhere.name()]).unwrap();
+    let link = ["link", "add", "name", "edge", "index", &index, "type", "veth"];
+    inside.ip(&[&link[..], &["peer", "name", "wan2", "netns", outside.name()]].concat()).unwrap();
+    outside.ip(&["addr", "flush", "dev", "wan"]).unwrap();
+    let [edge, wan] = addresses(scene);
+    address(inside, "edge", &edge);
+    address(outside, "wan2", &wan);
+    elsewhere
+}
+
+#[test]
+fn an_interface_in_another_namespace_is_gone_until_it_is_back() {
+    let Some(scene) = Scene::build() else { return };
+    let _strangers = scene.strangers();
+    let gateway = start(&scene, "");
+    let inside = scene.lab.gateway.namespace().unwrap();
+    let elsewhere = Namespace::new("elsewhere").unwrap();
+    inside.ip(&["link", "set", "dev", "edge", "netns", elsewhere.name()]).unwrap();
+    wait_for_condition(&gateway, "gone");
+    assert!(attached(&gateway).abs() < f64::EPSILON);
+    assert_eq!(interface(&gateway, "edge")["attached"], false);
+    assert_eq!(interface(&gateway, "farm")["condition"], "attached");
+    elsewhere.ip(&["link", "set", "dev", "edge", "netns", inside.name()]).unwrap();
+    address(inside, "edge", &addresses(&scene)[0]);
+    wait_for_condition(&gateway, "attached");
+    wait::until(PATIENCE, "the listener to be reached", || scene.reaches(OPEN) == [true, true]).unwrap();
+    assert_eq!(scene.reaches(CLOSED), [false, false]);
+    assert!((attached(&gateway) - 1.0).abs() < f64::EPSILON);
+}
+
+#[test]
+fn an_interface_that_takes_name_and_number_of_one_that_was_moved_away_is_filtered() {
+    let Some(scene) = Scene::build() else { return };
+    let _strangers = scene.strangers();
+    let gateway = start(&scene, "");
+    let _elsewhere = take_the_place_of_edge(&scene);
+    wait_for_repair(&gateway, 1.0);
+    wait::until(PATIENCE, "the listener to be reached", || scene.reaches(OPEN) == [true, true]).unwrap();
+    assert_eq!(scene.reaches(CLOSED), [false, false]);
+    assert!((attached(&gateway) - 1.0).abs() < f64::EPSILON);
+    Talk::begin(&scene, &gateway, scene.edge()[0], scene.lab.farm.v4[0]).echo();
+}
+
+#[test]
+fn an_interface_with_the_number_of_one_that_was_moved_away_is_not_taken_for_it() {
+    let Some(scene) = Scene::build() else { return };
+    let gateway = start(&scene, "");
+    let inside = scene.lab.gateway.namespace().unwrap();
+    let _elsewhere = take_the_place_of_edge(&scene);
+    inside.ip(&["link", "set", "dev", "edge", "down"]).unwrap();
+    inside.ip(&["link", "set", "dev", "edge", "name", "other"]).unwrap();
+    // Unless the watch has looked in between; then it has filtered that one, which keeps its filter.
+    let known = || interface(&gateway, "edge")["condition"].as_str().unwrap().to_owned();
+    wait::until(PATIENCE, "the change to be seen", || known() != "attached").unwrap();
+    let expected = if repairs(&gateway) >= 1.0 { "renamed to other" } else { "gone" };
+    assert_eq!(known(), expected);
+}
+
 #[test]
 fn an_interface_that_goes_and_comes_back_is_filtered_again() {
     let Some(scene) = Scene::build() else { return };
@@ -141,9 +222,7 @@ fn an_interface_that_goes_and_comes_back_is_filtered_again() {
     netns::part((inside, "edge"), (outside, "wan")).unwrap();
     wait_for_condition(&gateway, "gone");
     assert!(attached(&gateway).abs() < f64::EPSILON);
-    let addresses = |ips: [IpAddr; 2]| ips.map(|ip| format!("{ip}/{}", if ip.is_ipv4() { 24 } else { 64 }));
-    let edge = addresses(scene.edge());
-    let wan = addresses([scene.lab.outside.v4[0], scene.lab.outside.v6[0]]);
+    let [edge, wan] = addresses(&scene);
     let end = |namespace, interface, addresses| End { namespace, interface, addresses };
     netns::join(end(inside, "edge", &edge), end(outside, "wan", &wan)).unwrap();
     wait_for_repair(&gateway, 1.0);

@@ -125,7 +125,7 @@ pub(in crate::xdp) fn enforce(
 
 /// Whether a link is on the interface already. The kernel says it by refusing a second one; asking needs no right
 /// that attaching does not need.
-fn is_taken(program: &mut Xdp, index: u32, mode: Mode) -> bool {
+pub(in crate::xdp) fn is_taken(program: &mut Xdp, index: u32, mode: Mode) -> bool {
     match program.attach_to_if_index(index, mode.flags()) {
         Ok(id) => {
             // A link that is dropped is detached.

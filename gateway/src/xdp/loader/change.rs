@@ -38,9 +38,25 @@ pub enum Hold {
     Elsewhere,
 }
 
-/// Other budgets hold at once. They are no policy: they are not confirmed, and not taken back.
-fn change_flood(active: &Active, state: &mut State, flood: &FloodConfig) -> Result<(), XdpError> {
-    if state.running.xdp.flood == *flood {
+impl State {
+    /// Another text with the policy that holds: confirmed where that is, or else tried.
+    fn note(&mut self, text: &str) -> Result<(), XdpError> {
+        match &mut self.pending {
+            Some(pending) if pending.tried != text => {
+                confirm::note(&self.state_dir, &self.confirmed, text)
+                    .map_err(|reason| XdpError::Note { path: self.state_dir.clone(), reason })?;
+                text.clone_into(&mut pending.tried);
+            }
+            Some(_) => {}
+            None => text.clone_into(&mut self.confirmed),
+        }
+        Ok(())
+    }
+}
+
+/// Other budgets hold at once. By themselves they need no confirmation; with a policy that is taken back they go.
+fn change_flood(active: &Active, running: &mut Running, flood: &FloodConfig) -> Result<(), XdpError> {
+    if running.xdp.flood == *flood {
         return Ok(());
     }
     let mut maps = lock(&active.maps);
@@ -48,12 +64,21 @@ fn change_flood(active: &Active, state: &mut State, flood: &FloodConfig) -> Resu
     let mut defence = lock(&active.defence);
     defence.change(flood);
     maps.set_cookies(defence.cookies())?;
-    state.running.xdp.flood = flood.clone();
-    if let Some(pending) = &mut state.pending {
-        pending.before.xdp.flood = flood.clone();
-    }
+    running.xdp.flood = flood.clone();
     tracing::info!("the budgets of [xdp.flood] have changed");
     Ok(())
+}
+
+/// What was before a change that waits is in force again. Whether there was one.
+fn take_back(active: &Active, state: &mut State) -> Result<bool, XdpError> {
+    let Some(pending) = &state.pending else { return Ok(false) };
+    let flood = pending.before.xdp.flood.clone();
+    change_flood(active, &mut state.running, &flood)?;
+    lock(&active.maps).take_back()?;
+    if let Some(pending) = state.pending.take() {
+        state.running = pending.before;
+    }
+    Ok(true)
 }
 
 impl Kernel {
@@ -92,17 +117,16 @@ impl Kernel {
         let policy = Policy::new(config, xdp).map_err(XdpError::Rules)?;
         let rows = rule_rows(config, xdp);
         let mut state = lock(&active.policy);
-        change_flood(active, &mut state, &xdp.flood)?;
         if state.holds(xdp, &rows) {
+            change_flood(active, &mut state.running, &xdp.flood)?;
+            state.note(text)?;
             return Ok(false);
         }
-        if let Some(pending) = state.pending.take() {
-            lock(&active.maps).take_back()?;
-            state.running = pending.before;
-            if state.holds(xdp, &rows) {
-                confirm::forget(&state.state_dir);
-                return Ok(true);
-            }
+        if take_back(active, &mut state)? && state.holds(xdp, &rows) {
+            change_flood(active, &mut state.running, &xdp.flood)?;
+            state.note(text)?;
+            confirm::forget(&state.state_dir);
+            return Ok(true);
         }
         if policy.has_egress {
             outgoing::attach(&mut lock(&active.ebpf), xdp)?;
@@ -114,10 +138,9 @@ impl Kernel {
                 .map_err(|reason| XdpError::Note { path: state.state_dir.clone(), reason })?;
         }
         lock(&active.maps).apply(&policy)?;
-        let before = std::mem::replace(
-            &mut state.running,
-            Running { xdp: xdp.clone(), rows, entries: policy.entries.rules.len() },
-        );
+        let before = state.running.clone();
+        change_flood(active, &mut state.running, &xdp.flood)?;
+        state.running = Running { xdp: xdp.clone(), rows, entries: policy.entries.rules.len() };
         let tried = text.to_owned();
         if waits {
             state.pending = Some(Pending { ends: Instant::now() + xdp.confirm, before, tried });
@@ -148,10 +171,7 @@ impl Kernel {
         if state.pending.as_ref().is_none_or(|pending| pending.ends > Instant::now()) {
             return Ok(None);
         }
-        lock(&active.maps).take_back()?;
-        if let Some(pending) = state.pending.take() {
-            state.running = pending.before;
-        }
+        take_back(active, &mut state)?;
         Ok(Some(state.running.xdp.clone()))
     }
 }
