@@ -98,8 +98,10 @@ impl From<&rustls::Error> for ServerTlsFailure {
         match error {
             rustls::Error::InvalidCertificate(bad) => match bad {
                 Bad::NotValidForName | Bad::NotValidForNameContext { .. } => Self::NameMismatch,
-                Bad::Expired | Bad::ExpiredContext { .. } => Self::NotValidNow,
-                Bad::NotValidYet | Bad::NotValidYetContext { .. } => Self::NotValidNow,
+                Bad::Expired
+                | Bad::ExpiredContext { .. }
+                | Bad::NotValidYet
+                | Bad::NotValidYetContext { .. } => Self::NotValidNow,
                 // What the holder of a pin says.
                 Bad::ApplicationVerificationFailure => Self::PinMismatch,
                 _ => Self::Untrusted,

@@ -95,8 +95,10 @@ fn openssl_talks_in_every_suite() {
     }
     for layer in ["own", "rustls"] {
         for flags in [
+            ["-tls1_3", "-ciphersuites", "TLS_AES_128_GCM_SHA256"],
             ["-tls1_3", "-ciphersuites", "TLS_AES_256_GCM_SHA384"],
             ["-tls1_3", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256"],
+            ["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"],
             ["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-GCM-SHA384"],
             ["-tls1_2", "-cipher", "ECDHE-ECDSA-CHACHA20-POLY1305"],
         ] {
