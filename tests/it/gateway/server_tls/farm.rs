@@ -120,13 +120,17 @@ impl OpenSsl {
     }
 
     pub(super) fn hear(&self, what: &str) {
+        self.hear_all(&[what]);
+    }
+
+    /// In any order: the program shows bytes of the session past the buffer that its own words wait in.
+    pub(super) fn hear_all(&self, what: &[&str]) {
+        let mut missing = what.to_vec();
         let mut heard = Vec::new();
-        loop {
+        while !missing.is_empty() {
             let line = self.lines.recv_timeout(PATIENCE);
-            let line = line.unwrap_or_else(|_| panic!("{what:?} was not said, but {heard:?}"));
-            if line.contains(what) {
-                return;
-            }
+            let line = line.unwrap_or_else(|_| panic!("{missing:?} was not said, but {heard:?}"));
+            missing.retain(|what| !line.contains(what));
             heard.push(line);
         }
     }
