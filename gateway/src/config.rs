@@ -20,6 +20,7 @@ mod rate;
 mod reader;
 mod resolve;
 pub mod schema;
+mod server_tls;
 mod suggest;
 
 use std::fmt;
@@ -50,6 +51,7 @@ pub use error::{ConfigError, Problem};
 pub use finding::{Finding, Severity};
 pub use forward::{Check, CheckTls, CheckTrust, DataPath, ForwardConfig, HealthConfig, ServerConfig};
 pub(crate) use interfaces::{interface_of, networks_of, own_addresses, own_networks};
+pub use server_tls::{ServerTlsConfig, ServerTrust};
 pub(crate) use suggest::nearest;
 
 /// Where the configuration is read from unless a path is given.
@@ -214,6 +216,8 @@ pub struct ListenerConfig {
     pub users: Option<String>,
     /// Of an `ssl-relay`.
     pub target: Option<HostPort>,
+    /// TLS towards the servers; plain TCP where absent.
+    pub server_tls: Option<ServerTlsConfig>,
     /// Of a `forward` listener, and only there.
     pub forward: Option<ForwardConfig>,
     /// Source prefixes of clients.

@@ -9,6 +9,7 @@ mod accept;
 mod conn;
 mod dial;
 pub mod gate;
+mod server_tls;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +28,7 @@ use crate::control_plane::Ask;
 use crate::forward::Balancer;
 use crate::metrics;
 use crate::relay::{Context, Worker};
+use crate::tls::client::ServerTls;
 use crate::xdp::steering::Cores;
 use gate::Gate;
 
@@ -35,6 +37,8 @@ use gate::Gate;
 pub struct Service {
     pub profile: Arc<Profile>,
     pub tls: Option<Arc<ServerConfig>>,
+    /// TLS towards the servers.
+    pub server_tls: Option<ServerTls>,
     pub stas: Arc<[String]>,
     pub users: Option<String>,
     pub allow_from: Vec<IpNet>,

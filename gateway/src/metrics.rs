@@ -7,6 +7,7 @@ pub mod http;
 pub mod names;
 mod process;
 mod record;
+mod server_tls;
 mod text;
 pub mod xdp;
 
@@ -24,6 +25,7 @@ pub use record::{
     forward_check_failed, forward_redialed, offence, refused, sta_request, ticket_issued, ticket_redeemed,
 };
 use record::{Ledger, Totals};
+pub use server_tls::ServerTlsFailure;
 
 use crate::ctl::protocol::{ForwardServer, ForwardStatus, KernelTotals};
 use crate::sync::lock;

@@ -32,6 +32,7 @@ use portcullis_uring::Waker;
 
 use crate::front::gate::ConnectionPass;
 use crate::sync::lock;
+use crate::tls::stream::Parts;
 use crate::xdp::{FlowPair, Flows, Half};
 use crate::{log, metrics};
 
@@ -44,6 +45,8 @@ pub use worker::spawn;
 pub enum Server {
     /// A server of the farm.
     Tcp(TcpStream),
+    /// The same inside TLS.
+    Tls(Parts),
     /// The control plane of this daemon.
     Web(UnixStream),
 }

@@ -1,4 +1,4 @@
-//! TLS at the edge: certificates, what servers are configured with, and handshakes. Records after the handshake are
+//! TLS at the edge and towards servers: certificates, what both are configured with, and handshakes. Records after the handshake are
 //! the relay's (`relay::record`).
 
 mod inspect;
@@ -6,6 +6,7 @@ mod pem;
 mod sni;
 
 pub mod certs;
+pub mod client;
 pub mod connection;
 pub mod stream;
 pub(crate) mod verify;

@@ -31,6 +31,7 @@ mod gateway {
     mod records;
     mod relay;
     mod reload;
+    mod server_tls;
     mod shell;
     mod socks;
     mod tickets;

@@ -20,8 +20,9 @@ pub enum Command {
     Resolve { name: HostName },
     /// Enter the session in the table; `handle_admitted`.
     Admit { info: SessionInfo },
-    /// Connect to the first of the permitted addresses that answers; `handle_dialed`.
-    Dial { permit: Permit },
+    /// Connect to the first of the permitted addresses that answers, and shake hands where the listener speaks TLS to
+    /// servers; `handle_dialed`. `name`: what the ticket or the request calls the server, if that is no address.
+    Dial { permit: Permit, name: Option<HostName> },
     /// Send these bytes to the client.
     Reply { bytes: Vec<u8> },
     /// From now on bytes pass between client and server; the tunnel's work is done.

@@ -46,6 +46,10 @@ pub enum Deny {
     ServerUnreachable,
     #[error("the server did not answer in time")]
     ServerTimeout,
+    #[error("the server could not prove who it is")]
+    ServerUntrusted,
+    #[error("the TLS handshake with the server failed")]
+    ServerTls,
     #[error("the source address is not allowed here")]
     SourceForbidden,
     #[error("the source address is banned")]
@@ -71,7 +75,7 @@ pub enum Deny {
 }
 
 impl Deny {
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::UnknownProtocol,
         Self::Malformed,
         Self::SlowRequest,
@@ -91,6 +95,8 @@ impl Deny {
         Self::ServerRefused,
         Self::ServerUnreachable,
         Self::ServerTimeout,
+        Self::ServerUntrusted,
+        Self::ServerTls,
         Self::SourceForbidden,
         Self::Banned,
         Self::TooManyConnections,
@@ -127,6 +133,8 @@ impl Deny {
             Self::ServerRefused => "server_refused",
             Self::ServerUnreachable => "server_unreachable",
             Self::ServerTimeout => "server_timeout",
+            Self::ServerUntrusted => "server_untrusted",
+            Self::ServerTls => "server_tls",
             Self::SourceForbidden => "source_forbidden",
             Self::Banned => "banned",
             Self::TooManyConnections => "too_many_connections",
@@ -165,6 +173,8 @@ impl Deny {
             | Self::RequestTooLong
             | Self::UnsupportedVersion
             | Self::AuthorityDown
+            | Self::ServerUntrusted
+            | Self::ServerTls
             | Self::TooManyConnections
             | Self::TooManyConnectionsFromSource
             | Self::TooManyHandshakes
@@ -194,7 +204,11 @@ impl Deny {
             Self::UnsupportedVersion => (426, "Upgrade Required"),
             Self::SlowRequest => (408, "Request Timeout"),
             Self::RequestTooLong => (431, "Request Header Fields Too Large"),
-            Self::NameUnknown | Self::ServerRefused | Self::ServerUnreachable => (502, "Bad Gateway"),
+            Self::NameUnknown
+            | Self::ServerRefused
+            | Self::ServerUnreachable
+            | Self::ServerUntrusted
+            | Self::ServerTls => (502, "Bad Gateway"),
             Self::ServerTimeout => (504, "Gateway Timeout"),
             Self::AuthorityDown
             | Self::TooManyConnections

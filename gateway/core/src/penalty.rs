@@ -78,6 +78,8 @@ impl Offence {
             | Deny::ServerRefused
             | Deny::ServerUnreachable
             | Deny::ServerTimeout
+            | Deny::ServerUntrusted
+            | Deny::ServerTls
             | Deny::SourceForbidden
             | Deny::Banned
             | Deny::TooManyConnections

@@ -82,11 +82,17 @@ pub enum EndReason {
     ServerReset,
     /// The client broke TLS or WebSocket framing.
     ClientViolation,
+    /// The server broke TLS, or gave it up with an alert.
+    ServerViolation,
     Idle,
     Killed,
     Drained,
     /// The server could not be reached or the gateway refused after admission.
     NotEstablished,
+    /// Whoever answered could not prove to be the server.
+    ServerUntrusted,
+    /// The TLS handshake with the server failed for another reason.
+    ServerTls,
 }
 
 impl EndReason {
@@ -98,10 +104,13 @@ impl EndReason {
             Self::ClientReset => "client_reset",
             Self::ServerReset => "server_reset",
             Self::ClientViolation => "client_violation",
+            Self::ServerViolation => "server_violation",
             Self::Idle => "idle",
             Self::Killed => "killed",
             Self::Drained => "drained",
             Self::NotEstablished => "not_established",
+            Self::ServerUntrusted => "server_untrusted",
+            Self::ServerTls => "server_tls",
         }
     }
 }

@@ -42,6 +42,10 @@ pub enum DialError {
     Timeout,
     /// This machine has no descriptor or port left.
     Exhausted,
+    /// Whoever answered could not prove to be the server.
+    Untrusted,
+    /// The server and the gateway did not come to terms about TLS.
+    Tls,
 }
 
 /// Why a name gave no address.

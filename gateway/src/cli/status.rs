@@ -24,6 +24,7 @@ pub(super) fn run(context: &Context) -> Outcome {
         .column("KIND")
         .wide("ADDRESSES")
         .column("TLS")
+        .column("SERVER TLS")
         .number("CONNECTIONS")
         .number("SESSIONS");
     for listener in &status.listeners {
@@ -37,10 +38,12 @@ pub(super) fn run(context: &Context) -> Outcome {
                 .map_or_else(|| listener.kind.clone(), |path| format!("{} ({path})", listener.kind)),
             listener.listen.join(" "),
             tls.into(),
+            listener.server_tls.clone().unwrap_or_else(|| "no".into()),
             connections,
             sessions,
         ];
-        listeners.row(cells, &[]);
+        let is_blind = listener.server_tls.as_deref() == Some("unverified");
+        listeners.row(cells, if is_blind { &[(4, Paint::Bad)] } else { &[] });
     }
     let (width, colour) = (output.width(), output.colour);
     output.text(&format!("{}\n{}", facts.render(width, colour), listeners.render(width, colour)))?;

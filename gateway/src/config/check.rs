@@ -13,7 +13,7 @@ use portcullis_core::limits::Limits;
 use portcullis_core::policy::Destination;
 use portcullis_core::profile::Kind;
 
-use super::{Config, Finding, ListenerConfig, Severity, StaConfig, StaTls, XdpConfig};
+use super::{Config, Finding, ListenerConfig, ServerTrust, Severity, StaConfig, StaTls, XdpConfig};
 use crate::authn::local::UserDb;
 use crate::tls::certs::{certified_server_config, inspect, roots};
 use crate::xdp::{self, policy::Policy};
@@ -110,8 +110,9 @@ fn users(config: &Config, findings: &mut Vec<Finding>) {
 fn unused(config: &Config, findings: &mut Vec<Finding>) {
     let listeners = || config.listeners.iter();
     let server = config.sta_server.as_ref().and_then(|server| server.certificate.as_ref());
+    let shown = listeners().filter_map(|listener| listener.server_tls.as_ref()?.certificate.as_ref());
     let certificates: HashSet<&String> =
-        listeners().flat_map(|listener| &listener.certificates).chain(server).collect();
+        listeners().flat_map(|listener| &listener.certificates).chain(server).chain(shown).collect();
     let stas: HashSet<&String> = listeners().flat_map(|listener| &listener.stas).collect();
     let users: HashSet<&String> = listeners().filter_map(|listener| listener.users.as_ref()).collect();
     let mut add = |table: &str, name: &String| {
@@ -177,6 +178,20 @@ fn check_listener(listener: &ListenerConfig, findings: &mut Vec<Finding>) {
             "sessions may lead to services on this machine's loopback addresses",
             "leave out `permit_loopback` except for trials",
         );
+    }
+    match listener.server_tls.as_ref().map(|tls| &tls.trust) {
+        Some(ServerTrust::Anyone) => add(
+            Severity::Warning,
+            "nobody checks who answers as the server: whoever gets in between reads and changes its sessions",
+            "set `ca` or `pin_sha256` in [listener.server_tls] instead of `verify` = false",
+        ),
+        Some(ServerTrust::Ca(path)) => {
+            if let Err(error) = roots(path) {
+                let remedy = "put the certificate of the authority that signed the servers' certificates there, as PEM";
+                add(Severity::Error, &error.to_string(), remedy);
+            }
+        }
+        Some(ServerTrust::PublicRoots | ServerTrust::Pin(_)) | None => {}
     }
     if listener.listen.iter().any(|address| address.port() == 0) {
         add(Severity::Info, "port 0 is any free port, another one at each start", "give a port");

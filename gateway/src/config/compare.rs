@@ -148,6 +148,7 @@ fn listener(plan: &mut ReloadPlan, old: &ListenerConfig, new: &ListenerConfig) {
     plan.live(old.stas != new.stas, &of("stas"));
     plan.live(old.users != new.users, &of("users"));
     plan.live(old.target != new.target, &of("target"));
+    plan.live(old.server_tls != new.server_tls, &of("server_tls"));
     forward(plan, &old.name, old.forward.as_ref(), new.forward.as_ref());
     plan.live(old.allow_from != new.allow_from, &of("allow_from"));
     let (before, after) = (&old.policy, &new.policy);

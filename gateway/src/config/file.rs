@@ -156,6 +156,7 @@ tables! {
         stas: Vec<Located<String>>,
         users: String,
         target: String,
+        server_tls: ServerTls,
         allow_from: Vec<Located<String>>,
         permit_loopback: bool,
         permit_own_addresses: bool,
@@ -170,6 +171,14 @@ tables! {
     Allow "listener.allow" {
         to: Vec<Located<String>>,
         ports: Vec<Located<Ports>>,
+    }
+    ServerTls "listener.server_tls" {
+        ca: String,
+        pin_sha256: String,
+        verify: bool,
+        server_name: String,
+        min_tls: String,
+        certificate: String,
     }
     ForwardServer "listener.server" {
         name: String,
@@ -385,6 +394,7 @@ mod tests {
     fn the_example_has_every_key_that_is_read_and_no_other() {
         let below = [
             ("listener", "allow"),
+            ("listener", "server_tls"),
             ("listener", "server"),
             ("listener", "health"),
             ("xdp", "flood"),

@@ -13,8 +13,8 @@ use super::duration::format;
 use super::rate;
 use super::{
     BansConfig, Check, CheckTrust, Config, ForwardConfig, HealthConfig, ListenerConfig, LogFormat,
-    SecurityKey, ServerConfig, StaConfig, StaServerConfig, StaTls, XdpConfig, XdpEgress, XdpInterface,
-    XdpRule,
+    SecurityKey, ServerConfig, ServerTlsConfig, ServerTrust, StaConfig, StaServerConfig, StaTls, XdpConfig,
+    XdpEgress, XdpInterface, XdpRule,
 };
 use crate::xdp::presets::Preset;
 use crate::xdp::protocols;
@@ -118,12 +118,29 @@ fn listener(listener: &ListenerConfig) -> Value {
         "stas": listener.stas,
         "users": listener.users,
         "target": listener.target.as_ref().map(ToString::to_string),
+        "server_tls": listener.server_tls.as_ref().map(server_tls),
         "forward": listener.forward.as_ref().map(forward),
         "allow_from": prefixes(&listener.allow_from),
         "permit_loopback": policy.permits_loopback(),
         "permit_own_addresses": policy.permits_own_addresses(),
         "own_addresses": policy.own_addresses(),
         "allow": policy.rules().iter().map(rule).collect::<Value>(),
+    })
+}
+
+fn server_tls(tls: &ServerTlsConfig) -> Value {
+    let (ca, pin) = match &tls.trust {
+        ServerTrust::PublicRoots | ServerTrust::Anyone => (None, None),
+        ServerTrust::Ca(path) => (Some(path), None),
+        ServerTrust::Pin(pin) => (None, Some(digits(pin))),
+    };
+    json!({
+        "ca": ca,
+        "pin_sha256": pin,
+        "verify": tls.trust != ServerTrust::Anyone,
+        "server_name": tls.server_name,
+        "min_tls": tls.min_tls.as_str(),
+        "certificate": tls.certificate,
     })
 }
 

@@ -12,6 +12,7 @@ mod forward;
 mod limits;
 mod listener;
 mod secrets;
+mod server_tls;
 mod sta;
 mod tables;
 mod values;

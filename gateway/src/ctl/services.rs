@@ -217,6 +217,7 @@ impl Services {
             kind: settings.kind.to_string(),
             listen: settings.listen.iter().map(ToString::to_string).collect(),
             tls: settings.uses_tls(),
+            server_tls: settings.server_tls.as_ref().map(|tls| tls.trust.as_str().to_owned()),
             path: self.balancers.path(&settings.name).map(|path| path.as_str().to_owned()),
             connections: self.metrics.connections_of(&settings.name),
             sessions: sessions.iter().filter(|session| session.info.listener == settings.name).count(),

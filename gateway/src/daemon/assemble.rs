@@ -24,6 +24,7 @@ use crate::metrics;
 use crate::sta::authority::Authority;
 use crate::sta::pool::Pool;
 use crate::tls::certs;
+use crate::tls::client::ServerTls;
 use crate::xdp::steering::Cores;
 
 pub(super) type Users = HashMap<String, UserDb>;
@@ -83,6 +84,11 @@ pub(super) fn service(
     } else {
         None
     };
+    let server_tls = listener.server_tls.as_ref().map(|settings| {
+        let records = config.server.record_layer;
+        let tls = ServerTls::new(settings, &listener.name, &config.certificates, records);
+        tls.with_context(|| format!("listener `{}`: server_tls", listener.name))
+    });
     let mut limits = config.limits.clone();
     let mut source = Vec::new();
     if let Some(forward) = &listener.forward {
@@ -101,6 +107,7 @@ pub(super) fn service(
     Ok(Service {
         profile: Arc::new(profile),
         tls,
+        server_tls: server_tls.transpose()?,
         stas: listener.stas.clone().into(),
         users: listener.users.clone(),
         allow_from: listener.allow_from.clone(),

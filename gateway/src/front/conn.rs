@@ -10,13 +10,16 @@ use portcullis_core::answer::{TicketAnswer, Unavailable};
 use portcullis_core::command::{Command, Framing, Relay as Beginning};
 use portcullis_core::deny::Deny;
 use portcullis_core::limits::REFUSAL_LINGER;
+use portcullis_core::policy::Permit;
 use portcullis_core::session::EndReason;
-use portcullis_core::tunnel::{ResolveError, Tunnel};
+use portcullis_core::tunnel::{DialError, ResolveError, Tunnel};
+use portcullis_proto::host_port::HostName;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{timeout, timeout_at};
 
 use super::gate::ConnectionPass;
+use super::server_tls::{self, Dialed};
 use super::{Front, Listener, Service, dial};
 use crate::control_plane::Ask;
 use crate::metrics::{HandshakeFailure, Stage};
@@ -118,7 +121,7 @@ struct Conn<'a> {
     /// When the wait for a complete request began.
     began: Instant,
     session: Option<Enrolled>,
-    dialed: Option<TcpStream>,
+    dialed: Option<Dialed>,
     /// The processor that gets the session's packets, where they are steered.
     owner: Option<u16>,
 }
@@ -210,24 +213,41 @@ impl Conn<'_> {
                 let answer = enrolled.map(|session| self.session = Some(session));
                 self.tunnel.handle_admitted(answer);
             }
-            Command::Dial { permit } => {
-                let began = Instant::now();
-                let deadline = self.tunnel.poll_timeout().unwrap_or(began);
-                let (session, owner) = (&mut self.session, self.owner);
-                let begun = |server, local| {
-                    if let Some(session) = session {
-                        session.admit(Half::Farm, server, local, owner);
-                    }
-                };
-                let result = dial::dial(&permit, &self.service.source, deadline.into(), begun).await;
-                self.listener.metrics.stage(Stage::Dial, began.elapsed());
-                let result = result.map(|(socket, server)| {
-                    self.note_server(server, permit.addresses().first());
-                    self.dialed = Some(socket);
-                });
+            Command::Dial { permit, name } => {
+                let result = self.dial(&permit, name.as_ref()).await;
                 self.tunnel.handle_dialed(result);
             }
             Command::Reply { .. } | Command::Relay(_) | Command::HandToWeb { .. } | Command::Close { .. } => {
+            }
+        }
+    }
+
+    async fn dial(&mut self, permit: &Permit, name: Option<&HostName>) -> Result<(), DialError> {
+        let began = Instant::now();
+        let deadline = self.tunnel.poll_timeout().unwrap_or(began).into();
+        let (session, owner) = (&mut self.session, self.owner);
+        let begun = |server, local| {
+            if let Some(session) = session {
+                session.admit(Half::Farm, server, local, owner);
+            }
+        };
+        let result = dial::dial(permit, &self.service.source, deadline, begun).await;
+        let metrics = &self.listener.metrics;
+        metrics.stage(Stage::Dial, began.elapsed());
+        let (socket, server) = result?;
+        let tls = self.service.server_tls.as_ref();
+        match server_tls::begin(tls, socket, (server, name), deadline, metrics).await {
+            Ok(dialed) => {
+                self.note_server(server, permit.addresses().first());
+                self.dialed = Some(dialed);
+                Ok(())
+            }
+            Err(failure) => {
+                let (reason, error) = failure.meaning();
+                if let Some(session) = &mut self.session {
+                    session.set_reason(reason);
+                }
+                Err(error)
             }
         }
     }
@@ -263,11 +283,7 @@ impl Conn<'_> {
 
     fn hand_over(mut self, index: usize, beginning: Beginning, pass: ConnectionPass) {
         let Some(server) = self.dialed.take() else { return };
-        let server = server.into_std().and_then(|socket| {
-            socket.set_nonblocking(false)?;
-            Ok(Server::Tcp(socket))
-        });
-        if let (Ok(server), Some(session)) = (server, self.session.as_mut()) {
+        if let (Ok(server), Some(session)) = (server.into_server(), self.session.as_mut()) {
             session.establish();
             tracing::debug!(listener = %self.listener.name, session = %session.id(), "session established");
             self.pass_on(index, server, beginning, pass);

@@ -78,6 +78,16 @@ pub const TLS_HANDSHAKE_FAILURES: Family = counter(
     &["listener", "reason"],
     "TLS handshakes that failed.",
 );
+pub const SERVER_TLS_HANDSHAKES: Family = counter(
+    "portcullis_server_tls_handshakes_total",
+    &["listener", "version", "resumed"],
+    "TLS handshakes with servers that succeeded.",
+);
+pub const SERVER_TLS_HANDSHAKE_FAILURES: Family = counter(
+    "portcullis_server_tls_handshake_failures_total",
+    &["listener", "reason"],
+    "TLS handshakes with servers that failed.",
+);
 pub const SETUP_STAGE_SECONDS: Family = histogram(
     "portcullis_setup_stage_duration_seconds",
     &["stage"],
@@ -249,7 +259,7 @@ pub const XDP_REPAIRS: Family = counter(
 );
 
 /// All of them, by name.
-pub const ALL: [Family; 54] = [
+pub const ALL: [Family; 56] = [
     BANS,
     BANS_MADE,
     BUILD_INFO,
@@ -277,6 +287,8 @@ pub const ALL: [Family; 54] = [
     RELAY_ENGINE,
     RELAY_ENTERS,
     RELAY_WORKERS,
+    SERVER_TLS_HANDSHAKE_FAILURES,
+    SERVER_TLS_HANDSHAKES,
     SESSION_BYTES,
     SESSIONS_ACTIVE,
     SESSIONS,

@@ -12,6 +12,7 @@ use portcullis_core::penalty::Offence;
 use portcullis_core::session::Record;
 
 use super::names;
+use super::server_tls::{self, ServerTlsFailure};
 
 /// The stages of setting a session up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,11 +29,20 @@ pub enum Stage {
     Resolve,
     /// Connecting to the server.
     Dial,
+    /// Shaking hands with it.
+    ServerTls,
 }
 
 impl Stage {
-    pub const ALL: [Self; 6] =
-        [Self::Handshake, Self::FirstBytes, Self::Redeem, Self::Verify, Self::Resolve, Self::Dial];
+    pub const ALL: [Self; 7] = [
+        Self::Handshake,
+        Self::FirstBytes,
+        Self::Redeem,
+        Self::Verify,
+        Self::Resolve,
+        Self::Dial,
+        Self::ServerTls,
+    ];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -43,6 +53,7 @@ impl Stage {
             Self::Verify => "verify",
             Self::Resolve => "resolve",
             Self::Dial => "dial",
+            Self::ServerTls => "server_tls",
         }
     }
 }
@@ -158,6 +169,7 @@ pub struct Listener {
     handshakes: [[Counter; 2]; 2],
     /// By [`HandshakeFailure::ALL`].
     handshake_failures: Arc<[Counter]>,
+    server_handshakes: Arc<server_tls::Handshakes>,
 }
 
 impl std::fmt::Debug for Listener {
@@ -186,7 +198,13 @@ impl Listener {
                 .into_iter()
                 .map(|failure| by_reason(names::TLS_HANDSHAKE_FAILURES, failure.label()))
                 .collect(),
+            server_handshakes: Arc::new(server_tls::Handshakes::new(name)),
         }
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Counts an accepted connection; it is open until the guard is dropped.
@@ -216,6 +234,14 @@ impl Listener {
         if let Some(counter) = index.and_then(|index| self.handshake_failures.get(index)) {
             counter.increment(1);
         }
+    }
+
+    pub fn server_handshake_succeeded(&self, version: rustls::ProtocolVersion, resumed: bool) {
+        self.server_handshakes.succeeded(version, resumed);
+    }
+
+    pub fn server_handshake_failed(&self, failure: ServerTlsFailure) {
+        self.server_handshakes.failed(failure);
     }
 
     pub fn refused(&self, deny: Deny) {

@@ -1,4 +1,4 @@
-//! What the client's bytes are wrapped in: nothing, or TLS.
+//! What the bytes of one side are wrapped in: nothing, or TLS.
 //!
 //! Bytes are opened and sealed in the chunk that they came in, so that the same chunk goes on. Where that is not
 //! possible (rustls keeps the records, or there is no room) they are copied.
@@ -12,7 +12,7 @@ use rustls::AlertDescription;
 use super::record::{Alert, CONTENT_MAX_BYTES, Opened, Records, SealError};
 use crate::tls::connection::Connection;
 
-/// The client broke TLS, or it cannot be spoken any longer. What there is to be said of it waits in the codec.
+/// The peer broke TLS, or it cannot be spoken any longer. What there is to be said of it waits in the codec.
 #[derive(Debug)]
 pub(super) struct Broken;
 
@@ -52,7 +52,7 @@ impl Codec {
         matches!(self, Self::Plain)
     }
 
-    /// Takes TLS off the chunk's bytes. `true`: the client sends no more.
+    /// Takes TLS off the chunk's bytes. `true`: the peer sends no more.
     pub(super) fn open(&mut self, chunk: &mut Chunk, scratch: &mut Vec<u8>) -> Result<bool, Broken> {
         match self {
             Self::Plain => Ok(false),

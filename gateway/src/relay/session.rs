@@ -3,6 +3,7 @@
 //! Events only note what happened and queue bytes; once a turn, [`Session::go_on`] sends, receives and ends. So
 //! everything that one turn brings for one side goes out together.
 
+mod server;
 mod spliced;
 
 use std::net::Shutdown;
@@ -18,6 +19,7 @@ use super::codec::Codec;
 use super::direction::{Direction, Receiving, Sink, Source};
 use super::framing::Framing;
 use super::worker::Shared;
+use server::ServerTls;
 
 /// How long a session may be silent once one side is done.
 const HALF_CLOSED_IDLE: Duration = Duration::from_mins(5);
@@ -72,6 +74,7 @@ pub(super) struct Session {
     pub(super) client: Socket,
     pub(super) server: Socket,
     codec: Codec,
+    server_tls: Option<Box<ServerTls>>,
     framing: Option<Box<Framing>>,
     /// Client to server.
     up: Direction,
@@ -98,6 +101,9 @@ pub(super) struct Parts {
     pub(super) client: Socket,
     pub(super) server: Socket,
     pub(super) codec: Codec,
+    pub(super) server_codec: Codec,
+    /// What the server has said already.
+    pub(super) unread: Vec<u8>,
     pub(super) counters: Arc<Counters>,
     pub(super) idle_timeout: Duration,
     /// Both ends are TCP.
@@ -107,7 +113,8 @@ pub(super) struct Parts {
 impl Session {
     /// Begins with the bytes that came before the session did.
     pub(super) fn new(parts: Parts, beginning: Beginning, shared: &mut Shared) -> Self {
-        let Parts { key, client, server, codec, counters, idle_timeout, is_tcp } = parts;
+        let Parts { key, client, server, codec, server_codec, unread, counters, idle_timeout, is_tcp } =
+            parts;
         let Beginning { framing, forward, undecoded } = beginning;
         let framing = match framing {
             ClientFraming::Direct => None,
@@ -117,8 +124,9 @@ impl Session {
             key,
             client,
             server,
-            may_splice: is_tcp && codec.is_plain() && framing.is_none(),
+            may_splice: is_tcp && codec.is_plain() && server_codec.is_plain() && framing.is_none(),
             codec,
+            server_tls: ServerTls::new(server_codec),
             framing,
             up: Direction::new(),
             down: Direction::new(),
@@ -131,9 +139,9 @@ impl Session {
             is_due_sooner: false,
             armed: 0,
         };
-        let count = forward.len();
-        session.up.push(Chunk::from_vec(forward), count);
+        session.push_up(Chunk::from_vec(forward), shared);
         session.begin(undecoded, shared);
+        session.begin_server(unread, shared);
         session
     }
 
@@ -153,7 +161,10 @@ impl Session {
     pub(super) fn handle(&mut self, op: Op, event: Event, shared: &mut Shared) {
         match (op, event) {
             (Op::Receive(side), Event::Received { chunk, .. }) => self.received(side, chunk, shared),
-            (Op::Receive(side), Event::End { .. }) => self.source_ended(side, Source::Ended),
+            (Op::Receive(Side::Client), Event::End { .. }) => self.source_ended(Side::Client, Source::Ended),
+            (Op::Receive(Side::Server), Event::End { .. }) => {
+                self.source_ended(Side::Server, self.server_end());
+            }
             (Op::Receive(side), Event::Stopped { why, .. }) => self.stopped(side, why, shared),
             (Op::Send(side), Event::Sent { result, .. }) => self.sent(side, result.is_ok(), shared.now),
             (Op::Splice(to), Event::Ready { .. }) => {
@@ -176,7 +187,7 @@ impl Session {
             }
             Side::Server if self.down.source == Source::Open && self.down.sink == Sink::Open => {
                 self.last_activity = shared.now;
-                self.wrap(chunk, shared);
+                self.take_from_server(chunk, shared);
             }
             // Nobody is to get it.
             Side::Client | Side::Server => {}
@@ -191,8 +202,7 @@ impl Session {
                 Err(_) => return self.violated(shared),
             }
         }
-        let count = chunk.len();
-        self.up.push(relieved(chunk, Class::Client, shared), count);
+        self.push_up(chunk, shared);
         if ended {
             self.up.source = Source::Ended;
         }
@@ -208,7 +218,7 @@ impl Session {
                 if let Some(before) = before {
                     self.down.push(before, 0);
                 }
-                self.down.push(relieved(chunk, Class::Server, shared), count);
+                self.down.push(relieved(chunk, self.server_class(), shared), count);
             }
             Err(_) => self.abort(EndReason::ClientViolation),
         }
@@ -315,17 +325,22 @@ impl Session {
             return;
         }
         self.consider_splicing(shared);
+        let class = self.server_class();
         let engine = &mut shared.engine;
         self.up.regulate(engine, self.client, Class::Client, Op::Receive(Side::Client).token(self.key));
-        self.down.regulate(engine, self.server, Class::Server, Op::Receive(Side::Server).token(self.key));
+        self.down.regulate(engine, self.server, class, Op::Receive(Side::Server).token(self.key));
     }
 
     fn go_on_up(&mut self, shared: &mut Shared) {
         if self.up.sink != Sink::Open || self.up.is_sending() {
             return;
         }
+        self.say_to_server();
         self.up.send(&mut shared.engine, self.server, Op::Send(Side::Server).token(self.key));
         if !self.up.is_drained() || !self.splice_to(Side::Server, shared) {
+            return;
+        }
+        if self.up.source == Source::Ended && self.is_telling_server(shared) {
             return;
         }
         match self.up.source {
@@ -357,6 +372,7 @@ impl Session {
         }
         match (self.down.sink, self.down.source) {
             (Sink::Open, Source::Open) => {}
+            (Sink::Open, Source::Failed(_)) if self.is_alerting_server() => {}
             (Sink::Open, Source::Failed(reason)) => self.abort(reason),
             (Sink::Open, Source::Ended) => self.finish(shared),
             (Sink::Closing | Sink::Closed, _) => self.finished(shared),
@@ -409,7 +425,7 @@ impl Session {
     /// One side is done: tells the server, and lets the other direction finish in a shorter while.
     fn part(&mut self, reason: EndReason, how: Shutdown, shared: &mut Shared) {
         self.note_end(reason);
-        shared.engine.shutdown(self.server, how);
+        self.shut_server(how, shared);
         self.shorten_idle();
     }
 
@@ -457,7 +473,7 @@ impl Session {
             self.abort(EndReason::Idle);
         } else if self.up.sink == Sink::Closing {
             self.up.sink = Sink::Closed;
-            shared.engine.shutdown(self.server, Shutdown::Both);
+            self.shut_server(Shutdown::Both, shared);
         }
     }
 }

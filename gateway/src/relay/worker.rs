@@ -21,7 +21,7 @@ use super::engine::{Engine, EngineChoice, EngineKind};
 use super::session::{Op, Parts, Session, Side};
 use super::splice::Pipes;
 use super::timer::{Entry, Wheel};
-use super::{Context, Enrolled, Handover, Known, Server, Worker};
+use super::{Codec, Context, Enrolled, Handover, Known, Server, Worker};
 use crate::front::gate::ConnectionPass;
 use crate::xdp::steering::Cores;
 
@@ -237,9 +237,10 @@ impl Relay {
 
     fn begin(&mut self, handover: Handover) {
         let Handover { session: enrolled, client, codec, server, beginning, idle_timeout, pass } = handover;
-        let (server, is_tcp) = match server {
-            Server::Tcp(socket) => (OwnedFd::from(socket), true),
-            Server::Web(socket) => (OwnedFd::from(socket), false),
+        let (server, server_codec, unread, is_tcp) = match server {
+            Server::Tcp(socket) => (OwnedFd::from(socket), Codec::Plain, Vec::new(), true),
+            Server::Tls(parts) => (parts.socket.into(), parts.codec, parts.unread, true),
+            Server::Web(socket) => (OwnedFd::from(socket), Codec::Plain, Vec::new(), false),
         };
         let sockets = (self.shared.engine.add(client.into()), self.shared.engine.add(server));
         let (client, server) = match sockets {
@@ -259,7 +260,8 @@ impl Relay {
             u32::try_from(self.sessions.len().saturating_sub(1)).unwrap_or(u32::MAX)
         });
         let counters = enrolled.as_ref().map(Enrolled::counters).unwrap_or_default();
-        let parts = Parts { key, client, server, codec, counters, idle_timeout, is_tcp };
+        let parts =
+            Parts { key, client, server, codec, server_codec, unread, counters, idle_timeout, is_tcp };
         let shared = &mut self.shared;
         let begun = catch_unwind(AssertUnwindSafe(|| Session::new(parts, beginning, shared)));
         let Ok(mut session) = begun else {

@@ -1,17 +1,19 @@
-//! A client's byte stream while its connection is set up: TLS or not, the same three operations.
+//! A client's byte stream while its connection is set up: TLS or not, the same three operations. And TLS with a server,
+//! which is only begun here.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream as StdTcpStream};
 use std::sync::Arc;
 
-use rustls::ServerConfig;
+use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::connection::{Connection, Facts};
 use crate::relay::Codec;
 
-/// Most bytes that a client may send until its handshake is done; a chain of client certificates fits.
+/// Most bytes that a peer may send until its handshake is done; a chain of certificates fits.
 pub const HANDSHAKE_MAX_BYTES: usize = 64 * 1024;
 
 /// One read of the network; requests are small.
@@ -37,11 +39,43 @@ pub struct Parts {
     /// In blocking mode.
     pub socket: StdTcpStream,
     pub codec: Codec,
-    /// What the client has said and nobody has read.
+    /// What the peer has said and nobody has read.
     pub unread: Vec<u8>,
 }
 
 impl TlsStream {
+    /// Shakes hands with a server; the deadline is the caller's.
+    ///
+    /// # Errors
+    /// What rustls or the socket says.
+    pub async fn connect(
+        socket: TcpStream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> io::Result<Self> {
+        let tls = Connection::client(config, name).map_err(invalid)?;
+        let mut stream = Self { socket, tls };
+        stream.flush().await?;
+        stream.shake_hands().await?;
+        Ok(stream)
+    }
+
+    #[must_use]
+    pub const fn facts(&self) -> Option<&Facts> {
+        self.tls.facts()
+    }
+
+    /// Gives up the socket and what the relay needs to go on.
+    ///
+    /// # Errors
+    /// When the socket cannot be put into blocking mode, as the relay's ring wants it.
+    pub fn into_parts(self) -> io::Result<Parts> {
+        let Self { socket, mut tls } = self;
+        let mut unread = Vec::new();
+        tls.read_plaintext(&mut unread);
+        Ok(Parts { socket: blocking(socket)?, codec: Codec::from(tls), unread })
+    }
+
     /// Reads what the network has; `Ok(0)` at its end.
     async fn fill(&mut self, most: usize) -> io::Result<usize> {
         loop {
@@ -202,17 +236,18 @@ impl ClientStream {
     /// # Errors
     /// When the socket cannot be put into blocking mode, as the relay's ring wants it.
     pub fn into_parts(self) -> io::Result<Parts> {
-        let mut unread = Vec::new();
-        let (socket, codec) = match self {
-            Self::Plain(socket) => (socket, Codec::Plain),
-            Self::Tls(stream) => {
-                let TlsStream { socket, mut tls } = *stream;
-                tls.read_plaintext(&mut unread);
-                (socket, Codec::from(tls))
+        match self {
+            Self::Plain(socket) => {
+                Ok(Parts { socket: blocking(socket)?, codec: Codec::Plain, unread: Vec::new() })
             }
-        };
-        let socket = socket.into_std()?;
-        socket.set_nonblocking(false)?;
-        Ok(Parts { socket, codec, unread })
+            Self::Tls(stream) => stream.into_parts(),
+        }
     }
+}
+
+/// As the relay's ring wants it.
+pub(crate) fn blocking(socket: TcpStream) -> io::Result<StdTcpStream> {
+    let socket = socket.into_std()?;
+    socket.set_nonblocking(false)?;
+    Ok(socket)
 }

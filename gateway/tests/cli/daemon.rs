@@ -72,6 +72,7 @@ fn status() -> Status {
             kind: "gateway".into(),
             listen: vec!["0.0.0.0:443".into()],
             tls: true,
+            server_tls: None,
             path: None,
             connections: 3,
             sessions: 2,

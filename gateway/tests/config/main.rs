@@ -18,3 +18,5 @@ mod meaning;
 mod refusals;
 #[cfg(test)]
 mod reload;
+#[cfg(test)]
+mod server_tls;

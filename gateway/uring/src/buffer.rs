@@ -8,9 +8,9 @@ use crate::pool::Place;
 /// Which group of buffers a socket receives into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// The side that we speak TLS to: small buffers would cut its records.
+    /// Clients, and servers that we speak TLS to: small buffers would cut their records.
     Client,
-    /// The side that answers: what it sends is wrapped in one record for the client.
+    /// Other servers: what one sends is wrapped in one record for the client.
     Server,
 }
 

@@ -160,7 +160,11 @@ impl Tunnel {
         let (wish, permit) = (wish.clone(), permit.clone());
         match answer {
             Ok(()) => {
-                self.commands.push_back(Command::Dial { permit });
+                let name = wish.target.as_ref().and_then(|target| match target.host() {
+                    Host::Name(name) => Some(name.clone()),
+                    Host::Ip(_) => None,
+                });
+                self.commands.push_back(Command::Dial { permit, name });
                 self.state = State::Dial { wish };
             }
             Err(reason) => self.refuse(wish.speech, reason),
@@ -184,6 +188,8 @@ impl Tunnel {
             Err(DialError::Unreachable) => self.refuse(speech, Deny::ServerUnreachable),
             Err(DialError::Timeout) => self.refuse(speech, Deny::ServerTimeout),
             Err(DialError::Exhausted) => self.refuse(speech, Deny::Overloaded),
+            Err(DialError::Untrusted) => self.refuse(speech, Deny::ServerUntrusted),
+            Err(DialError::Tls) => self.refuse(speech, Deny::ServerTls),
         }
     }
 

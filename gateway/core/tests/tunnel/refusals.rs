@@ -2,7 +2,13 @@ use super::talk::*;
 
 #[test]
 fn each_failure_of_the_server_has_its_socks_reply() {
-    for (error, code) in [(DialError::Refused, 5), (DialError::Unreachable, 4), (DialError::Timeout, 6)] {
+    for (error, code) in [
+        (DialError::Refused, 5),
+        (DialError::Unreachable, 4),
+        (DialError::Timeout, 6),
+        (DialError::Untrusted, 1),
+        (DialError::Tls, 1),
+    ] {
         let mut talk = Talk::new(Kind::Gateway, World { dialed: Err(error), ..World::default() });
         talk.send(&socks_request(TICKET));
         assert_eq!(talk.client, [5, code, 0, 1, 0, 0, 0, 0, 0, 0]);
@@ -11,7 +17,9 @@ fn each_failure_of_the_server_has_its_socks_reply() {
 
 #[test]
 fn each_failure_of_the_server_has_its_http_status() {
-    for (error, status) in [(DialError::Refused, "502"), (DialError::Timeout, "504")] {
+    for (error, status) in
+        [(DialError::Refused, "502"), (DialError::Timeout, "504"), (DialError::Untrusted, "502")]
+    {
         let mut talk = Talk::new(Kind::Gateway, World { dialed: Err(error), ..World::default() });
         talk.send(format!("CONNECT {TICKET} HTTP/1.0\r\n\r\n").as_bytes());
         assert!(talk.text().starts_with(&format!("HTTP/1.1 {status} ")), "{}", talk.text());

@@ -127,7 +127,7 @@ impl Talk {
                     self.info = Some(info);
                     self.tunnel.handle_admitted(self.world.admitted);
                 }
-                Command::Dial { permit } => {
+                Command::Dial { permit, .. } => {
                     let addresses: Vec<String> = permit.addresses().iter().map(ToString::to_string).collect();
                     self.dialed = Some(addresses.join(","));
                     self.tunnel.handle_dialed(self.world.dialed);

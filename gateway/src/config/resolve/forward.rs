@@ -8,7 +8,6 @@ use ipnet::IpNet;
 use portcullis_core::balance::health::Thresholds;
 use portcullis_core::policy::{Destination, Rule};
 use portcullis_ebpf_common::maglev::SERVERS_MAX;
-use portcullis_proto::host_port::HostName;
 
 use super::Resolver;
 use super::access::port_range;
@@ -267,23 +266,13 @@ impl Resolver<'_> {
     }
 
     fn check_tls(&mut self, row: file::Health) -> CheckTls {
-        let server_name = row.server_name.filter(|typed| {
-            let legal = HostName::parse(&typed.value).is_ok();
-            if !legal {
-                self.problems
-                    .add(typed.at, format!("\"{}\" is no name of a server", shown(&typed.value)))
-                    .expected("such as \"storefront.example.com\"");
-            }
-            legal
-        });
+        let server_name = row.server_name.filter(|typed| self.is_server_name(typed));
         let trust = match (row.ca, row.pin_sha256) {
             (None, None) => CheckTrust::Any,
             (Some(ca), None) => CheckTrust::Ca(self.path("ca", &ca)),
             (None, Some(pin)) => CheckTrust::Pin(self.pin(&pin)),
             (Some(ca), Some(pin)) => {
-                self.problems
-                    .add(pin.at.max(ca.at), "`ca` and `pin_sha256` contradict each other")
-                    .expected("one of them: a pin replaces the check of the chain");
+                self.ca_contradicts_pin(&ca, &pin);
                 CheckTrust::Any
             }
         };

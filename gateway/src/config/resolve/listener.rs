@@ -10,6 +10,7 @@ use portcullis_proto::host_port::{Host, HostPort};
 
 use super::Resolver;
 use super::forward::{self, ServerPlaces};
+use super::server_tls::FLOORS;
 use super::tables::Names;
 use crate::config::file;
 use crate::config::interfaces;
@@ -76,10 +77,10 @@ impl Resolver<'_> {
             resolver.refers_to_sta(typed, names).then(|| typed.value.clone())
         });
         let users = row.users.filter(|typed| self.refers("users", typed, &names.users));
-        let min_tls = [("1.2", TlsFloor::Tls12), ("1.3", TlsFloor::Tls13)];
         let unmatched = [("default", UnmatchedSni::Default), ("reject", UnmatchedSni::Reject)];
         let target_at = row.target.as_ref().map(|target| target.at);
         let target = row.target.and_then(|typed| self.target(&typed));
+        let server_tls = row.server_tls.map(|typed| self.server_tls(typed.value, names));
         let everyone = [IpAddr::from([0; 4]), IpAddr::from([0; 16])].map(|zero| IpNet::new_assert(zero, 0));
         let allow_from = row.allow_from.is_some();
         let sources = self.prefixes("allow_from", row.allow_from);
@@ -100,13 +101,14 @@ impl Resolver<'_> {
             kind: kind?,
             listen,
             certificates: certificates.into_iter().map(|name| name.value).collect(),
-            min_tls: self.choice("min_tls", row.min_tls.as_ref(), &min_tls).unwrap_or(TlsFloor::Tls12),
+            min_tls: self.choice("min_tls", row.min_tls.as_ref(), &FLOORS).unwrap_or(TlsFloor::Tls12),
             unmatched_sni: self
                 .choice("unmatched_sni", row.unmatched_sni.as_ref(), &unmatched)
                 .unwrap_or(UnmatchedSni::Default),
             stas: stas.into_iter().map(|name| name.value).collect(),
             users: users.map(|typed| typed.value),
             target,
+            server_tls,
             forward,
             allow_from: if allow_from { sources } else { everyone.to_vec() },
             policy: Policy::new(rules).with_loopback(permit_loopback),
@@ -119,8 +121,9 @@ impl Resolver<'_> {
     fn check_keys_of_kind(&mut self, row: &file::Listener, at: usize, table: &str, kind: Kind) {
         use Kind::{Forward, Gateway, HdxOnly, Relay, SecureProxy, Socks, SslRelay};
         let tls: &[Kind] = &[Gateway, HdxOnly, Socks, SecureProxy, Relay, SslRelay];
-        let keys: [(&str, Option<usize>, &[Kind]); 11] = [
+        let keys: [(&str, Option<usize>, &[Kind]); 12] = [
             ("certificates", row.certificates.as_ref().map(|typed| typed.at), tls),
+            ("server_tls", row.server_tls.as_ref().map(|typed| typed.at), tls),
             ("server", row.server.as_ref().map(|typed| typed.at), &[Forward]),
             ("health", row.health.as_ref().map(|typed| typed.at), &[Forward]),
             ("data_path", row.data_path.as_ref().map(|typed| typed.at), &[Forward]),

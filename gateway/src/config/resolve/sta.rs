@@ -92,9 +92,7 @@ impl Resolver<'_> {
             (Some(ca), None) => StaTls::Ca(self.path("ca", &ca)),
             (None, Some(pin)) => StaTls::Pin(self.pin(&pin)),
             (Some(ca), Some(pin)) => {
-                self.problems
-                    .add(pin.at.max(ca.at), "`ca` and `pin_sha256` contradict each other")
-                    .expected("one of them: a pin replaces the check of the chain");
+                self.ca_contradicts_pin(&ca, &pin);
                 StaTls::PublicRoots
             }
         }

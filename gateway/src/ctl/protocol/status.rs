@@ -45,6 +45,9 @@ pub struct ListenerStatus {
     pub kind: String,
     pub listen: Vec<String>,
     pub tls: bool,
+    /// TLS towards the servers and how they are recognised: `public`, `ca`, `pin` or `unverified`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_tls: Option<String>,
     /// Where new flows of a `forward` listener run: `kernel` or `user`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
