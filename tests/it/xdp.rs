@@ -22,6 +22,9 @@ mod forward;
 #[path = "xdp/forward_program.rs"]
 mod forward_program;
 #[cfg(test)]
+#[path = "xdp/monitoring.rs"]
+mod monitoring;
+#[cfg(test)]
 #[path = "xdp/nmap.rs"]
 mod nmap;
 #[cfg(test)]
