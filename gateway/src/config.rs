@@ -16,6 +16,7 @@ mod finding;
 mod forward;
 mod interfaces;
 mod json;
+mod metrics;
 mod rate;
 mod reader;
 mod resolve;
@@ -51,6 +52,7 @@ pub use error::{ConfigError, Problem};
 pub use finding::{Finding, Severity};
 pub use forward::{Check, CheckTls, CheckTrust, DataPath, ForwardConfig, HealthConfig, ServerConfig};
 pub(crate) use interfaces::{interface_of, networks_of, own_addresses, own_networks};
+pub use metrics::{MetricsConfig, Token};
 pub use server_tls::{ServerTlsConfig, ServerTrust};
 pub(crate) use suggest::nearest;
 
@@ -108,11 +110,6 @@ pub struct Log {
 pub enum LogFormat {
     Text,
     Json,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MetricsConfig {
-    pub listen: SocketAddr,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 
 pub mod http;
 pub mod names;
+mod node;
 mod process;
 mod record;
 mod server_tls;
@@ -12,6 +13,7 @@ mod text;
 pub mod xdp;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -94,6 +96,8 @@ pub struct Snapshot {
     /// What the kernel side counts.
     pub xdp: xdp::Facts,
     pub log_lines_lost: u64,
+    /// Directories whose file systems matter, each with a name for it.
+    pub directories: Vec<(&'static str, PathBuf)>,
     pub relay_workers: usize,
     /// What the workers run on.
     pub relay_engine: &'static str,
@@ -126,7 +130,7 @@ pub fn build() -> Result<(PrometheusRecorder, Handle), MetricsError> {
 
 /// Tells the current recorder what each metric means.
 pub fn describe() {
-    for Family { name, kind, help, .. } in names::ALL {
+    for Family { name, kind, help, .. } in names::all() {
         let unit = if name.contains("_seconds") {
             Unit::Seconds
         } else if name.contains("_bytes") {
@@ -228,6 +232,7 @@ impl Handle {
         writer.single(names::RELAY_ENTERS, snapshot.relay_enters);
         render_forwards(&snapshot.forwards, &mut writer);
         xdp::render(&snapshot.xdp, &mut writer);
+        node::render(&snapshot.directories, &mut writer);
         text::merged(&self.recorder.render(), &writer.finish())
     }
 

@@ -24,6 +24,7 @@ mod gateway {
     mod hostile;
     mod http;
     mod limits;
+    mod monitoring;
     mod openssh;
     mod prometheus;
     mod proxies;

@@ -25,6 +25,9 @@ mod forward_program;
 #[path = "xdp/forward_wire.rs"]
 mod forward_wire;
 #[cfg(test)]
+#[path = "xdp/monitoring.rs"]
+mod monitoring;
+#[cfg(test)]
 #[path = "xdp/nmap.rs"]
 mod nmap;
 #[cfg(test)]

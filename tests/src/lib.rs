@@ -14,6 +14,7 @@ pub mod netns;
 pub mod oracles;
 pub mod pki;
 pub mod process;
+pub mod prometheus;
 pub mod skip;
 pub mod speak;
 pub mod sta_double;

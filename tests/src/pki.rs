@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use rcgen::{
@@ -36,6 +36,8 @@ pub enum Validity {
     Current,
     Expired,
     NotYet,
+    /// Valid until so long from now.
+    EndsIn(Duration),
 }
 
 /// What a leaf certificate shall look like.
@@ -47,6 +49,8 @@ pub struct Leaf {
     pub validity: Validity,
     /// Marks the leaf as a certificate authority, which no server certificate should be.
     pub is_ca: bool,
+    /// Is what a client shows, not a server.
+    pub for_client: bool,
 }
 
 impl Leaf {
@@ -210,7 +214,11 @@ fn leaf_params(leaf: &Leaf) -> Result<CertificateParams> {
     let mut params = CertificateParams::new(leaf.names.clone()).context("names of the certificate")?;
     params.distinguished_name = common_name(leaf.names.first().map_or("unnamed", String::as_str));
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.extended_key_usages = vec![if leaf.for_client {
+        ExtendedKeyUsagePurpose::ClientAuth
+    } else {
+        ExtendedKeyUsagePurpose::ServerAuth
+    }];
     params.use_authority_key_identifier_extension = true;
     if leaf.is_ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -219,8 +227,12 @@ fn leaf_params(leaf: &Leaf) -> Result<CertificateParams> {
         Validity::Current => (2020, 2090),
         Validity::Expired => (2018, 2019),
         Validity::NotYet => (2090, 2095),
+        Validity::EndsIn(_) => (2020, 1970),
     };
     (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+    if let Validity::EndsIn(left) = leaf.validity {
+        params.not_after += SystemTime::now().duration_since(UNIX_EPOCH)? + left;
+    }
     Ok(params)
 }
 

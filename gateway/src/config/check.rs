@@ -13,7 +13,9 @@ use portcullis_core::limits::Limits;
 use portcullis_core::policy::Destination;
 use portcullis_core::profile::Kind;
 
-use super::{Config, Finding, ListenerConfig, ServerTrust, Severity, StaConfig, StaTls, XdpConfig};
+use super::{
+    Config, Finding, ListenerConfig, MetricsConfig, ServerTrust, Severity, StaConfig, StaTls, XdpConfig,
+};
 use crate::authn::local::UserDb;
 use crate::tls::certs::{certified_server_config, inspect, roots};
 use crate::xdp::{self, policy::Policy};
@@ -49,13 +51,8 @@ pub fn check(config: &Config) -> Vec<Finding> {
             "set `certificate`, unless the network between is trusted",
         ));
     }
-    if config.metrics.as_ref().is_some_and(|metrics| is_public(&metrics.listen)) {
-        findings.push(Finding::new(
-            Severity::Info,
-            "metrics",
-            "the metrics are served over plain http to whoever reaches the address",
-            "listen on a loopback or management address",
-        ));
+    if let Some(metrics) = &config.metrics {
+        check_metrics(metrics, &mut findings);
     }
     for listener in &config.listeners {
         check_listener(listener, &mut findings);
@@ -110,9 +107,14 @@ fn users(config: &Config, findings: &mut Vec<Finding>) {
 fn unused(config: &Config, findings: &mut Vec<Finding>) {
     let listeners = || config.listeners.iter();
     let server = config.sta_server.as_ref().and_then(|server| server.certificate.as_ref());
+    let metrics = config.metrics.as_ref().and_then(|metrics| metrics.certificate.as_ref());
     let shown = listeners().filter_map(|listener| listener.server_tls.as_ref()?.certificate.as_ref());
-    let certificates: HashSet<&String> =
-        listeners().flat_map(|listener| &listener.certificates).chain(server).chain(shown).collect();
+    let certificates: HashSet<&String> = listeners()
+        .flat_map(|listener| &listener.certificates)
+        .chain(server)
+        .chain(metrics)
+        .chain(shown)
+        .collect();
     let stas: HashSet<&String> = listeners().flat_map(|listener| &listener.stas).collect();
     let users: HashSet<&String> = listeners().filter_map(|listener| listener.users.as_ref()).collect();
     let mut add = |table: &str, name: &String| {
@@ -128,6 +130,29 @@ fn unused(config: &Config, findings: &mut Vec<Finding>) {
     }
     for file in config.users.iter().filter(|file| !users.contains(&file.name)) {
         add("users", &file.name);
+    }
+}
+
+fn check_metrics(metrics: &MetricsConfig, findings: &mut Vec<Finding>) {
+    let mut add = |severity, message: String, remedy: &str| {
+        findings.push(Finding::new(severity, "metrics", message, remedy));
+    };
+    if let Some(Err(error)) = metrics.client_ca.as_ref().map(|path| roots(path)) {
+        add(
+            Severity::Error,
+            error.to_string(),
+            "put the certificate of who signs those of callers there, as PEM",
+        );
+    }
+    if !is_public(&metrics.listen) {
+        return;
+    }
+    let over = if metrics.certificate.is_some() { "https" } else { "plain http" };
+    if metrics.certificate.is_none() && metrics.token.is_some() {
+        add(Severity::Warning, "the token for the metrics travels in the clear".into(), "set `certificate`");
+    } else if metrics.token.is_none() && metrics.client_ca.is_none() {
+        let message = format!("the metrics are served over {over} to whoever reaches the address");
+        add(Severity::Info, message, "listen on a loopback or management address, or set `token_file`");
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Config, ForwardConfig, ListenerConfig, ServerConfig, StaServerConfig, XdpConfig};
+use super::{Config, ForwardConfig, ListenerConfig, MetricsConfig, ServerConfig, StaServerConfig, XdpConfig};
 
 /// The difference between two configurations.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -53,7 +53,7 @@ pub fn compare(old: &Config, new: &Config) -> ReloadPlan {
     plan.live(old.log.level != new.log.level, "log.level");
     plan.live(old.log.format != new.log.format, "log.format");
     plan.restart(old.log.file != new.log.file, "log.file");
-    plan.restart(old.metrics != new.metrics, "metrics.listen");
+    metrics(&mut plan, old.metrics.as_ref(), new.metrics.as_ref());
     plan.restart(old.dns != new.dns, "dns");
     plan.live(old.limits != new.limits, "limits");
     named(&mut plan, "certificate", &old.certificates, &new.certificates, |files| &files.name);
@@ -64,6 +64,15 @@ pub fn compare(old: &Config, new: &Config) -> ReloadPlan {
     plan.live(old.bans != new.bans, "bans");
     xdp(&mut plan, old.xdp.as_ref(), new.xdp.as_ref());
     plan
+}
+
+/// Who may ask changes under way; where does not.
+fn metrics(plan: &mut ReloadPlan, old: Option<&MetricsConfig>, new: Option<&MetricsConfig>) {
+    plan.restart(old.map(|old| old.listen) != new.map(|new| new.listen), "metrics.listen");
+    let (Some(old), Some(new)) = (old, new) else { return };
+    plan.live(old.certificate != new.certificate, "metrics.certificate");
+    plan.live(old.client_ca != new.client_ca, "metrics.client_ca");
+    plan.live(old.token != new.token, "metrics.token_file");
 }
 
 /// Where packets are filtered is fixed at start; by which policy is not.

@@ -96,6 +96,9 @@ tables! {
     }
     Metrics "metrics" {
         listen: String,
+        certificate: String,
+        client_ca: String,
+        token_file: String,
     }
     Dns "dns" {
         servers: Vec<Located<String>>,

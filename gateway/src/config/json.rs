@@ -13,8 +13,8 @@ use super::duration::format;
 use super::rate;
 use super::{
     BansConfig, Check, CheckTrust, Config, ForwardConfig, HealthConfig, ListenerConfig, LogFormat,
-    SecurityKey, ServerConfig, ServerTlsConfig, ServerTrust, StaConfig, StaServerConfig, StaTls, XdpConfig,
-    XdpEgress, XdpInterface, XdpRule,
+    MetricsConfig, SecurityKey, ServerConfig, ServerTlsConfig, ServerTrust, StaConfig, StaServerConfig,
+    StaTls, XdpConfig, XdpEgress, XdpInterface, XdpRule,
 };
 use crate::xdp::presets::Preset;
 use crate::xdp::protocols;
@@ -40,7 +40,7 @@ pub(super) fn config(config: &Config) -> Value {
             "format": match config.log.format { LogFormat::Text => "text", LogFormat::Json => "json" },
             "file": config.log.file,
         },
-        "metrics": config.metrics.as_ref().map(|metrics| json!({ "listen": metrics.listen })),
+        "metrics": config.metrics.as_ref().map(metrics),
         "dns": { "servers": config.dns.servers, "timeout": format(config.dns.timeout) },
         "limits": limits(&config.limits),
         "certificate": certificates.collect::<Value>(),
@@ -50,6 +50,15 @@ pub(super) fn config(config: &Config) -> Value {
         "listener": config.listeners.iter().map(|config| listener(config)).collect::<Value>(),
         "bans": config.bans.as_ref().map(bans),
         "xdp": config.xdp.as_ref().map(xdp),
+    })
+}
+
+fn metrics(metrics: &MetricsConfig) -> Value {
+    json!({
+        "listen": metrics.listen,
+        "certificate": metrics.certificate,
+        "client_ca": metrics.client_ca,
+        "token": metrics.token.is_some(),
     })
 }
 

@@ -69,7 +69,7 @@ impl Resolver<'_> {
         let certificates = self.certificates(rows(typed.certificate), &names);
         let users = self.users(rows(typed.users), &names);
         let stas = self.stas(rows(typed.sta), &names);
-        let metrics = typed.metrics.and_then(|typed| self.metrics(typed));
+        let metrics = typed.metrics.and_then(|typed| self.metrics(typed, &names));
         let sta_server = typed.sta_server.and_then(|typed| self.sta_server(typed, &names));
         self.refuse_shared_authority_ids(&stas, sta_server.as_ref());
         let limits = self.limits(table(typed.limits));

@@ -45,6 +45,7 @@ mod bans;
 mod config;
 mod forward;
 mod kernel;
+mod ready;
 mod traffic;
 
 /// How long a reload may take before who asked is told that it goes on without them.
@@ -165,19 +166,6 @@ impl Services {
     #[must_use]
     pub fn render_metrics(&self) -> String {
         self.metrics.render(&self.snapshot())
-    }
-
-    /// # Errors
-    /// Why the gateway should get no new clients.
-    pub fn ready(&self) -> Result<(), String> {
-        if !self.state.is_ready() {
-            return Err(self.state.as_str().to_owned());
-        }
-        let stas = self.pool.status();
-        if !stas.is_empty() && stas.iter().all(|sta| sta.state != "up") {
-            return Err("no ticket authority is up".to_owned());
-        }
-        Ok(())
     }
 
     /// The daemon serves: what was on trial has come that far, and what was taken back at the start is told.
@@ -434,6 +422,7 @@ impl Services {
             forwards: self.forward_status(),
             xdp: self.kernel.facts(),
             log_lines_lost: self.log.lines_lost(),
+            directories: config.directories(),
             relay_workers: self.workers,
             relay_engine: self.relay_engine.as_str(),
             relay_enters: self.relay.enters(),

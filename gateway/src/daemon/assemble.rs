@@ -20,7 +20,7 @@ use crate::ctl;
 use crate::dns::Resolver;
 use crate::forward::{Balancer, Balancers};
 use crate::front::{self, Bound, Listener, Service};
-use crate::metrics;
+use crate::metrics::{self, http::Access};
 use crate::sta::authority::Authority;
 use crate::sta::pool::Pool;
 use crate::tls::certs;
@@ -39,6 +39,7 @@ pub(super) struct Assembled {
     pub(super) ticketer: Arc<dyn ProducesTickets>,
     pub(super) sta_server_tls: Option<Arc<ArcSwap<ServerConfig>>>,
     pub(super) balancers: Arc<Balancers>,
+    pub(super) metrics_access: Arc<ArcSwap<Access>>,
 }
 
 impl Assembled {
@@ -65,8 +66,20 @@ impl Assembled {
             }));
         }
         let sta_server_tls = sta_server_tls(config)?.map(|tls| Arc::new(ArcSwap::new(tls)));
+        let metrics_access = metrics_access(config)?.unwrap_or_default();
+        let metrics_access = Arc::new(ArcSwap::from_pointee(metrics_access));
         balancers.install(forwarding);
-        Ok(Self { listeners, pool, authority, resolver, users, ticketer, sta_server_tls, balancers })
+        Ok(Self {
+            listeners,
+            pool,
+            authority,
+            resolver,
+            users,
+            ticketer,
+            sta_server_tls,
+            balancers,
+            metrics_access,
+        })
     }
 }
 
@@ -124,6 +137,18 @@ pub(super) fn sta_server_tls(config: &Config) -> anyhow::Result<Option<Arc<Serve
     let name = config.sta_server.as_ref().and_then(|server| server.certificate.as_ref());
     let files = name.and_then(|name| config.certificates.iter().find(|files| files.name == *name));
     Ok(files.map(certs::certified_server_config).transpose()?)
+}
+
+/// Who may ask for metrics; `None` where the configuration has none.
+pub(super) fn metrics_access(config: &Config) -> anyhow::Result<Option<Access>> {
+    let Some(metrics) = &config.metrics else { return Ok(None) };
+    let name = metrics.certificate.as_ref();
+    let files = name.and_then(|name| config.certificates.iter().find(|files| files.name == *name));
+    let tls = files.map(|files| match &metrics.client_ca {
+        None => certs::certified_server_config(files),
+        Some(client_ca) => certs::mutual_server_config(files, client_ca),
+    });
+    Ok(Some(Access { tls: tls.transpose().context("metrics")?, token: metrics.token.clone() }))
 }
 
 fn make_state_dir(directory: &Path) -> anyhow::Result<()> {

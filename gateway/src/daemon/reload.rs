@@ -158,6 +158,7 @@ impl Reloader {
     fn renew(&mut self, new: &Config) -> anyhow::Result<()> {
         let users = assemble::load_users(&new.users)?;
         let sta_server_tls = assemble::sta_server_tls(new)?;
+        let metrics_access = assemble::metrics_access(new)?;
         let serving: Vec<_> = self.serving.iter().map(|old| still_serving(old, new)).collect();
         let forwarding = self.parts.balancers.prepare(&serving)?;
         let mut services = Vec::new();
@@ -172,6 +173,10 @@ impl Reloader {
         self.parts.users.store(Arc::new(users));
         if let (Some(current), Some(tls)) = (&self.parts.sta_server_tls, sta_server_tls) {
             current.store(tls);
+        }
+        // Without [metrics] the listener stays until the restart, and so does who may ask.
+        if let Some(access) = metrics_access {
+            self.parts.metrics_access.store(Arc::new(access));
         }
         self.parts.balancers.install(forwarding);
         self.serving = serving;

@@ -68,7 +68,8 @@ pub(super) fn spawn(
     }
     if let Some(socket) = sockets.metrics.take() {
         let services = Arc::clone(services);
-        tokio::spawn(metrics::http::serve(socket, move |page| match page {
+        let access = Arc::clone(&parts.metrics_access);
+        tokio::spawn(metrics::http::serve(socket, access, move |page| match page {
             Page::Metrics => Ok(services.render_metrics()),
             Page::Health => Ok("ok\n".to_owned()),
             Page::Ready => services.ready().map(|()| "ready\n".to_owned()),

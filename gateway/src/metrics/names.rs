@@ -4,6 +4,8 @@
 //! No label holds a user, an address of a client, a ticket, or an address of a server that the configuration does not
 //! name itself.
 
+pub mod node;
+
 /// What kind of number a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -258,7 +260,7 @@ pub const XDP_REPAIRS: Family = counter(
     "Times that a filter was put back which others had taken off or replaced, or whose interface came back.",
 );
 
-/// All of them, by name.
+/// All of them but those of [`node`], by name.
 pub const ALL: [Family; 56] = [
     BANS,
     BANS_MADE,
@@ -318,13 +320,18 @@ pub const ALL: [Family; 56] = [
     START_TIME,
 ];
 
+/// All of them.
+pub fn all() -> impl Iterator<Item = Family> {
+    ALL.into_iter().chain(node::ALL)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn names_follow_the_conventions() {
-        for family in ALL {
+        for family in all() {
             assert_eq!(family.name.ends_with("_total"), family.kind == Kind::Counter, "{}", family.name);
             assert!(!family.help.is_empty() && family.help.ends_with('.'));
         }
@@ -333,7 +340,7 @@ mod tests {
     #[test]
     fn the_operators_document_lists_every_metric_with_its_type_and_labels() {
         let document = include_str!("../../docs/METRICS.md");
-        for family in ALL {
+        for family in all() {
             let start = format!("| `{}` | {} |", family.name, family.kind.as_str());
             let row = document.lines().find(|line| line.starts_with(&start));
             let row = row.unwrap_or_else(|| panic!("no row that starts with {start}"));

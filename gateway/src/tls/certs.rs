@@ -21,7 +21,8 @@ use std::time::{Duration, SystemTime};
 
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::cipher_suite as suite;
-use rustls::server::{NoServerSessionStorage, ProducesTickets};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
@@ -129,16 +130,37 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
-/// What the ticket authority's HTTPS server does TLS with: one certificate for every name, HTTP/1.1, no
-/// resumption, since its clients keep their connections.
+/// What HTTPS servers for few callers do TLS with, the ticket authority's and that of the metrics: one certificate for
+/// every name, HTTP/1.1, no resumption.
 ///
 /// # Errors
 /// As [`server_config`].
 pub fn certified_server_config(files: &CertificateFiles) -> Result<Arc<ServerConfig>, CertError> {
+    server_of_few(files, WebPkiClientVerifier::no_client_auth())
+}
+
+/// The same for callers that must show a certificate signed by one of the authorities in `client_ca`. Revocation is not
+/// looked at.
+///
+/// # Errors
+/// As [`server_config`], and [`CertError::Roots`].
+pub fn mutual_server_config(
+    files: &CertificateFiles,
+    client_ca: &Path,
+) -> Result<Arc<ServerConfig>, CertError> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(client_ca)?), provider());
+    let unusable = |error| CertError::Roots(format!("{}: {error}", client_ca.display()));
+    server_of_few(files, verifier.build().map_err(unusable)?)
+}
+
+fn server_of_few(
+    files: &CertificateFiles,
+    verifier: Arc<dyn ClientCertVerifier>,
+) -> Result<Arc<ServerConfig>, CertError> {
     let key = certified_key(files)?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13, &TLS12])?
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(ByName::new(&[], Some(key))));
     config.ignore_client_order = true;
     config.send_tls13_tickets = 0;

@@ -15,6 +15,8 @@ mod kernel;
 #[cfg(test)]
 mod meaning;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod reload;

@@ -110,7 +110,7 @@ fn the_example_gives_the_defaults_that_it_says() {
 fn the_commented_lines_of_the_example_are_good_too() {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir(directory.path().join("keys")).unwrap();
-    for key in ["sta-new", "sta-old", "own-new", "own-old"] {
+    for key in ["sta-new", "sta-old", "own-new", "own-old", "metrics-token"] {
         fs::write(directory.path().join("keys").join(key), key).unwrap();
     }
     let is_setting = |line: &str| {

@@ -57,6 +57,7 @@
 //!   memory stays for good.
 
 mod buffer;
+mod clock;
 mod complete;
 mod event;
 mod group;
@@ -71,6 +72,7 @@ mod table;
 mod waker;
 
 pub use buffer::{Chunk, Class, Geometry};
+pub use clock::Clock;
 pub use event::{Event, SEND_CHUNKS, Socket, Stop, Token};
 pub use pool::Pool;
 pub use ring::Ring;

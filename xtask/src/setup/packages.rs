@@ -98,7 +98,12 @@ pub(crate) const PACKAGES: &[Package] = &[
         TEST,
         "Python clients: python-socks, websockets",
     ),
-    optional("prometheus", Proof::Program("promtool"), DEMO_AND_TEST, "promtool judges the metrics"),
+    optional(
+        "prometheus",
+        Proof::Program("promtool"),
+        DEMO_AND_TEST,
+        "scrapes a gateway; promtool judges metrics and alerts",
+    ),
     optional("freerdp2-x11", Proof::Program("xfreerdp"), TEST, "an RDP client"),
     optional("freerdp2-shadow-x11", Proof::Program("freerdp-shadow-cli"), TEST, "an RDP server"),
     optional("xvfb", Proof::Program("Xvfb"), TEST, "screens for the RDP programs"),

@@ -1,4 +1,4 @@
-//! Security keys: a header's name in the configuration, its values in files of their own.
+//! Secrets in files of their own: security keys, whose header the configuration names, and the token for metrics.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -55,7 +55,7 @@ impl Resolver<'_> {
         }
         let values = self.list("security_key_files", Some(files), KEYS_MAX, |resolver, typed| {
             let path = resolver.path("security_key_files", typed);
-            resolver.key_file(typed, &path)
+            resolver.key_file("security key", typed, &path)
         });
         Some(SecurityKey {
             header: header.value,
@@ -63,18 +63,24 @@ impl Resolver<'_> {
         })
     }
 
-    fn key_file(&mut self, typed: &Located<String>, path: &Path) -> Option<Zeroizing<String>> {
+    /// The secret in a file; `what` it is stands in what is said of the file.
+    pub(super) fn key_file(
+        &mut self,
+        what: &str,
+        typed: &Located<String>,
+        path: &Path,
+    ) -> Option<Zeroizing<String>> {
         match read_key(path) {
             Ok((key, mode)) => {
                 if mode & 0o077 != 0 {
-                    let subject = format!("security key {}", path.display());
+                    let subject = format!("{what} {}", path.display());
                     let message = format!("the file can be used by others than its owner (mode {mode:04o})");
                     self.remark(Severity::Warning, &subject, &message, "chmod 600 it");
                 }
                 Some(key)
             }
             Err(message) => {
-                self.problems.add(typed.at, format!("security key {}: {message}", path.display())).expected(
+                self.problems.add(typed.at, format!("{what} {}: {message}", path.display())).expected(
                     format!("a file with one line of 1 to {KEY_MAX_BYTES} visible ASCII characters"),
                 );
                 None

@@ -14,7 +14,7 @@ use crate::config::file::{self, File};
 use crate::config::reader::{Located, shown};
 use crate::config::{
     CertificateFiles, Control, Dns, ListenerConfig, Log, LogFormat, MetricsConfig, RecordLayer, Server,
-    UserFile,
+    Token, UserFile,
 };
 use crate::relay::EngineChoice;
 
@@ -162,10 +162,32 @@ impl Resolver<'_> {
         }
     }
 
-    pub(super) fn metrics(&mut self, typed: Located<file::Metrics>) -> Option<MetricsConfig> {
+    pub(super) fn metrics(
+        &mut self,
+        Located { value: typed, at }: Located<file::Metrics>,
+        names: &Names,
+    ) -> Option<MetricsConfig> {
+        let table = "[metrics]";
+        if let (Some(client_ca), None) = (&typed.client_ca, &typed.certificate) {
+            self.problems
+                .add(client_ca.at, "[metrics] has `client_ca` but no `certificate`")
+                .expected("both: only over TLS can callers show a certificate");
+        }
+        let certificate =
+            typed.certificate.filter(|typed| self.refers("certificate", typed, &names.certificates));
+        let client_ca = typed.client_ca.map(|typed| self.path("client_ca", &typed));
+        let token = typed.token_file.and_then(|typed| {
+            let path = self.path("token_file", &typed);
+            self.key_file("token", &typed, &path)
+        });
         let expected = "such as \"127.0.0.1:9464\"";
-        let listen = self.required(typed.value.listen, typed.at, "[metrics]", "listen", expected)?;
-        self.bind("[metrics]", &listen).map(|listen| MetricsConfig { listen })
+        let listen = self.required(typed.listen, at, table, "listen", expected)?;
+        Some(MetricsConfig {
+            listen: self.bind(table, &listen)?,
+            certificate: certificate.map(|typed| typed.value),
+            client_ca,
+            token: token.map(Token::new),
+        })
     }
 
     pub(super) fn dns(&mut self, typed: file::Dns) -> Dns {
