@@ -9,12 +9,14 @@ mod connect;
 mod describe;
 mod forward;
 mod ica;
+mod interfaces;
 mod output;
 mod ports;
 mod sessions;
 mod shell;
 mod sta;
 mod status;
+mod system;
 mod table;
 mod terminal;
 mod ticket;
@@ -105,6 +107,8 @@ impl Context {
 fn run(context: &Context, command: Command) -> Outcome {
     match command {
         Command::Status => status::run(context),
+        Command::System => system::run(context),
+        Command::Interfaces => interfaces::run(context),
         Command::Sessions(command) => sessions::run(context, command),
         Command::Sta(command) => sta::run(context, command),
         Command::Ticket(command) => ticket::run(context, command),

@@ -45,6 +45,10 @@ pub struct Global {
 pub enum Command {
     /// Show how the gateway does
     Status,
+    /// Show how the machine does: what it is, memory, what is mounted, how it was started
+    System,
+    /// Show network interfaces: driver, queues, addresses, and where the packet filter sits
+    Interfaces,
     /// Show and end sessions
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Sessions(Sessions),

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::build::Built;
 use super::builder::Builder;
-use super::vm::{Settings, Vm};
+use super::vm::{self, Settings, Visit, Vm};
 use crate::boot::debian::{self, Machine};
 use crate::ci::Tally;
 use crate::shell;
@@ -52,9 +52,21 @@ enum Step {
     CutPower,
     /// Change the root file system on the disk.
     Tamper,
-    /// Run a line as the administrator: it must succeed, or fail, and print what is expected.
+    /// Some text must not have been on the console.
+    Silent { text: String },
+    /// Run a line of the appliance's command line: it must succeed, or fail, and print what is expected.
     Ssh {
+        /// Empty where options of ssh say what is tried, or `input` is typed.
+        #[serde(default)]
         run: String,
+        /// Whose key: `admin`, `operator` or `viewer`.
+        #[serde(default = "administrator", rename = "as")]
+        user: String,
+        /// More for ssh(1).
+        #[serde(default)]
+        options: Vec<String>,
+        #[serde(default)]
+        input: String,
         #[serde(default)]
         expect: Vec<String>,
         #[serde(default)]
@@ -66,6 +78,10 @@ enum Step {
     Await { run: String, expect: String },
     /// Say how long the last start took and how much memory is in use.
     Measure,
+}
+
+fn administrator() -> String {
+    vm::ADMINISTRATOR.to_owned()
 }
 
 impl Scenario {
@@ -169,8 +185,9 @@ fn take(vm: &mut Vm<'_>, step: &Step, took: &mut Duration) -> Result<()> {
         Step::Console { text } => vm.wait_for_console(text, BOOT_LIMIT),
         Step::CutPower => vm.cut_power(),
         Step::Tamper => vm.tamper(),
-        Step::Ssh { run, expect, refuse, fails } => {
-            let output = vm.ssh(run, LINE_LIMIT)?;
+        Step::Silent { text } => vm.check_console_is_without(text),
+        Step::Ssh { run, user, options, input, expect, refuse, fails } => {
+            let output = vm.visit(&Visit { user, options, input }, run, LINE_LIMIT)?;
             let said = format!("{}{}", output.stdout, output.stderr);
             if output.success() == *fails {
                 let how = if *fails { "succeeded" } else { "failed" };
@@ -194,18 +211,13 @@ fn take(vm: &mut Vm<'_>, step: &Step, took: &mut Duration) -> Result<()> {
             found.with_context(|| format!("it said last: {}", last.trim()))
         }
         Step::Measure => {
-            let memory = vm.ssh("cat /proc/meminfo", LINE_LIMIT)?.ok()?.stdout;
-            let size = |key: &str| {
-                let line = memory.lines().find_map(|line| line.strip_prefix(key))?;
-                line.split_whitespace().nth(1)?.parse::<u64>().ok()
-            };
-            let (total, free) = (size("MemTotal").unwrap_or(0), size("MemAvailable").unwrap_or(0));
-            let up = vm.ssh("cat /proc/uptime", LINE_LIMIT)?.ok()?.stdout;
+            let said = vm.ssh("show system --json", LINE_LIMIT)?.ok()?.stdout;
+            let system: serde_json::Value = serde_json::from_str(&said).context("read `show system`")?;
             shell::print(&format!(
                 "measured under emulation: SSH {:.1} s after power on; {} MiB of memory in use; up {} s",
                 took.as_secs_f64(),
-                total.saturating_sub(free) / 1_024,
-                up.split_whitespace().next().unwrap_or_default()
+                system["memory_used_mib"],
+                system["uptime_seconds"]
             ));
             Ok(())
         }
