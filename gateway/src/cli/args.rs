@@ -77,6 +77,12 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<Reload>,
     },
+    /// Start the machine again; sessions end
+    Reboot,
+    /// Switch the machine off; sessions end
+    Shutdown,
+    /// Addresses of a name, as this machine finds them
+    Resolve { name: String },
     /// Print the gateway's metrics in Prometheus's text format
     Metrics,
     /// Who may not come in: bans by hand, and those that the gateway makes after repeated offences

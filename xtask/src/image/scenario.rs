@@ -50,6 +50,8 @@ enum Step {
     Console { text: String },
     /// Take the power away.
     CutPower,
+    /// Wait until it has switched itself off, or would start again.
+    Ended,
     /// Change the root file system on the disk.
     Tamper,
     /// Some text must not have been on the console.
@@ -184,6 +186,7 @@ fn take(vm: &mut Vm<'_>, step: &Step, took: &mut Duration) -> Result<()> {
         Step::Start => vm.start(),
         Step::Console { text } => vm.wait_for_console(text, BOOT_LIMIT),
         Step::CutPower => vm.cut_power(),
+        Step::Ended => vm.wait_for_end(LINE_LIMIT),
         Step::Tamper => vm.tamper(),
         Step::Silent { text } => vm.check_console_is_without(text),
         Step::Ssh { run, user, options, input, expect, refuse, fails } => {

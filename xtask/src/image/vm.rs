@@ -199,6 +199,14 @@ impl<'a> Vm<'a> {
         qemu.wait(MOMENT).map(drop)
     }
 
+    /// Waits until it has switched itself off; a restart is an end too (`-no-reboot`).
+    pub(super) fn wait_for_end(&mut self, limit: Duration) -> Result<()> {
+        let mut qemu = self.qemu.take().context("the machine is off")?;
+        let ended = qemu.wait(limit);
+        let ended = ended.map_err(|error| self.told(&error))?;
+        if ended.success() { Ok(()) } else { bail!("QEMU ended with {ended}") }
+    }
+
     /// Waits for a text on the console.
     pub(super) fn wait_for_console(&mut self, text: &str, limit: Duration) -> Result<()> {
         let what = format!("`{text}` on the console");
