@@ -21,6 +21,8 @@ use crate::shell;
 const DIRECTORY: &str = "appliance-image/scenarios";
 /// From power on to SSH. A minute on an idle machine; this one may be busy.
 const BOOT_LIMIT: Duration = Duration::from_secs(10 * 60);
+/// What an administrator is asked with.
+const PROMPT: &str = "# ";
 const LINE_LIMIT: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Deserialize)]
@@ -58,7 +60,7 @@ enum Step {
     Silent { text: String },
     /// Run a line of the appliance's command line: it must succeed, or fail, and print what is expected.
     Ssh {
-        /// Empty where options of ssh say what is tried, or `input` is typed.
+        /// Empty where options of ssh say what is tried.
         #[serde(default)]
         run: String,
         /// Whose key: `admin`, `operator` or `viewer`.
@@ -68,13 +70,17 @@ enum Step {
         #[serde(default)]
         options: Vec<String>,
         #[serde(default)]
-        input: String,
-        #[serde(default)]
         expect: Vec<String>,
         #[serde(default)]
         refuse: Vec<String>,
         #[serde(default)]
         fails: bool,
+    },
+    /// Type on a terminal, over SSH: keys, each followed by a return, and what must be shown then.
+    Type {
+        keys: Vec<(String, String)>,
+        #[serde(default)]
+        refuse: Vec<String>,
     },
     /// Wait until a line prints what is expected.
     Await { run: String, expect: String },
@@ -189,8 +195,8 @@ fn take(vm: &mut Vm<'_>, step: &Step, took: &mut Duration) -> Result<()> {
         Step::Ended => vm.wait_for_end(LINE_LIMIT),
         Step::Tamper => vm.tamper(),
         Step::Silent { text } => vm.check_console_is_without(text),
-        Step::Ssh { run, user, options, input, expect, refuse, fails } => {
-            let output = vm.visit(&Visit { user, options, input }, run, LINE_LIMIT)?;
+        Step::Ssh { run, user, options, expect, refuse, fails } => {
+            let output = vm.visit(&Visit { user, options }, run, LINE_LIMIT)?;
             let said = format!("{}{}", output.stdout, output.stderr);
             if output.success() == *fails {
                 let how = if *fails { "succeeded" } else { "failed" };
@@ -204,6 +210,7 @@ fn take(vm: &mut Vm<'_>, step: &Step, took: &mut Duration) -> Result<()> {
             }
             Ok(())
         }
+        Step::Type { keys, refuse } => type_keys(vm, keys, refuse),
         Step::Await { run, expect } => {
             let mut last = String::new();
             let found = wait::attempt(LINE_LIMIT, expect, || {
@@ -224,6 +231,21 @@ fn take(vm: &mut Vm<'_>, step: &Step, took: &mut Duration) -> Result<()> {
             ));
             Ok(())
         }
+    }
+}
+
+fn type_keys(vm: &Vm<'_>, keys: &[(String, String)], refuse: &[String]) -> Result<()> {
+    let mut terminal = vm.terminal()?;
+    let mut shown = terminal.expect(PROMPT)?;
+    for (typed, expected) in keys {
+        // What is shown while it is typed is no answer.
+        terminal.send(typed)?;
+        terminal.send("\r")?;
+        shown += &terminal.expect(expected)?;
+    }
+    match refuse.iter().find(|text| shown.contains(text.as_str())) {
+        Some(wrong) => bail!("it showed `{wrong}`: {shown}"),
+        None => Ok(()),
     }
 }
 

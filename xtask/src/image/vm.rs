@@ -14,6 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::Signal;
 use portcullis_tests::process::{self, Child, Output};
+use portcullis_tests::terminal::Terminal;
 use portcullis_tests::wait;
 use tempfile::TempDir;
 
@@ -43,12 +44,11 @@ pub(super) struct Visit<'a> {
     pub(super) user: &'a str,
     /// More for ssh(1).
     pub(super) options: &'a [String],
-    pub(super) input: &'a str,
 }
 
 impl Default for Visit<'_> {
     fn default() -> Self {
-        Self { user: ADMINISTRATOR, options: &[], input: "" }
+        Self { user: ADMINISTRATOR, options: &[] }
     }
 }
 
@@ -179,9 +179,16 @@ impl<'a> Vm<'a> {
         self.visit(&Visit::default(), line, limit)
     }
 
-    /// Runs a line, or types what is to be typed where there is none.
+    /// Runs a line, or what the options say where there is none.
     pub(super) fn visit(&self, visit: &Visit<'_>, line: &str, limit: Duration) -> Result<Output> {
-        process::run_with_input(&mut self.ssh_command(visit, line, limit), visit.input.as_bytes(), limit)
+        process::run(&mut self.ssh_command(visit, line, limit), limit)
+    }
+
+    /// The appliance's command line as the administrator has it on a terminal.
+    pub(super) fn terminal(&self) -> Result<Terminal> {
+        let options = ["-t".to_owned()];
+        let visit = Visit { options: &options, ..Visit::default() };
+        Terminal::start(&self.ssh_command(&visit, "", MOMENT), 100, 30)
     }
 
     /// Some text must not have been on the console so far.
