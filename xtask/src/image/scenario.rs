@@ -24,6 +24,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(10 * 60);
 /// What an administrator is asked with.
 const PROMPT: &str = "# ";
 const LINE_LIMIT: Duration = Duration::from_secs(120);
+/// For what is awaited: a trial commit may have to end first.
+const AWAIT_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -213,8 +215,9 @@ fn take(vm: &mut Vm<'_>, step: &Step, took: &mut Duration) -> Result<()> {
         Step::Type { keys, refuse } => type_keys(vm, keys, refuse),
         Step::Await { run, expect } => {
             let mut last = String::new();
-            let found = wait::attempt(LINE_LIMIT, expect, || {
-                let output = vm.ssh(run, LINE_LIMIT)?;
+            let found = wait::attempt(AWAIT_LIMIT, expect, || {
+                // Nobody may get in for now: the next attempt may.
+                let Ok(output) = vm.attempt(run) else { return Ok(None) };
                 last = format!("{}{}", output.stdout, output.stderr);
                 Ok::<_, anyhow::Error>(last.contains(expect.as_str()).then_some(()))
             });

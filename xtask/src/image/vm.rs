@@ -179,6 +179,11 @@ impl<'a> Vm<'a> {
         self.visit(&Visit::default(), line, limit)
     }
 
+    /// The same without much patience.
+    pub(super) fn attempt(&self, line: &str) -> Result<Output> {
+        process::run(&mut self.ssh_command(&Visit::default(), line, ATTEMPT), ATTEMPT * 2)
+    }
+
     /// Runs a line, or what the options say where there is none.
     pub(super) fn visit(&self, visit: &Visit<'_>, line: &str, limit: Duration) -> Result<Output> {
         process::run(&mut self.ssh_command(visit, line, limit), limit)
