@@ -9,12 +9,15 @@ mod connect;
 mod describe;
 mod forward;
 mod ica;
+mod interfaces;
+mod machine;
 mod output;
 mod ports;
 mod sessions;
 mod shell;
 mod sta;
 mod status;
+mod system;
 mod table;
 mod terminal;
 mod ticket;
@@ -30,7 +33,7 @@ use clap::error::ErrorKind;
 use serde::de::DeserializeOwned;
 
 use crate::ctl::client::Client;
-use crate::ctl::protocol::{Command as Request, Confirmed, LogLevel, MetricsText, Reloaded};
+use crate::ctl::protocol::{Command as Request, Confirmed, LogLevel, MachineAction, MetricsText, Reloaded};
 use crate::exit::Exit;
 use args::{Cli, Command, Config, Global, Logs, Reload};
 use output::{Failure, Outcome, Output};
@@ -105,6 +108,8 @@ impl Context {
 fn run(context: &Context, command: Command) -> Outcome {
     match command {
         Command::Status => status::run(context),
+        Command::System => system::run(context),
+        Command::Interfaces => interfaces::run(context),
         Command::Sessions(command) => sessions::run(context, command),
         Command::Sta(command) => sta::run(context, command),
         Command::Ticket(command) => ticket::run(context, command),
@@ -119,6 +124,9 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Audit(arguments) => audit::run(context, &arguments),
         Command::Reload { command: None } => reload(context),
         Command::Reload { command: Some(Reload::Confirm) } => reload_confirm(context),
+        Command::Reboot => machine::order(context, MachineAction::Reboot),
+        Command::Shutdown => machine::order(context, MachineAction::PowerOff),
+        Command::Resolve { name } => machine::resolve(context, &name),
         Command::Metrics => metrics(context),
         Command::Bans(command) => bans::run(context, command),
         Command::Xdp(command) => xdp::run(context, command),

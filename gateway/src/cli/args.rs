@@ -45,6 +45,10 @@ pub struct Global {
 pub enum Command {
     /// Show how the gateway does
     Status,
+    /// Show how the machine does: what it is, memory, what is mounted, how it was started
+    System,
+    /// Show network interfaces: driver, queues, addresses, and where the packet filter sits
+    Interfaces,
     /// Show and end sessions
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Sessions(Sessions),
@@ -73,6 +77,12 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<Reload>,
     },
+    /// Start the machine again; sessions end
+    Reboot,
+    /// Switch the machine off; sessions end
+    Shutdown,
+    /// Addresses of a name, as this machine finds them
+    Resolve { name: String },
     /// Print the gateway's metrics in Prometheus's text format
     Metrics,
     /// Who may not come in: bans by hand, and those that the gateway makes after repeated offences

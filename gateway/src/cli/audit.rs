@@ -2,10 +2,10 @@
 
 use super::Context;
 use super::args::Audit;
-use super::configure::address;
 use super::output::Outcome;
 use super::table::{Paint, Table};
 use crate::audit::Record;
+use crate::ctl::claim;
 use crate::ctl::protocol::Command;
 use crate::exit::Exit;
 
@@ -25,7 +25,7 @@ pub(super) fn run(context: &Context, audit: &Audit) -> Outcome {
             "denied" => Paint::Bad,
             _ => Paint::Doubtful,
         };
-        let from = record.origin.claimed_from.as_deref().map_or_else(|| "-".to_owned(), address);
+        let from = record.origin.claimed_from.as_deref().map_or_else(|| "-".to_owned(), claim::shown);
         let cells = [
             record.at.clone(),
             record.origin.who.clone(),

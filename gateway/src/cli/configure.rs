@@ -11,6 +11,7 @@ use super::args::{Commit, Configure};
 use super::output::{Failure, Outcome};
 use super::table::{Paint, Table};
 use crate::config::FILE_MAX_BYTES;
+use crate::ctl::claim;
 use crate::ctl::protocol::{
     Candidate, Command, CommitOrder, Committed, Compared, ConfigText, Confirmed, HistoryRow, Validated,
     WhichText,
@@ -177,18 +178,13 @@ fn history(context: &Context) -> Outcome {
             row.at.clone(),
             row.action.clone(),
             row.who.clone(),
-            row.claimed_from.as_deref().map_or_else(|| "-".to_owned(), address),
+            row.claimed_from.as_deref().map_or_else(|| "-".to_owned(), claim::shown),
             row.comment.clone(),
         ];
         table.row(cells, &[(0, Paint::Title)]);
     }
     context.output.value_or_table(&rows, &table)?;
     Ok(Exit::Ok)
-}
-
-/// The first word of what sshd tells: the client's address.
-pub(super) fn address(claim: &str) -> String {
-    claim.split(' ').next().unwrap_or_default().to_owned()
 }
 
 fn import(context: &Context) -> Outcome {

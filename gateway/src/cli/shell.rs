@@ -38,8 +38,10 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Outcome {
     }
     drop(entered);
     let mut shell = Shell::new(context);
-    if let Some(line) = &arguments.command {
-        return Ok(shell.execute(line).exit());
+    // A forced command (sshd_config(5), ForceCommand) is told so what the client wanted.
+    let forced = || Some(std::env::var_os("SSH_ORIGINAL_COMMAND")?.to_string_lossy().into_owned());
+    if let Some(line) = arguments.command.clone().or_else(forced) {
+        return Ok(shell.execute(&line).exit());
     }
     if !io::stdin().is_terminal() {
         return shell.read_lines();

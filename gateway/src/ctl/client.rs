@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use super::claim;
 use super::protocol::{ANSWER_MAX_BYTES, Answer, Command, Failure};
 
 /// Longest wait for one answer: `sta-test` and `reload` ask others first.
@@ -60,7 +61,7 @@ impl Client {
             Ok(stream) => Ok(Self {
                 path: path.to_owned(),
                 stream: BufReader::new(stream),
-                claimed_from: std::env::var("SSH_CONNECTION").ok(),
+                claimed_from: claim::from_environment(),
             }),
             Err(source) => Err(ClientError::Connect { path: path.to_owned(), source }),
         }

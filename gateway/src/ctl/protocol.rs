@@ -27,6 +27,7 @@ mod config;
 mod forward;
 mod kernel;
 mod least;
+mod machine;
 mod sessions;
 mod status;
 mod tickets;
@@ -45,6 +46,7 @@ pub use kernel::{
     Confirmed, XdpCount, XdpEventUse, XdpFlood, XdpFlowUse, XdpInterfaceStatus, XdpMap, XdpRules, XdpStatus,
     XdpSteering,
 };
+pub use machine::{MachineAction, MachineOrder};
 pub use sessions::{KillWhich, SessionFilter};
 pub use status::{AuthorityStatus, ConfigStatus, ListenerStatus, ReloadStatus, StaSummary, Status, Use};
 pub use tickets::{Issued, Redeemed, TicketOrder, TicketText};
@@ -118,6 +120,8 @@ pub enum Command {
     Reload {},
     /// [`Confirmed`]: what was committed or reloaded on trial stays in force.
     ReloadConfirm {},
+    /// [`MachineOrder`], once the system has been told.
+    Machine(MachineOrder),
     /// [`MetricsText`]
     Metrics {},
     /// [`XdpStatus`]

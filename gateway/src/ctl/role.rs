@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::history::Origin;
 
-/// Longest word of a claim about where somebody came from.
-const CLAIM_MAX_BYTES: usize = 128;
+/// Longest claim about where somebody came from, and by which key.
+const CLAIM_MAX_BYTES: usize = 256;
 
 /// What somebody may do; each role may do what the ones before it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -54,7 +54,7 @@ pub struct Caller {
     pub uid: u32,
     pub name: String,
     pub role: Role,
-    /// Where an SSH session came from, as its environment says: nobody vouches for it.
+    /// Where an SSH session came from and by which key, as its environment says: nobody vouches for it.
     pub claimed_from: Option<String>,
 }
 
@@ -146,7 +146,7 @@ mod tests {
             plain_claim("192.0.2.7 50000 10.0.0.1 22").as_deref(),
             Some("192.0.2.7 50000 10.0.0.1 22")
         );
-        for claim in ["", "a\nb", "a\u{1b}[2J", &"x".repeat(200)] {
+        for claim in ["", "a\nb", "a\u{1b}[2J", &"x".repeat(300)] {
             assert_eq!(plain_claim(claim), None);
         }
     }

@@ -45,6 +45,7 @@ mod bans;
 mod config;
 mod forward;
 mod kernel;
+mod machine;
 mod ready;
 mod traffic;
 
@@ -145,6 +146,7 @@ impl Services {
             }
             Command::Reload {} => reply(self.reload(caller).await),
             Command::ReloadConfirm {} => reply(self.confirm_reload()),
+            Command::Machine(order) => reply(machine::ask(&order)),
             Command::Metrics {} => reply(Ok(MetricsText { text: self.render_metrics() })),
             Command::XdpStatus {} => reply(self.kernel_status()),
             Command::XdpRules {} => reply(self.kernel_rules()),

@@ -71,6 +71,19 @@ fn under_its_name_as_a_login_shell_the_program_is_nothing_else() {
 }
 
 #[test]
+fn as_a_forced_command_it_runs_what_the_client_asked_for() {
+    let edge = Edge::start();
+    let mut command = shell(&edge);
+    command.env("SSH_ORIGINAL_COMMAND", "show system --json");
+    let output = process::run(&mut command, PATIENCE).unwrap().ok().unwrap();
+    let system: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+    assert!(system["memory_total_mib"].as_u64().unwrap() > 0);
+    let mut command = shell(&edge);
+    let output = process::run(command.env("SSH_ORIGINAL_COMMAND", "sh -c id"), PATIENCE).unwrap();
+    assert!(!output.success() && !output.stdout.contains("uid="), "{output:?}");
+}
+
+#[test]
 fn commands_keys_and_live_values_are_completed() {
     let (edge, server) = (Edge::start(), backend::echo().unwrap());
     let mut live = edge.session(server.address());

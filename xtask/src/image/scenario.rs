@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::build::Built;
 use super::builder::Builder;
-use super::vm::{Settings, Vm};
+use super::vm::{self, Settings, Visit, Vm};
 use crate::boot::debian::{self, Machine};
 use crate::ci::Tally;
 use crate::shell;
@@ -21,7 +21,11 @@ use crate::shell;
 const DIRECTORY: &str = "appliance-image/scenarios";
 /// From power on to SSH. A minute on an idle machine; this one may be busy.
 const BOOT_LIMIT: Duration = Duration::from_secs(10 * 60);
+/// What an administrator is asked with.
+const PROMPT: &str = "# ";
 const LINE_LIMIT: Duration = Duration::from_secs(120);
+/// For what is awaited: a trial commit may have to end first.
+const AWAIT_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,11 +54,23 @@ enum Step {
     Console { text: String },
     /// Take the power away.
     CutPower,
+    /// Wait until it has switched itself off, or would start again.
+    Ended,
     /// Change the root file system on the disk.
     Tamper,
-    /// Run a line as the administrator: it must succeed, or fail, and print what is expected.
+    /// Some text must not have been on the console.
+    Silent { text: String },
+    /// Run a line of the appliance's command line: it must succeed, or fail, and print what is expected.
     Ssh {
+        /// Empty where options of ssh say what is tried.
+        #[serde(default)]
         run: String,
+        /// Whose key: `admin`, `operator` or `viewer`.
+        #[serde(default = "administrator", rename = "as")]
+        user: String,
+        /// More for ssh(1).
+        #[serde(default)]
+        options: Vec<String>,
         #[serde(default)]
         expect: Vec<String>,
         #[serde(default)]
@@ -62,10 +78,20 @@ enum Step {
         #[serde(default)]
         fails: bool,
     },
+    /// Type on a terminal, over SSH: keys, each followed by a return, and what must be shown then.
+    Type {
+        keys: Vec<(String, String)>,
+        #[serde(default)]
+        refuse: Vec<String>,
+    },
     /// Wait until a line prints what is expected.
     Await { run: String, expect: String },
     /// Say how long the last start took and how much memory is in use.
     Measure,
+}
+
+fn administrator() -> String {
+    vm::ADMINISTRATOR.to_owned()
 }
 
 impl Scenario {
@@ -168,9 +194,11 @@ fn take(vm: &mut Vm<'_>, step: &Step, took: &mut Duration) -> Result<()> {
         Step::Start => vm.start(),
         Step::Console { text } => vm.wait_for_console(text, BOOT_LIMIT),
         Step::CutPower => vm.cut_power(),
+        Step::Ended => vm.wait_for_end(LINE_LIMIT),
         Step::Tamper => vm.tamper(),
-        Step::Ssh { run, expect, refuse, fails } => {
-            let output = vm.ssh(run, LINE_LIMIT)?;
+        Step::Silent { text } => vm.check_console_is_without(text),
+        Step::Ssh { run, user, options, expect, refuse, fails } => {
+            let output = vm.visit(&Visit { user, options }, run, LINE_LIMIT)?;
             let said = format!("{}{}", output.stdout, output.stderr);
             if output.success() == *fails {
                 let how = if *fails { "succeeded" } else { "failed" };
@@ -184,31 +212,43 @@ fn take(vm: &mut Vm<'_>, step: &Step, took: &mut Duration) -> Result<()> {
             }
             Ok(())
         }
+        Step::Type { keys, refuse } => type_keys(vm, keys, refuse),
         Step::Await { run, expect } => {
             let mut last = String::new();
-            let found = wait::attempt(LINE_LIMIT, expect, || {
-                let output = vm.ssh(run, LINE_LIMIT)?;
+            let found = wait::attempt(AWAIT_LIMIT, expect, || {
+                // Nobody may get in for now: the next attempt may.
+                let Ok(output) = vm.attempt(run) else { return Ok(None) };
                 last = format!("{}{}", output.stdout, output.stderr);
                 Ok::<_, anyhow::Error>(last.contains(expect.as_str()).then_some(()))
             });
             found.with_context(|| format!("it said last: {}", last.trim()))
         }
         Step::Measure => {
-            let memory = vm.ssh("cat /proc/meminfo", LINE_LIMIT)?.ok()?.stdout;
-            let size = |key: &str| {
-                let line = memory.lines().find_map(|line| line.strip_prefix(key))?;
-                line.split_whitespace().nth(1)?.parse::<u64>().ok()
-            };
-            let (total, free) = (size("MemTotal").unwrap_or(0), size("MemAvailable").unwrap_or(0));
-            let up = vm.ssh("cat /proc/uptime", LINE_LIMIT)?.ok()?.stdout;
+            let said = vm.ssh("show system --json", LINE_LIMIT)?.ok()?.stdout;
+            let system: serde_json::Value = serde_json::from_str(&said).context("read `show system`")?;
             shell::print(&format!(
                 "measured under emulation: SSH {:.1} s after power on; {} MiB of memory in use; up {} s",
                 took.as_secs_f64(),
-                total.saturating_sub(free) / 1_024,
-                up.split_whitespace().next().unwrap_or_default()
+                system["memory_used_mib"],
+                system["uptime_seconds"]
             ));
             Ok(())
         }
+    }
+}
+
+fn type_keys(vm: &Vm<'_>, keys: &[(String, String)], refuse: &[String]) -> Result<()> {
+    let mut terminal = vm.terminal()?;
+    let mut shown = terminal.expect(PROMPT)?;
+    for (typed, expected) in keys {
+        // What is shown while it is typed is no answer.
+        terminal.send(typed)?;
+        terminal.send("\r")?;
+        shown += &terminal.expect(expected)?;
+    }
+    match refuse.iter().find(|text| shown.contains(text.as_str())) {
+        Some(wrong) => bail!("it showed `{wrong}`: {shown}"),
+        None => Ok(()),
     }
 }
 

@@ -14,6 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::Signal;
 use portcullis_tests::process::{self, Child, Output};
+use portcullis_tests::terminal::Terminal;
 use portcullis_tests::wait;
 use tempfile::TempDir;
 
@@ -31,6 +32,25 @@ const MOMENT: Duration = Duration::from_secs(60);
 /// Where the data of the first slot begins: behind the table, the system partition and the hashes. See mkosi.repart.
 const ROOT_OFFSET: u64 = (1 + 512 + 16) << 20;
 const ROOT_BYTES: u64 = 256 << 20;
+
+/// Who gets in by the administrator's key.
+pub(super) const ADMINISTRATOR: &str = "admin";
+/// The users of the appliance, each with a key and a role.
+const USERS: [&str; 3] = [ADMINISTRATOR, "operator", "viewer"];
+
+/// How somebody comes by SSH.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Visit<'a> {
+    pub(super) user: &'a str,
+    /// More for ssh(1).
+    pub(super) options: &'a [String],
+}
+
+impl Default for Visit<'_> {
+    fn default() -> Self {
+        Self { user: ADMINISTRATOR, options: &[] }
+    }
+}
 
 /// How the machine is to be.
 #[derive(Debug, Clone, Default)]
@@ -67,9 +87,11 @@ impl<'a> Vm<'a> {
         formats::disk(raw, &vm.file("disk.raw"))?;
         let variables = if vm.settings.secure_boot { enrolled(builder)? } else { builder.file(VARIABLES) };
         fs::copy(variables, vm.file("variables.fd")).context("copy the firmware's variables")?;
-        let mut keygen = Command::new("ssh-keygen");
-        keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"]).arg(vm.file("key"));
-        process::run(&mut keygen, MOMENT)?.ok()?;
+        for user in USERS {
+            let mut keygen = Command::new("ssh-keygen");
+            keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", &format!("{user}@test"), "-f"]);
+            process::run(keygen.arg(vm.file(user)), MOMENT)?.ok()?;
+        }
         Ok(vm)
     }
 
@@ -101,9 +123,12 @@ impl<'a> Vm<'a> {
         let forward = format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22", self.port);
         qemu.args(["-netdev", &forward, "-device", "virtio-net-pci,netdev=net,romfile="]);
         qemu.args(["-device", "virtio-rng-pci"]);
-        let public = fs::read_to_string(self.file("key.pub")).context("read the key")?;
-        let key = [("appliance.admin-keys".to_owned(), public)];
-        for (name, value) in key.iter().chain(&self.settings.credentials) {
+        let mut keys = Vec::new();
+        for user in USERS {
+            let public = fs::read_to_string(self.file(&format!("{user}.pub"))).context("read the key")?;
+            keys.push((format!("appliance.{user}-keys"), public));
+        }
+        for (name, value) in keys.iter().chain(&self.settings.credentials) {
             let value = STANDARD.encode(value);
             let value = format!("type=11,value=io.systemd.credential.binary:{name}={value}");
             qemu.args(["-smbios", &value]);
@@ -120,7 +145,7 @@ impl<'a> Vm<'a> {
     pub(super) fn wait_for_ssh(&mut self, limit: Duration) -> Result<Duration> {
         let begun = self.started;
         let answered = wait::attempt(limit, "SSH to the appliance", || {
-            let mut ssh = self.ssh_command("true", ATTEMPT);
+            let mut ssh = self.ssh_command(&Visit::default(), "show version", ATTEMPT);
             // A machine that is off will not answer.
             if let Some(status) = self.qemu.as_mut().and_then(|qemu| qemu.try_status().transpose()) {
                 bail!("QEMU ended with {}", status?);
@@ -130,22 +155,53 @@ impl<'a> Vm<'a> {
         answered.map_err(|error| self.told(&error))
     }
 
-    fn ssh_command(&self, line: &str, patience: Duration) -> Command {
+    fn ssh_command(&self, visit: &Visit<'_>, line: &str, patience: Duration) -> Command {
         let mut ssh = Command::new("ssh");
-        ssh.args(["-F", "none", "-p", &self.port.to_string(), "-i"]).arg(self.file("key"));
+        ssh.args(["-F", "none", "-p", &self.port.to_string(), "-i"]).arg(self.file(visit.user));
+        // What is said first counts.
+        ssh.args(visit.options);
         // The host key of the first time must be that of all times.
         ssh.arg("-o").arg(format!("UserKnownHostsFile={}", self.file("known_hosts").display()));
         for option in ["StrictHostKeyChecking=accept-new", "BatchMode=yes", "IdentitiesOnly=yes"] {
             ssh.args(["-o", option]);
         }
         ssh.args(["-o", &format!("ConnectTimeout={}", patience.as_secs())]);
-        ssh.args(["admin@127.0.0.1", line]);
+        ssh.arg(format!("{}@127.0.0.1", visit.user));
+        if !line.is_empty() {
+            // Behind this nothing is an option of ssh's.
+            ssh.args(["--", line]);
+        }
         ssh
     }
 
-    /// Runs a line on the appliance as the administrator.
+    /// Runs a line of the appliance's command line as the administrator.
     pub(super) fn ssh(&self, line: &str, limit: Duration) -> Result<Output> {
-        process::run(&mut self.ssh_command(line, limit), limit)
+        self.visit(&Visit::default(), line, limit)
+    }
+
+    /// The same without much patience.
+    pub(super) fn attempt(&self, line: &str) -> Result<Output> {
+        process::run(&mut self.ssh_command(&Visit::default(), line, ATTEMPT), ATTEMPT * 2)
+    }
+
+    /// Runs a line, or what the options say where there is none.
+    pub(super) fn visit(&self, visit: &Visit<'_>, line: &str, limit: Duration) -> Result<Output> {
+        process::run(&mut self.ssh_command(visit, line, limit), limit)
+    }
+
+    /// The appliance's command line as the administrator has it on a terminal.
+    pub(super) fn terminal(&self) -> Result<Terminal> {
+        let options = ["-t".to_owned()];
+        let visit = Visit { options: &options, ..Visit::default() };
+        Terminal::start(&self.ssh_command(&visit, "", MOMENT), 100, 30)
+    }
+
+    /// Some text must not have been on the console so far.
+    pub(super) fn check_console_is_without(&self, text: &str) -> Result<()> {
+        match self.console().lines().find(|line| line.contains(text)) {
+            Some(line) => Err(self.told(&anyhow!("the console says: {line}"))),
+            None => Ok(()),
+        }
     }
 
     /// Takes its power away: nothing is told to the guest.
@@ -153,6 +209,14 @@ impl<'a> Vm<'a> {
         let mut qemu = self.qemu.take().context("the machine is off")?;
         qemu.signal(Signal::SIGKILL)?;
         qemu.wait(MOMENT).map(drop)
+    }
+
+    /// Waits until it has switched itself off; a restart is an end too (`-no-reboot`).
+    pub(super) fn wait_for_end(&mut self, limit: Duration) -> Result<()> {
+        let mut qemu = self.qemu.take().context("the machine is off")?;
+        let ended = qemu.wait(limit);
+        let ended = ended.map_err(|error| self.told(&error))?;
+        if ended.success() { Ok(()) } else { bail!("QEMU ended with {ended}") }
     }
 
     /// Waits for a text on the console.

@@ -76,8 +76,9 @@ pub struct Audit {
 
 #[derive(Clone, Debug, Args)]
 pub struct Shell {
-    /// Run one line instead of asking for lines, as `ssh gateway COMMAND` does
-    #[arg(short = 'c', value_name = "LINE")]
+    /// Run one line instead of asking for lines, as `ssh gateway COMMAND` does; else that of SSH_ORIGINAL_COMMAND,
+    /// where sshd was told to start nothing but this
+    #[arg(short = 'c', value_name = "LINE", allow_hyphen_values = true)]
     pub command: Option<String>,
 }
 

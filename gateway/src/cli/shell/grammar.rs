@@ -12,7 +12,12 @@ use crate::cli::args::Cli;
 /// Words of operators, and what they stand for. The longest that fits counts.
 pub(super) const WORDS: &[(&[&str], &[&str], &str)] = &[
     (&["show", "status"], &["status"], "how the gateway does"),
-    (&["show", "system"], &["status"], "how the gateway does"),
+    (&["show", "system"], &["system"], "how the machine does"),
+    (
+        &["show", "interfaces"],
+        &["interfaces"],
+        "network cards: driver, queues, addresses, where the filter sits",
+    ),
     (&["show", "version"], &["--version"], "the version of this program"),
     (&["show", "sessions"], &["sessions", "list"], "sessions, oldest first"),
     (&["show", "session"], &["sessions", "show"], "one session"),
@@ -47,6 +52,8 @@ pub(super) const WORDS: &[(&[&str], &[&str], &str)] = &[
 /// Commands of the program that may be typed as they are.
 const COMMANDS: &[&[&str]] = &[
     &["status"],
+    &["system"],
+    &["interfaces"],
     &["sessions"],
     &["sta"],
     &["ticket"],
@@ -61,6 +68,9 @@ const COMMANDS: &[&[&str]] = &[
     &["ports"],
     &["logs"],
     &["metrics"],
+    &["resolve"],
+    &["reboot"],
+    &["shutdown"],
     &["audit"],
     &["reload"],
     &["--version"],

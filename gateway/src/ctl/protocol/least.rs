@@ -52,7 +52,8 @@ impl Command {
             | Self::ConfigValidate {}
             | Self::ConfigCommit(_)
             | Self::Reload {}
-            | Self::ReloadConfirm {} => Role::Administrator,
+            | Self::ReloadConfirm {}
+            | Self::Machine(_) => Role::Administrator,
         }
     }
 
@@ -73,6 +74,7 @@ impl Command {
                 | Self::ConfigCommit(_)
                 | Self::Reload {}
                 | Self::ReloadConfirm {}
+                | Self::Machine(_)
         )
     }
 

@@ -1,0 +1,17 @@
+//! What may be asked of the machine itself.
+
+use serde::{Deserialize, Serialize};
+
+/// What the machine is to do; also the answer, when it is about to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineOrder {
+    pub action: MachineAction,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MachineAction {
+    Reboot,
+    PowerOff,
+}
