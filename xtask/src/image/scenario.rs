@@ -240,8 +240,11 @@ fn take(vm: &mut Vm<'_>, step: &Step, took: &mut Duration) -> Result<()> {
 fn type_keys(vm: &Vm<'_>, keys: &[(String, String)], refuse: &[String]) -> Result<()> {
     let mut terminal = vm.terminal()?;
     let mut shown = terminal.expect(PROMPT)?;
-    for (typed, expected) in keys {
-        // What is shown while it is typed is no answer.
+    for (at, (typed, expected)) in keys.iter().enumerate() {
+        if at.checked_sub(1).and_then(|before| keys.get(before)).is_some_and(|(_, answer)| answer != PROMPT) {
+            // What is typed before the line editor asks for it is lost.
+            shown += &terminal.expect(PROMPT)?;
+        }
         terminal.send(typed)?;
         terminal.send("\r")?;
         shown += &terminal.expect(expected)?;
