@@ -191,11 +191,17 @@ fn an_interface_that_takes_name_and_number_of_one_that_was_moved_away_is_filtere
     let _strangers = scene.strangers();
     let gateway = start(&scene, "");
     let _elsewhere = take_the_place_of_edge(&scene);
-    wait_for_repair(&gateway, 1.0);
+    expect_repaired(&scene, &gateway);
+}
+
+/// The interface that came in the edge's place is filtered, once.
+fn expect_repaired(scene: &Scene, gateway: &Gateway) {
+    wait_for_repair(gateway, 1.0);
+    // What the filter does not open is silent; what it opens answers once the link is up.
     wait::until(PATIENCE, "the listener to be reached", || scene.reaches(OPEN) == [true, true]).unwrap();
     assert_eq!(scene.reaches(CLOSED), [false, false]);
-    assert!((attached(&gateway) - 1.0).abs() < f64::EPSILON);
-    Talk::begin(&scene, &gateway, scene.edge()[0], scene.lab.farm.v4[0]).echo();
+    assert!((attached(gateway) - 1.0).abs() < f64::EPSILON);
+    Talk::begin(scene, gateway, scene.edge()[0], scene.lab.farm.v4[0]).echo();
 }
 
 #[test]
@@ -225,12 +231,7 @@ fn an_interface_that_goes_and_comes_back_is_filtered_again() {
     let [edge, wan] = addresses(&scene);
     let end = |namespace, interface, addresses| End { namespace, interface, addresses };
     netns::join(end(inside, "edge", &edge), end(outside, "wan", &wan)).unwrap();
-    wait_for_repair(&gateway, 1.0);
-    // What the filter does not open is silent; what it opens answers once the link is up.
-    wait::until(PATIENCE, "the listener to be reached", || scene.reaches(OPEN) == [true, true]).unwrap();
-    assert_eq!(scene.reaches(CLOSED), [false, false]);
-    assert!((attached(&gateway) - 1.0).abs() < f64::EPSILON);
-    Talk::begin(&scene, &gateway, scene.edge()[0], scene.lab.farm.v4[0]).echo();
+    expect_repaired(&scene, &gateway);
 }
 
 #[test]
