@@ -154,6 +154,8 @@ impl Wire {
             odd |= length > PAYLOAD_MAX_BYTES;
             // Of these only content of a kind comes under TLS 1.2; the body is not waited for.
             odd |= !matches!(kind, 21..=23);
+            // The one version of another major number that rustls knows by name, SSL 2.
+            odd |= (*major, *minor) == (0, 2);
             // rustls does not look at these under TLS 1.3, nor authenticate them.
             odd |= is_13 && (*kind, *major, *minor) != (APPLICATION_DATA, 3, 3);
             match rest.get(HEADER_BYTES + length..) {
