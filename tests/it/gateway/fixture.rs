@@ -1,10 +1,14 @@
 //! What most tests start with: a gateway whose own authority issues tickets for servers on loopback.
 
+use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 
+use portcullis_tests::backend::{self, Service};
 use portcullis_tests::client::{self, Client};
 use portcullis_tests::gateway::{Gateway, Setup};
 use portcullis_tests::netns;
@@ -27,6 +31,33 @@ pub(crate) const PROXY_LOCAL: &str = r#"
     allow = [{ to = ["127.0.0.0/8", "*.farm.test"], ports = ["1-65535"] }]
 "#;
 
+/// What makes OpenSSL speak each suite that the record layer knows, with ECDSA certificates.
+pub(crate) const OPENSSL_SUITES: [[&str; 3]; 6] = [
+    ["-tls1_3", "-ciphersuites", "TLS_AES_128_GCM_SHA256"],
+    ["-tls1_3", "-ciphersuites", "TLS_AES_256_GCM_SHA384"],
+    ["-tls1_3", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256"],
+    ["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"],
+    ["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-GCM-SHA384"],
+    ["-tls1_2", "-cipher", "ECDHE-ECDSA-CHACHA20-POLY1305"],
+];
+
+/// The lines of both outputs of a child, as they come.
+pub(crate) fn lines_of(child: &mut Child) -> Receiver<String> {
+    let (tell, lines) = channel();
+    let outputs: [Box<dyn Read + Send>; 2] =
+        [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+    for output in outputs {
+        let tell = tell.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+                // Nobody listens any more when the test is over.
+                tell.send(String::from_utf8_lossy(&line).into_owned()).ok();
+            }
+        });
+    }
+    lines
+}
+
 /// A gateway and the address of the listener under test.
 pub(crate) struct Edge {
     pub(crate) gateway: Gateway,
@@ -42,6 +73,19 @@ pub(crate) fn setup() -> Setup {
 }
 
 impl Edge {
+    /// Leaves something to be counted: a session that has ended, and a ticket of an authority that nobody knows. The
+    /// session's server goes on.
+    pub(crate) fn live_a_little(&self) -> Service {
+        let server = backend::echo().unwrap();
+        let mut client = self.session(server.address());
+        client.echo(b"counted").unwrap();
+        client.sender.finish().unwrap();
+        client.read_to_end().unwrap();
+        self.wait_for_records(1);
+        self.socks_code(";40;STA999999999;0123456789ABCDEF0123456789ABCDEF");
+        server
+    }
+
     /// A listener of kind `gateway` that may reach anything on loopback.
     pub(crate) fn start() -> Self {
         Self::with("")
@@ -160,7 +204,7 @@ impl Edge {
 impl Drop for Edge {
     /// Whatever a test is about: no task or thread of the daemon may have broken off.
     fn drop(&mut self) {
-        if !std::thread::panicking() {
+        if !thread::panicking() {
             let log = self.gateway.log();
             assert!(!log.contains("panicked at"), "the daemon's log holds a panic:\n{log}");
         }

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use portcullis::metrics::names;
-use portcullis_tests::backend::{self, Service};
+use portcullis_tests::backend::Service;
 use portcullis_tests::client::Client;
 use portcullis_tests::pki::{Leaf, Validity};
 use portcullis_tests::process::{self, Output};
@@ -99,13 +99,7 @@ fn busy_edge(metrics_keys: &str) -> (Edge, SocketAddr, (Client, Service, StaDoub
     setup.merge(&double.section("double", "health_interval = \"1s\"")).unwrap();
     let keys = ANYTHING_LOCAL.replace("[\"local\"]", "[\"local\", \"double\"]");
     let edge = Edge::of_setup(setup, "gateway", &keys);
-    let server = backend::echo().unwrap();
-    let mut client = edge.session(server.address());
-    client.echo(b"counted").unwrap();
-    client.sender.finish().unwrap();
-    client.read_to_end().unwrap();
-    edge.wait_for_records(1);
-    edge.socks_code(";40;STA999999999;0123456789ABCDEF0123456789ABCDEF");
+    let server = edge.live_a_little();
     let mut stranger = Client::plain(edge.at).unwrap();
     stranger.send(b"this is no TLS at all").unwrap();
     edge.gateway.cli(["bans", "add", "192.0.2.9"]).unwrap().ok().unwrap();

@@ -1,15 +1,14 @@
 //! TLS records of live sessions, by the relay's own layer and by rustls, against `openssl s_client` and rustls.
 
-use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::io::Write as _;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
+use std::sync::mpsc::Receiver;
 
 use portcullis_tests::backend::{self, Service};
 use portcullis_tests::speak::Speak as _;
 use portcullis_tests::wait::PATIENCE;
 
-use super::fixture::{Edge, number, text, without_programs};
+use super::fixture::{Edge, OPENSSL_SUITES, lines_of, number, text, without_programs};
 
 const LAYERS: [&str; 2] = ["own", "rustls"];
 
@@ -34,18 +33,7 @@ impl Talk {
         openssl.arg(edge.ca()).args(flags);
         openssl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = openssl.spawn().unwrap();
-        let (tell, lines) = channel();
-        let outputs: [Box<dyn Read + Send>; 2] =
-            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
-        for output in outputs {
-            let tell = tell.clone();
-            thread::spawn(move || {
-                for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
-                    // Nobody listens any more when the test is over.
-                    tell.send(String::from_utf8_lossy(&line).into_owned()).ok();
-                }
-            });
-        }
+        let lines = lines_of(&mut child);
         let stdin = child.stdin.take().unwrap();
         Self { child, stdin, lines }
     }
@@ -85,14 +73,7 @@ fn openssl_talks_in_every_suite() {
     }
     for layer in LAYERS {
         let (edge, _server) = edge(layer);
-        for flags in [
-            ["-tls1_3", "-ciphersuites", "TLS_AES_128_GCM_SHA256"],
-            ["-tls1_3", "-ciphersuites", "TLS_AES_256_GCM_SHA384"],
-            ["-tls1_3", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256"],
-            ["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"],
-            ["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-GCM-SHA384"],
-            ["-tls1_2", "-cipher", "ECDHE-ECDSA-CHACHA20-POLY1305"],
-        ] {
+        for flags in OPENSSL_SUITES {
             let mut talk = Talk::start(&edge, &flags);
             for line in ["hello", &"long ".repeat(1500), "bye"] {
                 talk.echo(line);

@@ -1,6 +1,6 @@
 //! Servers that speak TLS, and gateways that speak it to them.
 
-use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{self as std_process, ChildStdin, Command, Stdio};
@@ -17,7 +17,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use super::super::fixture::{ANYTHING_LOCAL, Edge, setup};
+use super::super::fixture::{ANYTHING_LOCAL, Edge, lines_of, setup};
 
 /// What the certificates of these servers are for.
 pub(super) const NAME: &str = "vda1.farm.test";
@@ -67,18 +67,7 @@ impl OpenSsl {
     /// One that says on standard output what it gets, and takes orders.
     pub(super) fn start(files: &Files, directory: &Path, flags: &[&str]) -> Self {
         let (mut child, address) = Self::spawn(files, directory, flags);
-        let (tell, lines) = channel();
-        let outputs: [Box<dyn Read + Send>; 2] =
-            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
-        for output in outputs {
-            let tell = tell.clone();
-            thread::spawn(move || {
-                for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
-                    // Nobody listens any more when the test is over.
-                    tell.send(String::from_utf8_lossy(&line).into_owned()).ok();
-                }
-            });
-        }
+        let lines = lines_of(&mut child);
         let stdin = child.stdin.take();
         let server = Self { child, address, stdin, lines };
         server.hear("ACCEPT");

@@ -6,7 +6,7 @@ use portcullis_tests::backend::{Checker, Pattern};
 use portcullis_tests::client::Client;
 use portcullis_tests::speak::Speak as _;
 
-use super::super::fixture::{Edge, PROXY_LOCAL, number, without_programs};
+use super::super::fixture::{Edge, OPENSSL_SUITES, PROXY_LOCAL, number, without_programs};
 use super::farm::{BY_CA, OpenSsl, WAYS, edge, farm};
 
 const MIB: usize = 1024 * 1024;
@@ -94,14 +94,7 @@ fn openssl_talks_in_every_suite() {
         return;
     }
     for layer in ["own", "rustls"] {
-        for flags in [
-            ["-tls1_3", "-ciphersuites", "TLS_AES_128_GCM_SHA256"],
-            ["-tls1_3", "-ciphersuites", "TLS_AES_256_GCM_SHA384"],
-            ["-tls1_3", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256"],
-            ["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"],
-            ["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-GCM-SHA384"],
-            ["-tls1_2", "-cipher", "ECDHE-ECDSA-CHACHA20-POLY1305"],
-        ] {
+        for flags in OPENSSL_SUITES {
             let (setup, files) = farm();
             let server = OpenSsl::echo(&files, setup.dir(), &flags);
             let edge = edge(setup, ("auto", layer), BY_CA);
