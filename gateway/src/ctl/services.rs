@@ -1,26 +1,19 @@
 //! The answers to the control socket's commands, and the facts that metrics and readiness are made of.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use portcullis_core::answer::{TicketAnswer, Unavailable};
 use portcullis_core::limits::{BANS_MAX, SUSPECTS_MAX};
-use portcullis_core::session::{Record, Session, SessionId, Table};
-use portcullis_core::ticket_store::TicketData;
-use portcullis_proto::host_port::HostPort;
-use portcullis_proto::ticket::TicketString;
+use portcullis_core::session::Table;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::protocol::{
-    Answer, AuthorityStatus, Command, ConfigStatus, ErrorCode, Failure, Issued, KillWhich, Killed,
-    ListenerStatus, LogLevel, MetricsText, Redeemed, ReloadStatus, Reloaded, SESSIONS_PER_ANSWER,
-    SessionFilter, SessionRow, StaSummary, Status, TicketOrder, TicketText, Use,
+    Answer, AuthorityStatus, Command, ConfigStatus, ErrorCode, Failure, ListenerStatus, LogLevel,
+    MetricsText, ReloadStatus, Reloaded, StaSummary, Status, Use,
 };
 use super::role::Caller;
 use crate::audit::{Audit, Record as AuditRecord};
@@ -47,6 +40,8 @@ mod forward;
 mod kernel;
 mod machine;
 mod ready;
+mod sessions;
+mod tickets;
 mod traffic;
 
 /// How long a reload may take before who asked is told that it goes on without them.
@@ -78,11 +73,6 @@ pub struct ReloadRequest {
     pub origin: Origin,
     pub reply: oneshot::Sender<Result<Applied, String>>,
 }
-
-/// By listener and protocol.
-type SessionCounts = BTreeMap<(String, &'static str), usize>;
-/// Up and down, by listener.
-type SessionBytes = BTreeMap<String, (u64, u64)>;
 
 /// What the commands work on.
 #[derive(Debug)]
@@ -242,120 +232,12 @@ impl Services {
         }
     }
 
-    fn sessions(&self, filter: &SessionFilter) -> Outcome<Vec<SessionRow>> {
-        let source = filter.source.as_deref().map(prefix).transpose()?;
-        let after = filter.after.as_deref().map(session_id).transpose()?;
-        let user = filter.user.as_ref().map(|user| user.to_lowercase());
-        let wanted = |session: &Session| {
-            let of_user =
-                |user: &String| session.info.user.as_ref().is_some_and(|name| name.to_lowercase() == *user);
-            user.as_ref().is_none_or(of_user)
-                && source.is_none_or(|source| source.contains(&session.info.source.ip().to_canonical()))
-                && after.is_none_or(|after| session.id > after)
-        };
-        let table = lock(&self.sessions);
-        let rows: Vec<SessionRow> = if filter.ended {
-            table.ended().filter(|record| wanted(&record.session)).map(ended_row).collect()
-        } else {
-            table.list().iter().filter(|session| wanted(session)).map(live_row).collect()
-        };
-        Ok(rows.into_iter().take(SESSIONS_PER_ANSWER).collect())
-    }
-
-    fn session(&self, id: &str) -> Outcome<SessionRow> {
-        let id = session_id(id)?;
-        let table = lock(&self.sessions);
-        let ended = || table.ended().find(|record| record.session.id == id).map(ended_row);
-        table.get(id).map(live_row).or_else(ended).ok_or_else(|| no_session(id))
-    }
-
-    fn kill(&self, which: &KillWhich) -> Outcome<Killed> {
-        let table = lock(&self.sessions);
-        let killed = match which {
-            KillWhich { id: Some(id), user: None, all: false } => {
-                let id = session_id(id)?;
-                if !table.kill(id) {
-                    return Err(no_session(id));
-                }
-                1
-            }
-            KillWhich { id: None, user: Some(user), all: false } => {
-                let user = user.to_lowercase();
-                table.kill_where(|session| {
-                    session.info.user.as_ref().is_some_and(|name| name.to_lowercase() == user)
-                })
-            }
-            KillWhich { id: None, user: None, all: true } => table.kill_where(|_| true),
-            _ => return Err(Failure::bad_request("name exactly one of id, user and all")),
-        };
-        drop(table);
-        self.relay.look_for_killed();
-        tracing::info!(killed, "sessions were told to end by an operator");
-        Ok(Killed { killed })
-    }
-
     async fn test_sta(&self, name: &str) -> Outcome<crate::sta::pool::StaStatus> {
         match self.pool.test(name).await {
             Some(Ok(status)) => Ok(status),
             Some(Err(error)) => Err(Failure::new(ErrorCode::Unavailable, error)),
             None => Err(Failure::new(ErrorCode::NotFound, format!("there is no STA named `{name}`"))),
         }
-    }
-
-    fn issue(&self, order: TicketOrder) -> Outcome<Issued> {
-        let authority = self.authority.as_ref().ok_or_else(no_authority)?;
-        let config = self.config.load();
-        let server = config.sta_server.as_ref().ok_or_else(no_authority)?;
-        let life = order.life_seconds.map_or(server.ticket_life, Duration::from_secs);
-        let address = |text: &str| {
-            HostPort::parse(text).map_err(|error| Failure::bad_request(format!("{text}: {error}")))
-        };
-        let data = TicketData {
-            ica: Some(address(&order.target)?),
-            cgp: order.cgp.as_deref().map(address).transpose()?,
-            user: order.user,
-            domain: order.domain,
-            application: order.application,
-        };
-        let ticket = authority
-            .issue(data, order.refreshable, Some(life))
-            .map_err(|refusal| Failure::new(ErrorCode::Refused, refusal.to_string()))?;
-        Ok(Issued {
-            ticket: TicketText::new(ticket.expose()),
-            authority_id: authority.id().to_string(),
-            refreshable: order.refreshable,
-            life_seconds: life.min(portcullis_core::ticket_store::LIFE_MAX).as_secs(),
-        })
-    }
-
-    /// Tries the tickets of a string in order, as a client's would be.
-    async fn redeem(&self, ticket: &TicketText) -> Outcome<Redeemed> {
-        let ticket = TicketString::parse(ticket.expose())
-            .map_err(|error| Failure::bad_request(format!("the ticket string is malformed: {error}")))?;
-        let mut names: Vec<String> = self.config.load().stas.iter().map(|sta| sta.name.clone()).collect();
-        names.push(ListenerConfig::LOCAL_STA.to_owned());
-        let mut last = Failure::new(ErrorCode::Refused, "no ticket");
-        for ticket in ticket.into_tickets() {
-            match self.pool.redeem(&names, &ticket).await {
-                TicketAnswer::Granted(data) => {
-                    return Ok(Redeemed {
-                        target: data.ica.map(|address| address.to_string()),
-                        cgp: data.cgp.map(|address| address.to_string()),
-                        user: data.user,
-                        domain: data.domain,
-                        application: data.application,
-                    });
-                }
-                TicketAnswer::Refused(refusal) => {
-                    last = Failure::new(ErrorCode::Refused, format!("{}: {refusal}", ticket.authority));
-                }
-                TicketAnswer::Unavailable(why) => {
-                    let why = format!("{}: {}", ticket.authority, unavailable(why));
-                    last = Failure::new(ErrorCode::Unavailable, why);
-                }
-            }
-        }
-        Err(last)
     }
 
     async fn reload(&self, caller: &Caller) -> Outcome<Reloaded> {
@@ -375,26 +257,6 @@ impl Services {
             tracing::info!(level, "the log level was changed by an operator");
         }
         Ok(LogLevel { level: self.log.level() })
-    }
-
-    /// Live sessions by listener and protocol, their bytes up and down by listener, and how many they are.
-    fn session_totals(&self) -> (SessionCounts, SessionBytes, usize) {
-        let table = lock(&self.sessions);
-        let mut sessions: BTreeMap<(&str, &'static str), usize> = BTreeMap::new();
-        let mut bytes: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-        for session in table.live() {
-            let listener = session.info.listener.as_str();
-            let count = sessions.entry((listener, session.info.protocol.as_str())).or_default();
-            *count = count.saturating_add(1);
-            let (up, down) = bytes.entry(listener).or_default();
-            *up = up.saturating_add(session.counters.bytes_up.load(Ordering::Relaxed));
-            *down = down.saturating_add(session.counters.bytes_down.load(Ordering::Relaxed));
-        }
-        let sessions = sessions
-            .into_iter()
-            .map(|((listener, protocol), count)| ((listener.to_owned(), protocol), count));
-        let bytes = bytes.into_iter().map(|(listener, counts)| (listener.to_owned(), counts));
-        (sessions.collect(), bytes.collect(), table.len())
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -439,59 +301,8 @@ fn reply<T: Serialize>(outcome: Outcome<T>) -> Answer {
     Answer::from(data)
 }
 
-fn unavailable(why: Unavailable) -> &'static str {
-    match why {
-        Unavailable::NoAuthority => "no ticket authority of that id is known",
-        Unavailable::Down => "the ticket authority is down",
-        Unavailable::Timeout => "the ticket authority did not answer in time",
-        Unavailable::Garbage => "the ticket authority's answer is malformed",
-        Unavailable::Overloaded => "too many requests are under way",
-    }
-}
-
-fn session_id(text: &str) -> Outcome<SessionId> {
-    text.parse()
-        .map_err(|_| Failure::bad_request(format!("`{text}` is no session id (16 hexadecimal digits)")))
-}
-
-fn no_session(id: SessionId) -> Failure {
-    Failure::new(ErrorCode::NotFound, format!("there is no session {id}"))
-}
-
-fn no_authority() -> Failure {
-    let text = "this gateway is no ticket authority; configure [sta_server], or ask your own STA";
-    Failure::new(ErrorCode::Unavailable, text)
-}
-
 fn prefix(text: &str) -> Outcome<IpNet> {
     let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
     let parsed = text.parse().ok().or_else(address);
     parsed.ok_or_else(|| Failure::bad_request(format!("`{text}` is no address or prefix")))
-}
-
-fn live_row(session: &Session) -> SessionRow {
-    let state = if session.established { "established" } else { "connecting" };
-    row(session, state, session.started.elapsed(), None)
-}
-
-fn ended_row(record: &Record) -> SessionRow {
-    row(&record.session, "ended", record.duration, Some(record.reason.as_str().to_owned()))
-}
-
-fn row(session: &Session, state: &str, duration: Duration, reason: Option<String>) -> SessionRow {
-    SessionRow {
-        id: session.id.to_string(),
-        state: state.to_owned(),
-        listener: session.info.listener.clone(),
-        protocol: session.info.protocol.as_str().to_owned(),
-        source: session.info.source.to_string(),
-        user: session.info.user.clone(),
-        application: session.info.application.clone(),
-        target: session.info.target.clone(),
-        started: log::rfc3339(session.started_at),
-        duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-        bytes_up: session.counters.bytes_up.load(Ordering::Relaxed),
-        bytes_down: session.counters.bytes_down.load(Ordering::Relaxed),
-        reason,
-    }
 }
