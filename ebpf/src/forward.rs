@@ -307,7 +307,7 @@ fn refuse(context: &mut Context<'_>, packet: &Packet, route: &[u32; 16]) -> u32 
     // Not XDP_TX: an Ethernet pair whose peer has no program of its own lets such frames lie, and whatever forwards can
     // redirect.
     // SAFETY: the helper takes numbers only.
-    let action = unsafe { bpf_redirect(u32::from_be_bytes(context.interface()), 0) };
+    let action = unsafe { bpf_redirect(context.interface(), 0) };
     action as u32
 }
 

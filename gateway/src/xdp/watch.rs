@@ -12,14 +12,12 @@
 
 use std::fmt;
 
-use aya::maps::HashMap;
 use nix::net::if_::{if_indextoname, if_nametoindex};
-use portcullis_ebpf_common::tables::INTERFACES;
 
 use super::loader::attach::{Enforced, enforce, is_taken, program_of, replace};
 use super::loader::error::chain;
 use super::loader::{Active, Filtered, pins, program};
-use super::{Kernel, XdpError, outgoing};
+use super::{Kernel, XdpError, maps, outgoing};
 use crate::config::XdpInterface;
 use crate::sync::lock;
 
@@ -173,11 +171,8 @@ fn adopt(active: &Active, interface: &mut Filtered, index: u32) -> Result<Condit
     }
     outgoing::let_go(&active.config, &interface.name)?;
     let mut ebpf = lock(&active.ebpf);
-    let table = ebpf.map_mut(INTERFACES).ok_or(XdpError::Object(INTERFACES))?;
-    let mut table: HashMap<_, [u8; 4], [u8; 8]> = HashMap::try_from(table)?;
-    table.insert(index.to_be_bytes(), interface.value.to_bytes(), 0)?;
-    // That it is gone already is as good.
-    table.remove(&interface.index.to_be_bytes()).ok();
+    maps::assign(&mut ebpf, index, interface.value)?;
+    maps::withdraw(&mut ebpf, interface.index)?;
     drop(ebpf);
     interface.index = index;
     put_back(active, interface)?;
