@@ -14,14 +14,16 @@ use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError};
+use nix::net::if_::if_indextoname;
 use portcullis_ebpf_common::forward::{
     FINISHED, FORWARD_WORDS, FROM_SERVER, Forward, LISTENERS_MAX, RESET, SERVERS_EACH, Service as Entry,
     WORDS_EACH, to_word,
 };
 use portcullis_ebpf_common::{Addresses, FlowKey, Ports, Protocol, tables};
 
-use super::XdpError;
+use super::links::Links;
 use super::maps::{COUNTED_MAX, now, take};
+use super::{XdpError, netlink};
 use crate::config::DataPath;
 use crate::forward::{Path, Service};
 
@@ -217,10 +219,12 @@ impl Forwarder {
     }
 
     /// Takes these listeners over as they are now, and gives back those that are not among them. `refused` is why
-    /// the kernel side can take none that may also run in user space. Returns where each runs.
+    /// the kernel side can take none that may also run in user space, `links` the devices by which frames can leave.
+    /// Returns where each runs.
     pub(super) fn write(
         &mut self,
         services: &[Arc<Service>],
+        links: &Links,
         refused: Option<&'static str>,
     ) -> Vec<(String, Path)> {
         let mut paths = Vec::new();
@@ -229,7 +233,7 @@ impl Forwarder {
             let forced = service.data_path == DataPath::Xdp;
             let path = match (service.user_only, refused.filter(|_| !forced)) {
                 (Some(reason), _) | (None, Some(reason)) => Path::User(reason.to_owned()),
-                (None, None) => match self.write_service(service) {
+                (None, None) => match self.write_service(service, links) {
                     Ok(keys) => {
                         keep.extend(keys);
                         Path::Kernel
@@ -249,7 +253,7 @@ impl Forwarder {
         paths
     }
 
-    fn write_service(&mut self, service: &Service) -> Result<Vec<FlowKey>, String> {
+    fn write_service(&mut self, service: &Service, links: &Links) -> Result<Vec<FlowKey>, String> {
         allow_routes()?;
         let mut listener = self.listener(service)?;
         let failed = |error: MapError| format!("its tables cannot be written: {error}");
@@ -258,6 +262,7 @@ impl Forwarder {
             let source = service
                 .source_towards(server.address.ip())
                 .map_err(|error| format!("nothing routes to {}: {error}", server.address))?;
+            check_way(server.address.ip(), links)?;
             nudge(server.address);
             let key = key_of(SocketAddr::new(source, 0), server.address);
             self.servers.set(place, key.to_words(), 0).map_err(failed)?;
@@ -272,7 +277,8 @@ impl Forwarder {
             listener: listener.number,
             first_port,
             ports: u32::from(last_port.saturating_sub(first_port)) + 1,
-            spare: 0,
+            // Who insists on the kernel gets no flow that is not forwarded there.
+            fallback: u32::from(service.data_path != DataPath::Xdp),
         };
         let mut keys = Vec::new();
         for at in concrete(&service.listen)? {
@@ -418,7 +424,22 @@ fn concrete(listen: &[SocketAddr]) -> Result<Vec<SocketAddr>, String> {
     if all.len() > most { Err(format!("it has more than {most} addresses")) } else { Ok(all) }
 }
 
-fn allow_routes() -> Result<(), String> {
+/// Whether the program can send where the kernel would.
+fn check_way(server: IpAddr, links: &Links) -> Result<(), String> {
+    // Where the kernel has no answer, the program finds out by itself.
+    let Ok(device) = netlink::way_to(server) else { return Ok(()) };
+    if links.has(device) {
+        return Ok(());
+    }
+    let name = if_indextoname(device).ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    Err(format!(
+        "the way to {server} leads by `{name}`, which is no filtered interface, no VLAN of one, or takes no frames of \
+         the program"
+    ))
+}
+
+/// Lets the program look routes up.
+pub(super) fn allow_routes() -> Result<(), String> {
     for path in MAY_FORWARD {
         // A machine without IPv6 has no such file.
         let Ok(now) = std::fs::read_to_string(path) else { continue };
