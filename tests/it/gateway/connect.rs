@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use portcullis_tests::backend::{self, Hole, Service, Stage};
+use portcullis_tests::filtered;
 use portcullis_tests::process;
 use portcullis_tests::speak::Speak as _;
 use portcullis_tests::wait::PATIENCE;
@@ -14,7 +15,7 @@ const UNKNOWN: &str = ";40;STA999999999;0123456789ABCDEF0123456789ABCDEF";
 /// An HTTP server that answers any request with `farm page`.
 pub(crate) fn page() -> Service {
     use std::io::{Read as _, Write as _};
-    Service::start(backend::FARM, |mut stream| {
+    Service::start(filtered::farm(), |mut stream| {
         let mut request = [0; 4096];
         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\nfarm page";
         if stream.read(&mut request).is_ok() {

@@ -243,9 +243,11 @@ fn a_flow_whose_way_is_no_filtered_interface_is_forwarded_by_user_space() {
     let (inside, farm) = (&scene.lab.gateway, &scene.lab.farm);
     let way = [farm.v4[0], farm.v6[0]];
     let _servers = way.map(|ip| Server::start(farm, 's', ip));
+    // Neighbour discovery answers for addresses of the own link only.
+    let own = way[1..].iter().map(|ip| format!("{ip}/128")).collect::<Vec<_>>();
     netns::join(
         End { namespace: inside.namespace().unwrap(), interface: "side", addresses: &[] },
-        End { namespace: farm.namespace().unwrap(), interface: "side", addresses: &[] },
+        End { namespace: farm.namespace().unwrap(), interface: "side", addresses: &own },
     )
     .unwrap();
     let by = |device: &str| {

@@ -64,13 +64,16 @@ fn a_frame_leaves_with_the_tags_of_its_way_whatever_it_came_with() {
         .unwrap();
 }
 
-/// A program with an open flow.
-fn with_flow() -> Program {
+/// A program with an open flow, and our port towards its server.
+fn with_flow() -> (Program, u16) {
     let mut program = program(&[], Some(0), 10).unwrap();
-    for frame in [client(50_000, SYN, 64, 0), server(20_000, SYN_ACK), client(50_000, ACK, 64, 0)] {
+    let (action, cause, left) = run(&mut program, &client(50_000, SYN, 64, 0));
+    assert_eq!((action, cause), (XDP_REDIRECT, Cause::Forwarded));
+    let port = parsed(&left).ports.source;
+    for frame in [server(port, SYN_ACK), client(50_000, ACK, 64, 0)] {
         assert_eq!(program.run(&frame), (XDP_REDIRECT, Cause::Forwarded));
     }
-    program
+    (program, port)
 }
 
 #[test]
@@ -78,7 +81,7 @@ fn what_does_not_fit_with_its_tags_is_answered_and_the_answer_has_the_tags_that_
     let Some(lab) = lab() else { return };
     lab.gateway
         .enter(|| {
-            let mut program = with_flow();
+            let (mut program, _) = with_flow();
             let inside = if_nametoindex("farm")?;
             link(&mut program, "farm", Link::new(inside, &tags(2).0, 1300));
             let fits = client(50_000, ACK, 64, 1300 - 40);
@@ -115,14 +118,14 @@ fn what_cannot_leave_is_left_to_user_space_when_it_begins_and_dropped_otherwise(
     lab.gateway
         .enter(|| {
             for device in ["farm", "edge"] {
-                let mut program = with_flow();
+                let (mut program, port) = with_flow();
                 link(&mut program, device, None);
                 // The service insists on the kernel.
                 let again = client(50_001, SYN, 64, 0);
                 assert_eq!(program.run(&again), (XDP_DROP, Cause::ForwardNoLink), "{device}");
                 let goes_on = match device {
                     "farm" => client(50_000, ACK, 64, 0),
-                    _ => server(20_000, ACK),
+                    _ => server(port, ACK),
                 };
                 assert_eq!(program.run(&goes_on), (XDP_DROP, Cause::ForwardNoLink), "{device}");
                 allow_user_space(&mut program);
