@@ -18,6 +18,8 @@ use crate::topology::Place;
 /// A variable in the environment of the tests: the network namespace in which daemons are started.
 const VARIABLE: &str = "PORTCULLIS_TEST_FILTERED";
 const EDGE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+const CLIENT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+const INNER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const FARM: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 77);
 
 /// The two namespaces. They go when it is dropped.
@@ -34,12 +36,10 @@ impl World {
     /// What `ip` said.
     pub fn build() -> Result<Self> {
         let world = Self { tests: Namespace::new("tests")?, gateway: Namespace::new("filtered")? };
-        let ends =
-            [("wan", "203.0.113.10/24", "edge", EDGE), ("lan", "", "farm", Ipv4Addr::new(10, 77, 0, 1))];
+        let ends = [("wan", CLIENT, "edge", EDGE), ("lan", FARM, "farm", INNER)];
         for (outer, address, inner, own) in ends {
-            let address = if address.is_empty() { format!("{FARM}/24") } else { address.to_owned() };
             netns::join(
-                End { namespace: &world.tests, interface: outer, addresses: &[address] },
+                End { namespace: &world.tests, interface: outer, addresses: &[format!("{address}/24")] },
                 End { namespace: &world.gateway, interface: inner, addresses: &[format!("{own}/24")] },
             )?;
         }
@@ -73,6 +73,17 @@ pub fn edge() -> IpAddr {
 #[must_use]
 pub fn farm() -> IpAddr {
     if gateway().is_some() { FARM.into() } else { Ipv4Addr::new(127, 0, 0, 77).into() }
+}
+
+/// Where clients under test come from.
+#[must_use]
+pub fn client() -> IpAddr {
+    if gateway().is_some() { CLIENT.into() } else { Ipv4Addr::LOCALHOST.into() }
+}
+
+/// Where doubles of ticket authorities listen.
+pub(crate) fn authority() -> IpAddr {
+    if gateway().is_some() { FARM.into() } else { Ipv4Addr::new(127, 0, 0, 78).into() }
 }
 
 /// Keys of a listener that say loopback, for where servers are instead.

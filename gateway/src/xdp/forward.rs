@@ -14,23 +14,19 @@ use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError};
-use nix::net::if_::if_indextoname;
 use portcullis_ebpf_common::forward::{
     FINISHED, FORWARD_WORDS, FROM_SERVER, Forward, LISTENERS_MAX, RESET, SERVERS_EACH, Service as Entry,
     WORDS_EACH, to_word,
 };
 use portcullis_ebpf_common::{Addresses, FlowKey, Ports, Protocol, tables};
 
-use super::links::Links;
+use super::XdpError;
+use super::links::{self, Links};
 use super::maps::{COUNTED_MAX, now, take};
-use super::{XdpError, netlink};
+
 use crate::config::DataPath;
 use crate::forward::{Path, Service};
 
-/// Where the kernel says whether what "comes from" the loopback interface may be routed on. Nothing does but the
-/// program's own questions for routes.
-const MAY_FORWARD: [&str; 2] =
-    ["/proc/sys/net/ipv4/conf/lo/forwarding", "/proc/sys/net/ipv6/conf/lo/forwarding"];
 /// How long a flow stays after both sides have finished, for what is still on its way.
 const CLOSED: Duration = Duration::from_secs(10);
 /// How long one side may go on alone.
@@ -220,14 +216,14 @@ impl Forwarder {
 
     /// Takes these listeners over as they are now, and gives back those that are not among them. `refused` is why
     /// the kernel side can take none that may also run in user space, `links` the devices by which frames can leave.
-    /// Returns where each runs.
+    /// Returns where each runs, and whether one would run here if there were a way to its servers.
     pub(super) fn write(
         &mut self,
         services: &[Arc<Service>],
         links: &Links,
         refused: Option<&'static str>,
-    ) -> Vec<(String, Path)> {
-        let mut paths = Vec::new();
+    ) -> (Vec<(String, Path)>, bool) {
+        let (mut paths, mut waits) = (Vec::new(), false);
         let mut keep = HashSet::new();
         for service in services {
             let forced = service.data_path == DataPath::Xdp;
@@ -238,7 +234,10 @@ impl Forwarder {
                         keep.extend(keys);
                         Path::Kernel
                     }
-                    Err(reason) => Path::User(reason),
+                    Err(reason) => {
+                        waits = true;
+                        Path::User(reason)
+                    }
                 },
             };
             paths.push((service.listener.to_string(), path));
@@ -250,11 +249,11 @@ impl Forwarder {
         self.written = keep;
         let servers = services.iter().flat_map(|service| service.servers.iter().map(|server| server.address));
         self.nudged.0 = servers.collect();
-        paths
+        (paths, waits)
     }
 
     fn write_service(&mut self, service: &Service, links: &Links) -> Result<Vec<FlowKey>, String> {
-        allow_routes()?;
+        links::allow_routes()?;
         let mut listener = self.listener(service)?;
         let failed = |error: MapError| format!("its tables cannot be written: {error}");
         let first = listener.table * SERVERS_EACH;
@@ -262,7 +261,7 @@ impl Forwarder {
             let source = service
                 .source_towards(server.address.ip())
                 .map_err(|error| format!("nothing routes to {}: {error}", server.address))?;
-            check_way(server.address.ip(), links)?;
+            links.check_way(server.address.ip())?;
             nudge(server.address);
             let key = key_of(SocketAddr::new(source, 0), server.address);
             self.servers.set(place, key.to_words(), 0).map_err(failed)?;
@@ -422,33 +421,6 @@ fn concrete(listen: &[SocketAddr]) -> Result<Vec<SocketAddr>, String> {
     }
     let most = usize::try_from(portcullis_ebpf_common::forward::SERVICES_MAX).unwrap_or(usize::MAX);
     if all.len() > most { Err(format!("it has more than {most} addresses")) } else { Ok(all) }
-}
-
-/// Whether the program can send where the kernel would.
-fn check_way(server: IpAddr, links: &Links) -> Result<(), String> {
-    // Where the kernel has no answer, the program finds out by itself.
-    let Ok(device) = netlink::way_to(server) else { return Ok(()) };
-    if links.has(device) {
-        return Ok(());
-    }
-    let name = if_indextoname(device).ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
-    Err(format!(
-        "the way to {server} leads by `{name}`, which is no filtered interface, no VLAN of one, or takes no frames of \
-         the program"
-    ))
-}
-
-/// Lets the program look routes up.
-pub(super) fn allow_routes() -> Result<(), String> {
-    for path in MAY_FORWARD {
-        // A machine without IPv6 has no such file.
-        let Ok(now) = std::fs::read_to_string(path) else { continue };
-        if now.trim() != "1" {
-            std::fs::write(path, "1")
-                .map_err(|error| format!("{path} cannot be set to 1 ({error}); set it by sysctl"))?;
-        }
-    }
-    Ok(())
 }
 
 /// Makes the kernel learn the server's link address, which the program only looks up.

@@ -6,9 +6,11 @@
 
 use std::collections::{BTreeMap, HashMap as Index};
 use std::fmt;
+use std::net::IpAddr;
 
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData};
+use nix::net::if_::if_indextoname;
 use portcullis_ebpf_common::link::{LINK_WORDS, LINKS_MAX, Link, TAG};
 use portcullis_ebpf_common::tables;
 
@@ -16,6 +18,10 @@ use super::XdpError;
 use super::maps::{MapUse, take};
 use super::netlink::{self, Device};
 
+/// Where the kernel says whether what "comes from" the loopback interface may be routed on. Nothing does but the
+/// program's own questions for routes.
+const MAY_FORWARD: [&str; 2] =
+    ["/proc/sys/net/ipv4/conf/lo/forwarding", "/proc/sys/net/ipv6/conf/lo/forwarding"];
 /// VLAN tags of one frame.
 const TAGS_MAX: usize = 2;
 
@@ -37,9 +43,18 @@ impl Links {
         Ok(Self { map, written: BTreeMap::new() })
     }
 
-    /// Whether the program's frames can leave by a device.
-    pub(super) fn has(&self, device: u32) -> bool {
-        self.written.contains_key(&device)
+    /// Fails where the kernel would send by a device that takes no frames of the program.
+    pub(super) fn check_way(&self, server: IpAddr) -> Result<(), String> {
+        // Where the kernel has no answer, the program finds out by itself.
+        let Ok(device) = netlink::way_to(server) else { return Ok(()) };
+        if self.written.contains_key(&device) {
+            return Ok(());
+        }
+        let name = if_indextoname(device).ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+        Err(format!(
+            "the way to {server} leads by `{name}`, which is no filtered interface, no VLAN of one, or takes no frames \
+             of the program"
+        ))
     }
 
     /// How many devices put tags on frames.
@@ -78,6 +93,19 @@ impl Links {
         self.written = all;
         Ok(true)
     }
+}
+
+/// Lets the program look routes up.
+pub(super) fn allow_routes() -> Result<(), String> {
+    for path in MAY_FORWARD {
+        // A machine without IPv6 has no such file.
+        let Ok(now) = std::fs::read_to_string(path) else { continue };
+        if now.trim() != "1" {
+            std::fs::write(path, "1")
+                .map_err(|error| format!("{path} cannot be set to 1 ({error}); set it by sysctl"))?;
+        }
+    }
+    Ok(())
 }
 
 /// How frames leave by each device by which they can.

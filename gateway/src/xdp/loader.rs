@@ -7,6 +7,7 @@
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use aya::programs::Xdp;
@@ -104,6 +105,8 @@ pub(super) struct Active {
     cores: Cores,
     forwarder: Mutex<Forwarder>,
     links: Mutex<Links>,
+    /// Whether a listener has no way into the kernel now and may have one later.
+    waits_for_ways: AtomicBool,
     flows: Flows,
     pub(super) events: Events,
     pub(super) outgoing: Mutex<Outgoing>,
@@ -196,6 +199,7 @@ impl Kernel {
             cores: cores.clone(),
             forwarder: Mutex::new(forwarder),
             links: Mutex::new(links),
+            waits_for_ways: AtomicBool::new(false),
             flows,
             events: Events::default(),
             outgoing: Mutex::new(Outgoing {
@@ -380,14 +384,16 @@ impl Kernel {
         let generic = lock(&active.interfaces).iter().any(|interface| interface.mode == Mode::Generic);
         let refused = generic.then_some("an interface is filtered behind its driver (generic mode)");
         self.follow_links()?;
-        let paths = lock(&active.forwarder).write(services, &lock(&active.links), refused);
+        let (paths, waits) = lock(&active.forwarder).write(services, &lock(&active.links), refused);
+        active.waits_for_ways.store(waits, Ordering::Relaxed);
         if paths.iter().any(|(_, path)| *path == forward::Path::Kernel) {
             lock(&active.maps).set(Setting::Forward, 1)?;
         }
         Ok(paths)
     }
 
-    /// Tells the program by which devices its frames can leave. Whether that has changed.
+    /// Tells the program by which devices its frames can leave. Whether that has changed, or a listener waits for its
+    /// route.
     pub(super) fn follow_links(&self) -> Result<bool, XdpError> {
         let Some(active) = &self.active else { return Ok(false) };
         let filtered: Vec<u32> = lock(&active.interfaces).iter().map(|interface| interface.index).collect();
@@ -396,7 +402,7 @@ impl Kernel {
         if changed {
             let tagged = links.tagged();
             if tagged > 0
-                && let Err(reason) = super::forward::allow_routes()
+                && let Err(reason) = super::links::allow_routes()
             {
                 tracing::warn!(
                     reason,
@@ -405,7 +411,7 @@ impl Kernel {
             }
             lock(&active.maps).set(Setting::Tags, tagged)?;
         }
-        Ok(changed)
+        Ok(changed || active.waits_for_ways.load(Ordering::Relaxed))
     }
 
     /// The flows that the program forwards now.

@@ -127,7 +127,7 @@ fn curl_reaches_a_page_with_a_ticket() {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--max-time", "20", "--proxytunnel", "--proxy-cacert"])
         .arg(edge.ca());
-    curl.args(["--proxy", &format!("https://localhost:{}", edge.at.port())]);
+    curl.args(["--proxy", &format!("https://{}", edge.at)]);
     // The name in the URL goes into the inner request, the ticket into CONNECT.
     curl.args(["--connect-to", &format!("::{ticket}:1494"), "http://farm.example/"]);
     let output = process::run(&mut curl, PATIENCE).unwrap().ok().unwrap();
@@ -143,7 +143,7 @@ fn curl_is_told_of_a_refused_ticket() {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--max-time", "20", "--proxytunnel", "--proxy-cacert"])
         .arg(edge.ca());
-    curl.args(["--proxy", &format!("https://localhost:{}", edge.at.port())]);
+    curl.args(["--proxy", &format!("https://{}", edge.at)]);
     curl.args(["--connect-to", &format!("::{UNKNOWN}:1494"), "http://farm.example/"]);
     let output = process::run(&mut curl, PATIENCE).unwrap();
     assert!(!output.success() && output.stderr.contains("403"), "{output:?}");

@@ -105,8 +105,16 @@ impl Witness {
 
     /// What it says of the frames for which a filter of its own holds, one line each.
     pub(crate) fn says(&self, filter: &str) -> Vec<String> {
+        self.says_first(usize::MAX >> 33, filter)
+    }
+
+    /// The same of so many frames at most.
+    pub(crate) fn says_first(&self, most: usize, filter: &str) -> Vec<String> {
         let mut command = Command::new("tcpdump");
-        command.args(["-n", "-e", "-vv", "-r"]).arg(self.dir.path().join("seen")).arg(filter);
+        command
+            .args(["-n", "-e", "-vv", "-c", &most.to_string(), "-r"])
+            .arg(self.dir.path().join("seen"))
+            .arg(filter);
         let text = process::run(&mut command, PATIENCE).unwrap().ok().unwrap().stdout;
         // Of IPv4 the addresses stand in a second line, indented.
         let mut lines: Vec<String> = Vec::new();
