@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use portcullis_tests::filtered::World;
-use portcullis_tests::gateway::filter_available;
+use portcullis_tests::gateway::BpfFs;
 use portcullis_tests::{netns, process};
 use serde_json::Value;
 
@@ -162,7 +162,11 @@ fn on_epoll() -> Result<Tally> {
 /// Behind the filter daemons run one after the other. Left out is what speaks of loopback itself, as `filtered` says, and
 /// what has namespaces of its own.
 fn filtered() -> Result<Tally> {
-    if let Err(reason) = filter_available().and_then(|()| netns::available()) {
+    if let Err(missing) = Toolchain::find() {
+        return Ok(Tally::skipped(&missing));
+    }
+    let mounted = || BpfFs::mount().map(drop).map_err(|error| format!("{error:#}"));
+    if let Err(reason) = netns::available().and_then(|()| mounted()) {
         return Ok(Tally::skipped(&format!("no filter between namespaces: {reason}")));
     }
     let program = boot::build_test("gateway")?;
