@@ -58,6 +58,12 @@ mod steer;
 #[path = "xdp/verifier.rs"]
 mod verifier;
 #[cfg(test)]
+#[path = "xdp/vlan.rs"]
+mod vlan;
+#[cfg(test)]
+#[path = "xdp/vlan_program.rs"]
+mod vlan_program;
+#[cfg(test)]
 #[path = "xdp/wire.rs"]
 mod wire;
 

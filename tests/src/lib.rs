@@ -9,6 +9,7 @@ pub mod backend;
 mod cards;
 pub mod client;
 pub mod dns_double;
+pub mod filtered;
 pub mod gateway;
 pub mod netns;
 pub mod oracles;

@@ -149,7 +149,7 @@ fn work_of(name: &str, arguments: &[String]) -> Result<Vec<Part>> {
     ])
 }
 
-fn build_test(name: &str) -> Result<PathBuf> {
+pub(crate) fn build_test(name: &str) -> Result<PathBuf> {
     let mut cargo = shell::cargo(&["test", "--locked", "--workspace", "--no-run", "--test", name]);
     let messages = shell::output(cargo.arg("--message-format=json-render-diagnostics"))?;
     executable(&messages, name).with_context(|| format!("cargo built no test program `{name}`"))

@@ -14,6 +14,7 @@ pub mod event;
 mod flow;
 pub mod forward;
 mod frame;
+pub mod link;
 pub mod maglev;
 pub mod nat;
 mod packet;

@@ -31,6 +31,7 @@ pub const SLOTS: &str = "SLOTS";
 pub const SERVERS: &str = "SERVERS";
 pub const FORWARDS: &str = "FORWARDS";
 pub const HALF_OPEN: &str = "HALF_OPEN";
+pub const LINKS: &str = "LINKS";
 pub const EVENTS: &str = "EVENTS";
 pub const SAMPLERS: &str = "SAMPLERS";
 /// Name of the program.
@@ -100,6 +101,8 @@ pub enum Setting {
     Forward,
     /// Most drop events of one processor within a second.
     EventRate,
+    /// How many devices put VLAN tags on frames: answers of the program may need one that a card took off.
+    Tags,
     /// A number that nobody else knows, so that nobody can choose whose bucket of SYNs to share.
     Seed,
 }

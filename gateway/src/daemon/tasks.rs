@@ -56,7 +56,7 @@ pub(super) fn spawn(
     tokio::spawn(sweep_forwards(Arc::clone(services)));
     let bans = Arc::clone(&services.bans);
     tokio::spawn(async move { bans.run().await });
-    tokio::spawn(watch_filter(Arc::clone(&services.kernel)));
+    tokio::spawn(watch_filter(Arc::clone(services)));
     let kernel = Arc::clone(&services.kernel);
     tokio::spawn(async move { kernel.read_events().await });
     if let Some(socket) = sockets.control.take() {
@@ -95,16 +95,18 @@ async fn upkeep(services: Arc<Services>) {
     }
 }
 
-/// Puts the filter back where others take it off.
-async fn watch_filter(kernel: Arc<Kernel>) {
+/// Puts the filter back where others take it off, and follows the devices by which forwarded packets leave.
+async fn watch_filter(services: Arc<Services>) {
     let mut interval = tokio::time::interval(WATCH_EVERY);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        let kernel = Arc::clone(&kernel);
+        let kernel = Arc::clone(&services.kernel);
         // A driver may take its time to attach.
-        if tokio::task::spawn_blocking(move || kernel.watch()).await.is_err() {
-            tracing::error!("the filter was not looked after");
+        match tokio::task::spawn_blocking(move || kernel.watch()).await {
+            Ok(true) => take_forwards(&services.kernel, &services.balancers),
+            Ok(false) => {}
+            Err(_panicked) => tracing::error!("the filter was not looked after"),
         }
     }
 }

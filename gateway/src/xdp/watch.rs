@@ -49,9 +49,10 @@ impl fmt::Display for Condition {
 }
 
 impl Kernel {
-    /// Looks at every interface once, and puts back what is missing. It may wait for drivers.
-    pub fn watch(&self) {
-        let Some(active) = &self.active else { return };
+    /// Looks at every interface once, and puts back what is missing. It may wait for drivers. Says whether forwarded
+    /// packets can leave by other devices than before.
+    pub fn watch(&self) -> bool {
+        let Some(active) = &self.active else { return false };
         let detached = pins::is_marked_detached(&active.config.pins);
         if !detached && let Err(error) = lock(&active.maps).keep_pins(&active.config.pins) {
             tracing::warn!(error = %chain(&error), "bans cannot be pinned; they end with the daemon");
@@ -67,6 +68,10 @@ impl Kernel {
         // Nobody else writes it.
         *lock(&active.interfaces) = interfaces;
         look_outside(active, detached);
+        self.follow_links().unwrap_or_else(|error| {
+            tracing::warn!(error = %chain(&error), "VLANs and other devices are not followed");
+            false
+        })
     }
 }
 
