@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use crate::ci::{Tally, target_directory};
 use crate::ebpf::{self, Toolchain};
-use crate::image::scenario::{self, Choice};
+use crate::image::scenario::{self, Choice, Report as Scenarios};
 use crate::shell;
 use guest::{Part, Work};
 use report::Report;
@@ -61,6 +61,9 @@ pub(crate) struct Arguments {
     /// The tests of the kernel side, and then all scenarios of the appliance
     #[arg(long, conflicts_with_all = ["test", "command"])]
     all: bool,
+    /// Print what the scenarios came to as one JSON object on standard output; everything else goes to standard error
+    #[arg(long, requires = "scenario")]
+    json: bool,
     /// Arguments of the test program, such as a filter
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -69,7 +72,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     shell::unwind_on_interrupt()?;
     if !arguments.scenario.is_empty() {
-        return Ok(tell(&scenario::run(Choice::Named(&arguments.scenario))?));
+        return tell_scenarios(&scenario::run(Choice::Named(&arguments.scenario))?, arguments.json);
     }
     let machine = debian::ensure(arguments.mirror.as_deref(), arguments.update)?;
     let parts = match &arguments.command {
@@ -78,8 +81,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     };
     let mut tally = perform(&machine, parts)?;
     if arguments.all {
-        tally.add(scenario::run(Choice::All)?);
+        let scenarios = scenario::run(Choice::All)?;
+        scenarios.lines().iter().for_each(|line| shell::print(line));
+        tally.add(scenarios.tally());
     }
+    Ok(tell(&tally))
+}
+
+fn tell_scenarios(scenarios: &Scenarios, json: bool) -> Result<bool> {
+    let tally = scenarios.tally();
+    if json {
+        shell::print(&serde_json::to_string_pretty(scenarios).context("write the report")?);
+        return Ok(tally.failed.is_empty());
+    }
+    scenarios.lines().iter().for_each(|line| shell::print(line));
     Ok(tell(&tally))
 }
 

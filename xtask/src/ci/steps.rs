@@ -74,7 +74,9 @@ pub(crate) const STEPS: &[Step] = &[
     step("test", "unit, conformance, integration tests, replay of fuzz findings", test),
     slow("epoll", "sessions again on the relay engine for machines without io_uring", |_| on_epoll()),
     slow("boot", "the kernel side on the appliance's kernel, in QEMU", |_| boot::step()),
-    slow("appliance", "the image starts in QEMU, where one was built", |_| scenario::run(Choice::Quick)),
+    slow("appliance", "the image starts in QEMU, where one was built", |_| {
+        Ok(scenario::run(Choice::Quick)?.tally())
+    }),
     slow("demo", "the whole picture on this machine", |_| demonstration()),
 ];
 
