@@ -268,12 +268,17 @@ impl<'a> Vm<'a> {
         found.map_err(|error| self.told(&error))
     }
 
-    /// Changes bytes in the middle of the root file system, as somebody with the disk in his hands could.
-    pub(super) fn tamper(&self) -> Result<()> {
+    /// The disk, which nobody else may use at the same time.
+    fn disk(&self) -> Result<PathBuf> {
         if self.qemu.is_some() {
             bail!("the machine is on");
         }
-        let disk = File::options().read(true).write(true).open(self.file("disk.raw"));
+        Ok(self.file("disk.raw"))
+    }
+
+    /// Changes bytes in the middle of the root file system, as somebody with the disk in his hands could.
+    pub(super) fn tamper(&self) -> Result<()> {
+        let disk = File::options().read(true).write(true).open(self.disk()?);
         let disk = disk.context("open the disk")?;
         // Every 64 KiB, so that a block that every start reads is among them.
         let mut block = [0; 8];
@@ -290,12 +295,12 @@ impl<'a> Vm<'a> {
 
     /// Leaves no room on the state partition, as a disk that has run full.
     pub(super) fn fill(&self) -> Result<()> {
-        State::find(self.builder, &self.file("disk.raw"))?.fill()
+        State::find(self.builder, &self.disk()?)?.fill()
     }
 
     /// Gives the room back.
     pub(super) fn empty(&self) -> Result<()> {
-        State::find(self.builder, &self.file("disk.raw"))?.empty()
+        State::find(self.builder, &self.disk()?)?.empty()
     }
 
     fn console(&self) -> String {

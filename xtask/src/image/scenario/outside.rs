@@ -1,6 +1,6 @@
 //! What a scenario has outside of the machine: files, certificates, and programs in the places around it.
 //!
-//! In texts and arguments `{dir}` is the directory of the scenario's files, `{portcullis}` and `{portcullisd}` are our
+//! In texts and arguments `{dir}` is the directory of the scenario's files, `{repository}` ours, `{portcullis}` and `{portcullisd}` are our
 //! programs, as they were built for this machine.
 
 use std::collections::BTreeMap;
@@ -22,8 +22,8 @@ use crate::image::wiring::Wiring;
 
 /// Of certificates that are given to the machine.
 const AUTHORITY: &str = "authority of the scenario";
-/// Where the machine's configuration finds them.
-const CERTIFICATES: &str = "/var/lib/appliance/configuration/tls";
+/// Beside the machine's configuration.
+const CERTIFICATES: &str = "/var/lib/appliance/configuration";
 /// systemd-tmpfiles(8) takes lines from it, and makes the files that they name.
 const CREDENTIAL: &str = "tmpfiles.extra";
 const DAY: Duration = Duration::from_secs(86_400);
@@ -33,7 +33,7 @@ const RUN_LIMIT: Duration = Duration::from_secs(10 * 60);
 const AWAIT_LIMIT: Duration = Duration::from_secs(10 * 60);
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// A certificate of the machine: `tls/NAME.crt` and `tls/NAME.key` beside its configuration, from the first boot on.
+/// A certificate of the machine: `NAME.crt` and `NAME.key` beside its configuration, from the first boot on.
 /// Who issued it is `{dir}/ca.pem`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -118,7 +118,7 @@ impl Outside {
             let identity = authority.issue(&leaf)?;
             for (ending, text) in [("crt", &identity.chain), ("key", &identity.key)] {
                 let text = STANDARD.encode(text);
-                lines += &format!("f~ {CERTIFICATES}/{name}.{ending} 0640 root portcullis - {text}\n");
+                lines += &format!("f~ {CERTIFICATES}/{name}.{ending} 0640 portcullis portcullis - {text}\n");
             }
         }
         Ok(Some((CREDENTIAL.to_owned(), lines)))
@@ -188,6 +188,7 @@ impl Outside {
 
     fn filled(&self, text_: &str) -> Result<String> {
         let mut filled = text_.replace("{dir}", text(self.dir.path())?);
+        filled = filled.replace("{repository}", text(process::repository())?);
         for name in ["portcullis", "portcullisd"] {
             let word = format!("{{{name}}}");
             if filled.contains(&word) {
