@@ -34,6 +34,8 @@ const VERIFIER: &str = "verifier::";
 const FRAMES: &str = "program::";
 /// The part of [`TEST`] with whole sessions.
 const SESSIONS: &str = "sessions::";
+/// The part of [`TEST`] with a client that is far away, which tells how fast that is.
+const DELAY: &str = "delay::";
 /// Where the guest notes skipped tests.
 const SKIPS: &str = "/run/boot/skips";
 /// For one program in the guest, which is about ten times slower than this machine.
@@ -149,19 +151,20 @@ fn work_of(name: &str, arguments: &[String]) -> Result<Vec<Part>> {
         return Ok(vec![part(name, [call(&[]), arguments.to_vec()].concat())]);
     }
     let load = Part { decisive: true, ..part("verifier", call(&[VERIFIER, "--nocapture"])) };
-    let on_pairs = call(&["--skip", VERIFIER]);
+    let mut on_pairs = call(&["--skip", VERIFIER]);
+    let far_away = part("far away", call(&["--nocapture", DELAY]));
     // Once more with frames from a driver, as on a virtual appliance. Cards are few: one test at a time.
     let cards = [String::from("env"), format!("PORTCULLIS_CARDS={}", qemu::cards())];
-    let mut on_cards = call(&["--skip", VERIFIER, "--skip", FRAMES, "--test-threads", "1"]);
+    let mut on_cards = call(&["--skip", VERIFIER, "--skip", FRAMES, "--skip", DELAY, "--test-threads", "1"]);
     if arguments.is_empty() {
         // They take the longest, and have gone over the pairs.
         on_cards.extend(["--skip", SESSIONS].map(str::to_owned));
+        on_pairs.extend(["--skip", DELAY].map(str::to_owned));
     }
-    Ok(vec![
-        load,
-        part("on Ethernet pairs", [on_pairs, arguments.to_vec()].concat()),
-        part("on virtio_net", [&cards[..], &on_cards, arguments].concat()),
-    ])
+    let on_pairs = part("on Ethernet pairs", [on_pairs, arguments.to_vec()].concat());
+    let on_cards = part("on virtio_net", [&cards[..], &on_cards, arguments].concat());
+    // Who has chosen tests has them on the pairs.
+    Ok([load, on_pairs, on_cards].into_iter().chain(arguments.is_empty().then_some(far_away)).collect())
 }
 
 fn build_test(name: &str) -> Result<PathBuf> {

@@ -1,7 +1,7 @@
 //! What a scenario has outside of the machine: files, certificates, and programs in the places around it.
 //!
-//! In texts and arguments `{dir}` is the directory of the scenario's files, `{repository}` ours, `{portcullis}` and `{portcullisd}` are our
-//! programs, as they were built for this machine.
+//! In texts and arguments `{dir}` is the directory of the scenario's files, `{repository}` that of the sources, and
+//! `{portcullis}` and `{portcullisd}` are our programs, as they were built for this machine.
 
 use std::collections::BTreeMap;
 use std::fs;
