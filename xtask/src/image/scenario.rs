@@ -100,7 +100,7 @@ enum Step {
     },
     /// Wait until a line prints what is expected.
     Await { run: String, expect: String },
-    /// Report how long the last start took and how much memory is in use.
+    /// Report how much memory is in use.
     Measure,
     /// Run a program outside of the machine: it must succeed, or fail, and print what is expected.
     Run(Run),
@@ -253,7 +253,8 @@ impl Stage<'_> {
                 vm.start()?;
                 let took = vm.wait_for_ssh(BOOT_LIMIT)?;
                 shell::say(&format!("  SSH answered after {:.1} s", took.as_secs_f64()));
-                self.measured.insert("ssh_seconds".to_owned(), took.as_secs_f64());
+                // Of the first start, in which the machine is made.
+                self.measured.entry("ssh_seconds".to_owned()).or_insert(took.as_secs_f64());
                 Ok(())
             }
             Step::Start => vm.start(),
