@@ -5,7 +5,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use portcullis_tests::backend::{Checker, Pattern};
 use portcullis_tests::client::Client;
 use portcullis_tests::process;
 use portcullis_tests::skip::skip;
+use portcullis_tests::speak::Speak as _;
 use portcullis_tests::wait::PATIENCE;
 
 use crate::sessions::Scene;

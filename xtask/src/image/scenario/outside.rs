@@ -186,8 +186,8 @@ impl Outside {
         Ok(command)
     }
 
-    fn filled(&self, text_: &str) -> Result<String> {
-        let mut filled = text_.replace("{dir}", text(self.dir.path())?);
+    fn filled(&self, template: &str) -> Result<String> {
+        let mut filled = template.replace("{dir}", text(self.dir.path())?);
         filled = filled.replace("{repository}", text(process::repository())?);
         for name in ["portcullis", "portcullisd"] {
             let word = format!("{{{name}}}");
