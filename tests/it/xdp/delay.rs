@@ -128,7 +128,6 @@ fn over_50_ms_bulk_arrives_unchanged_and_a_message_takes_one_round_trip() {
     tell("50 ms away", &messages, late_up, late_down);
     // The quickest shows what the way costs; others may have waited for a busy machine.
     assert!((DELAY..DELAY * 2).contains(&messages[0]), "{messages:?}");
-    assert_eq!(scene.losses(), 0, "{}", scene.gateway.cli(["xdp", "drops"]).unwrap().stdout);
     assert!(delay(&scene, false));
     tell("beside it", &latencies(&scene), up(&scene), down(&scene));
 }

@@ -89,7 +89,7 @@ impl Scene {
     }
 
     /// How many packets were dropped that could have been a session's.
-    pub(crate) fn losses(&self) -> u64 {
+    fn losses(&self) -> u64 {
         let rows = self.gateway.cli_json(["xdp", "drops"]).unwrap();
         let lost = |row: &&Value| row["reason"].as_str().is_some_and(|reason| LOSSES.contains(&reason));
         rows.as_array().unwrap().iter().filter(lost).map(|row| row["packets"].as_u64().unwrap()).sum()
