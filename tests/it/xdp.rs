@@ -7,6 +7,9 @@ mod bans;
 #[path = "xdp/causes.rs"]
 mod causes;
 #[cfg(test)]
+#[path = "xdp/delay.rs"]
+mod delay;
+#[cfg(test)]
 #[path = "xdp/events.rs"]
 mod events;
 #[cfg(test)]

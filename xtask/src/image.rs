@@ -9,7 +9,9 @@ mod formats;
 mod keys;
 mod sbom;
 pub(crate) mod scenario;
+mod state;
 mod vm;
+mod wiring;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -98,7 +98,9 @@ pub(crate) const STEPS: &[Step] = &[
         filtered()
     }),
     slow("boot", "the kernel side on the appliance's kernel, in QEMU", |_| boot::step()),
-    slow("appliance", "the image starts in QEMU, where one was built", |_| scenario::run(Choice::Quick)),
+    slow("appliance", "the image starts in QEMU, where one was built", |_| {
+        Ok(scenario::run(Choice::Quick)?.tally())
+    }),
     slow("demo", "the whole picture on this machine", |_| demonstration()),
 ];
 

@@ -4,6 +4,7 @@
 //! loopback interface that leads to the guest's port 22.
 
 use std::fs::{self, File};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,6 +21,8 @@ use tempfile::TempDir;
 
 use super::builder::{self, Builder};
 use super::formats;
+use super::state::State;
+use super::wiring::{Card, Wiring};
 use crate::boot::debian::Machine;
 
 const MEMORY: &str = "1G";
@@ -60,6 +63,8 @@ pub(super) struct Settings {
     /// More for the kernel's command line; only without Secure Boot.
     pub(super) command_line: Option<String>,
     pub(super) secure_boot: bool,
+    /// Without any it has one, by which only SSH comes in.
+    pub(super) cards: Vec<Card>,
 }
 
 #[derive(Debug)]
@@ -70,6 +75,8 @@ pub(super) struct Vm<'a> {
     place: TempDir,
     port: u16,
     qemu: Option<Child>,
+    /// Behind QEMU, which ends before its networks go.
+    wiring: Option<Wiring>,
     started: Instant,
 }
 
@@ -83,7 +90,9 @@ impl<'a> Vm<'a> {
     ) -> Result<Self> {
         let place = tempfile::Builder::new().prefix("pc-vm-").tempdir().context("make a directory")?;
         let port = process::free_port()?;
-        let vm = Self { machine, builder, settings, place, port, qemu: None, started: Instant::now() };
+        let wiring = if settings.cards.is_empty() { None } else { Some(Wiring::new(&settings.cards)?) };
+        let started = Instant::now();
+        let vm = Self { machine, builder, settings, place, port, qemu: None, wiring, started };
         formats::disk(raw, &vm.file("disk.raw"))?;
         let variables = if vm.settings.secure_boot { enrolled(builder)? } else { builder.file(VARIABLES) };
         fs::copy(variables, vm.file("variables.fd")).context("copy the firmware's variables")?;
@@ -119,9 +128,14 @@ impl<'a> Vm<'a> {
         let disk = self.file("disk.raw");
         qemu.args(["-drive", &format!("if=none,id=disk,format=raw,discard=unmap,file={}", disk.display())]);
         qemu.args(["-device", "virtio-blk-pci,drive=disk"]);
-        // Nothing of the guest's gets out: it has the emulated network to itself.
-        let forward = format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22", self.port);
-        qemu.args(["-netdev", &forward, "-device", "virtio-net-pci,netdev=net,romfile="]);
+        match &self.wiring {
+            Some(wiring) => qemu.args(wiring.cards()),
+            None => {
+                // Nothing of the guest's gets out: it has the emulated network to itself.
+                let forward = format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22", self.port);
+                qemu.args(["-netdev", &forward, "-device", "virtio-net-pci,netdev=net,romfile="])
+            }
+        };
         qemu.args(["-device", "virtio-rng-pci"]);
         let mut keys = Vec::new();
         for user in USERS {
@@ -136,6 +150,9 @@ impl<'a> Vm<'a> {
         if let Some(more) = &self.settings.command_line {
             qemu.args(["-smbios", &format!("type=11,value=io.systemd.stub.kernel-cmdline-extra={more}")]);
         }
+        if let Some(wiring) = &self.wiring {
+            qemu = wiring.around(&qemu);
+        }
         self.started = Instant::now();
         self.qemu = Some(Child::spawn("qemu", &mut qemu, self.place.path())?);
         Ok(())
@@ -145,19 +162,37 @@ impl<'a> Vm<'a> {
     pub(super) fn wait_for_ssh(&mut self, limit: Duration) -> Result<Duration> {
         let begun = self.started;
         let answered = wait::attempt(limit, "SSH to the appliance", || {
-            let mut ssh = self.ssh_command(&Visit::default(), "show version", ATTEMPT);
+            let mut ssh = self.ssh_command(&Visit::default(), "show version", ATTEMPT)?;
             // A machine that is off will not answer.
             if let Some(status) = self.qemu.as_mut().and_then(|qemu| qemu.try_status().transpose()) {
                 bail!("QEMU ended with {}", status?);
             }
-            Ok::<_, anyhow::Error>(process::run(&mut ssh, ATTEMPT * 2)?.success().then(|| begun.elapsed()))
+            // An attempt that takes too long is no failure: a busy machine may be quicker the next time.
+            let inside = process::run(&mut ssh, ATTEMPT * 2).is_ok_and(|output| output.success());
+            Ok::<_, anyhow::Error>(inside.then(|| begun.elapsed()))
         });
         answered.map_err(|error| self.told(&error))
     }
 
-    fn ssh_command(&self, visit: &Visit<'_>, line: &str, patience: Duration) -> Command {
-        let mut ssh = Command::new("ssh");
-        ssh.args(["-F", "none", "-p", &self.port.to_string(), "-i"]).arg(self.file(visit.user));
+    /// The networks around it, where it has cards.
+    pub(super) fn wiring(&self) -> Option<&Wiring> {
+        self.wiring.as_ref()
+    }
+
+    /// How long ago it was switched on.
+    pub(super) fn on_for(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn ssh_command(&self, visit: &Visit<'_>, line: &str, patience: Duration) -> Result<Command> {
+        let (mut ssh, address, port) = match &self.wiring {
+            None => (Command::new("ssh"), Ipv4Addr::LOCALHOST.into(), self.port),
+            Some(wiring) => {
+                let (ssh, address) = wiring.administrators("ssh")?;
+                (ssh, address, 22)
+            }
+        };
+        ssh.args(["-F", "none", "-p", &port.to_string(), "-i"]).arg(self.file(visit.user));
         // What is said first counts.
         ssh.args(visit.options);
         // The host key of the first time must be that of all times.
@@ -166,12 +201,12 @@ impl<'a> Vm<'a> {
             ssh.args(["-o", option]);
         }
         ssh.args(["-o", &format!("ConnectTimeout={}", patience.as_secs())]);
-        ssh.arg(format!("{}@127.0.0.1", visit.user));
+        ssh.arg(format!("{}@{address}", visit.user));
         if !line.is_empty() {
             // Behind this nothing is an option of ssh's.
             ssh.args(["--", line]);
         }
-        ssh
+        Ok(ssh)
     }
 
     /// Runs a line of the appliance's command line as the administrator.
@@ -181,19 +216,19 @@ impl<'a> Vm<'a> {
 
     /// The same without much patience.
     pub(super) fn attempt(&self, line: &str) -> Result<Output> {
-        process::run(&mut self.ssh_command(&Visit::default(), line, ATTEMPT), ATTEMPT * 2)
+        process::run(&mut self.ssh_command(&Visit::default(), line, ATTEMPT)?, ATTEMPT * 2)
     }
 
     /// Runs a line, or what the options say where there is none.
     pub(super) fn visit(&self, visit: &Visit<'_>, line: &str, limit: Duration) -> Result<Output> {
-        process::run(&mut self.ssh_command(visit, line, limit), limit)
+        process::run(&mut self.ssh_command(visit, line, limit)?, limit)
     }
 
     /// The appliance's command line as the administrator has it on a terminal.
     pub(super) fn terminal(&self) -> Result<Terminal> {
         let options = ["-t".to_owned()];
         let visit = Visit { options: &options, ..Visit::default() };
-        Terminal::start(&self.ssh_command(&visit, "", MOMENT), 100, 30)
+        Terminal::start(&self.ssh_command(&visit, "", MOMENT)?, 100, 30)
     }
 
     /// Some text must not have been on the console so far.
@@ -235,12 +270,17 @@ impl<'a> Vm<'a> {
         found.map_err(|error| self.told(&error))
     }
 
-    /// Changes bytes in the middle of the root file system, as somebody with the disk in his hands could.
-    pub(super) fn tamper(&self) -> Result<()> {
+    /// The disk, which nobody else may use at the same time.
+    fn disk(&self) -> Result<PathBuf> {
         if self.qemu.is_some() {
             bail!("the machine is on");
         }
-        let disk = File::options().read(true).write(true).open(self.file("disk.raw"));
+        Ok(self.file("disk.raw"))
+    }
+
+    /// Changes bytes in the middle of the root file system, as somebody with the disk in his hands could.
+    pub(super) fn tamper(&self) -> Result<()> {
+        let disk = File::options().read(true).write(true).open(self.disk()?);
         let disk = disk.context("open the disk")?;
         // Every 64 KiB, so that a block that every start reads is among them.
         let mut block = [0; 8];
@@ -253,6 +293,16 @@ impl<'a> Vm<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Leaves no room on the state partition, as a disk that has run full.
+    pub(super) fn fill(&self) -> Result<()> {
+        State::find(self.builder, &self.disk()?)?.fill()
+    }
+
+    /// Gives the room back.
+    pub(super) fn empty(&self) -> Result<()> {
+        State::find(self.builder, &self.disk()?)?.empty()
     }
 
     fn console(&self) -> String {
