@@ -13,6 +13,7 @@ mod interfaces;
 mod machine;
 mod output;
 mod ports;
+mod probe;
 mod sessions;
 mod shell;
 mod sta;
@@ -21,6 +22,7 @@ mod system;
 mod table;
 mod terminal;
 mod ticket;
+mod tls_test;
 mod watch;
 mod xdp;
 
@@ -126,7 +128,10 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Reload { command: Some(Reload::Confirm) } => reload_confirm(context),
         Command::Reboot => machine::order(context, MachineAction::Reboot),
         Command::Shutdown => machine::order(context, MachineAction::PowerOff),
-        Command::Resolve { name } => machine::resolve(context, &name),
+        Command::Resolve { name } => probe::resolve(context, &name),
+        Command::Ping(arguments) => probe::ping(context, &arguments),
+        Command::Trace(arguments) => probe::trace(context, &arguments),
+        Command::TlsTest(arguments) => tls_test::run(context, &arguments),
         Command::Metrics => metrics(context),
         Command::Bans(command) => bans::run(context, command),
         Command::Xdp(command) => xdp::run(context, command),

@@ -81,8 +81,14 @@ pub enum Command {
     Reboot,
     /// Switch the machine off; sessions end
     Shutdown,
-    /// Addresses of a name, as this machine finds them
+    /// Addresses of a name, as the gateway finds them
     Resolve { name: String },
+    /// Send echoes from the gateway's machine to a host; exit code 1 when none is answered
+    Ping(Ping),
+    /// Show the way from the gateway's machine to a host, hop by hop
+    Trace(Trace),
+    /// Shake hands with a server from the gateway's machine: version, suite, chain, and whether it is believed
+    TlsTest(TlsTest),
     /// Print the gateway's metrics in Prometheus's text format
     Metrics,
     /// Who may not come in: bans by hand, and those that the gateway makes after repeated offences
@@ -386,8 +392,10 @@ pub enum Logs {
 
 mod configure;
 mod kernel;
+mod tools;
 
 pub use configure::{Audit, Commit, Configure, Shell};
+pub use tools::{Method, Ping, TlsTest, Trace, Way};
 pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Role, Top, Xdp};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -31,6 +31,7 @@ mod machine;
 mod sessions;
 mod status;
 mod tickets;
+mod tools;
 mod traffic;
 
 pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
@@ -50,6 +51,10 @@ pub use machine::{MachineAction, MachineOrder};
 pub use sessions::{KillWhich, SessionFilter};
 pub use status::{AuthorityStatus, ConfigStatus, ListenerStatus, ReloadStatus, StaSummary, Status, Use};
 pub use tickets::{Issued, Redeemed, TicketOrder, TicketText};
+pub use tools::{
+    ECHO_MAX_BYTES, ECHOES_MAX, Family, HOPS_MAX, Hop, PROBES_MAX, PingOrder, Pinged, Probe, Resolved,
+    ShownCertificate, TlsTestOrder, TlsTested, TraceMethod, TraceOrder, Traced,
+};
 pub use traffic::{FlowFilter, FlowOrder, XdpEvent, XdpEventPage, XdpFlow, XdpFlowPage};
 
 /// What is asked. `{"v":1,"cmd":"…"}` plus the members of the variant.
@@ -122,6 +127,14 @@ pub enum Command {
     ReloadConfirm {},
     /// [`MachineOrder`], once the system has been told.
     Machine(MachineOrder),
+    /// [`Resolved`]
+    Resolve { name: String },
+    /// [`Pinged`]
+    Ping(PingOrder),
+    /// [`Traced`]
+    Trace(TraceOrder),
+    /// [`TlsTested`]
+    TlsTest(TlsTestOrder),
     /// [`MetricsText`]
     Metrics {},
     /// [`XdpStatus`]

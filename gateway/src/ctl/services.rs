@@ -19,6 +19,7 @@ use super::role::Caller;
 use crate::audit::{Audit, Record as AuditRecord};
 use crate::bans::Bans;
 use crate::config::{Config, ListenerConfig, ReloadPlan};
+use crate::dns::Resolver;
 use crate::forward::Balancers;
 use crate::front::gate::Gate;
 use crate::log;
@@ -42,7 +43,10 @@ mod machine;
 mod ready;
 mod sessions;
 mod tickets;
+mod tools;
 mod traffic;
+
+pub use tools::Bench;
 
 /// How long a reload may take before who asked is told that it goes on without them.
 const RELOAD_WAIT: Duration = Duration::from_secs(20);
@@ -89,6 +93,8 @@ pub struct Services {
     pub kernel: Arc<Kernel>,
     pub bans: Arc<Bans>,
     pub balancers: Arc<Balancers>,
+    pub resolver: Arc<Resolver>,
+    pub bench: Bench,
     pub log: log::Control,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub last_reload: Mutex<Option<ReloadStatus>>,
@@ -137,6 +143,10 @@ impl Services {
             Command::Reload {} => reply(self.reload(caller).await),
             Command::ReloadConfirm {} => reply(self.confirm_reload()),
             Command::Machine(order) => reply(machine::ask(&order)),
+            Command::Resolve { name } => reply(self.resolve(&name).await),
+            Command::Ping(order) => reply(self.ping(order).await),
+            Command::Trace(order) => reply(self.trace(order).await),
+            Command::TlsTest(order) => reply(self.tls_test(order).await),
             Command::Metrics {} => reply(Ok(MetricsText { text: self.render_metrics() })),
             Command::XdpStatus {} => reply(self.kernel_status()),
             Command::XdpRules {} => reply(self.kernel_rules()),

@@ -272,6 +272,7 @@ fn kind_of(path: &[&str], argument: &str) -> Option<Kind> {
         (["sessions", ..], "user") => Some(Kind::User),
         (["sta", "test"], "name") => Some(Kind::Sta),
         (_, "listener") => Some(Kind::Listener),
+        (["tls-test"], "trust") => Some(Kind::Sta),
         (["forward", ..], "server") => Some(Kind::Server),
         (["bans", "remove"], "prefix") => Some(Kind::Ban),
         (["configure", ..], "back") => Some(Kind::Back),

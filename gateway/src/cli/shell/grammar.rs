@@ -45,6 +45,7 @@ pub(super) const WORDS: &[(&[&str], &[&str], &str)] = &[
     (&["monitor", "sessions"], &["sessions", "watch"], "sessions, kept up to date; Ctrl-C ends it"),
     (&["monitor", "packets"], &["xdp", "top"], "packets by reason, kept up to date; Ctrl-C ends it"),
     (&["test", "sta"], &["sta", "test"], "ask a ticket authority now"),
+    (&["test", "tls"], &["tls-test"], "what a server's TLS looks like, and whether it is believed"),
     (&["test", "port"], &["ports", "test"], "which rule decides about a packet"),
     (&["confirm"], &["configure", "confirm"], "keep what was committed on trial"),
 ];
@@ -69,6 +70,9 @@ const COMMANDS: &[&[&str]] = &[
     &["logs"],
     &["metrics"],
     &["resolve"],
+    &["ping"],
+    &["trace"],
+    &["tls-test"],
     &["reboot"],
     &["shutdown"],
     &["audit"],
@@ -77,7 +81,7 @@ const COMMANDS: &[&[&str]] = &[
 ];
 
 /// Commands that keep themselves up to date: their output is not collected.
-const LIVE: &[&[&str]] = &[&["sessions", "watch"], &["xdp", "top"]];
+const LIVE: &[&[&str]] = &[&["sessions", "watch"], &["xdp", "top"], &["ping"], &["trace"]];
 
 /// The words of the program that a line stands for.
 pub(super) fn resolve(words: &[Word], configuring: bool, place: &str) -> Result<Vec<String>, String> {

@@ -20,6 +20,7 @@ impl Command {
             | Self::ConfigHistory {}
             | Self::ConfigSaved {}
             | Self::WhoAmI {}
+            | Self::Resolve { .. }
             | Self::Metrics {}
             | Self::XdpStatus {}
             | Self::XdpRules {}
@@ -37,6 +38,9 @@ impl Command {
             | Self::ForwardDrain(_)
             | Self::ForwardUndrain(_)
             | Self::AuditList { .. }
+            | Self::Ping(_)
+            | Self::Trace(_)
+            | Self::TlsTest(_)
             | Self::LogLevel { level: Some(_) } => Role::Operator,
             // A ticket opens whatever it names: whoever issues one is not bound by policy's intent.
             Self::TicketIssue(_)
