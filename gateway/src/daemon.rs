@@ -32,6 +32,7 @@ use crate::metrics;
 use crate::relay::{self, EngineKind, Worker};
 use crate::state::State;
 use crate::store::{Store, trial};
+use crate::tools::capture::Captures;
 use crate::xdp::steering::Cores;
 use crate::xdp::{self, Kernel};
 use assemble::{Assembled, Sockets};
@@ -142,6 +143,7 @@ async fn serve(
         balancers: Arc::clone(&parts.balancers),
         resolver: Arc::clone(&parts.resolver),
         bench: Bench::default(),
+        captures: Captures::new(&config.server.state_dir),
         log: log.clone(),
         reload,
         last_reload: std::sync::Mutex::default(),

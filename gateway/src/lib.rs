@@ -23,7 +23,7 @@ pub mod state;
 pub mod store;
 mod sync;
 pub mod tls;
-mod tools;
+pub mod tools;
 pub mod version;
 pub mod web;
 pub mod xdp;

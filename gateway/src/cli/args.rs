@@ -89,6 +89,17 @@ pub enum Command {
     Trace(Trace),
     /// Shake hands with a server from the gateway's machine: version, suite, chain, and whether it is believed
     TlsTest(TlsTest),
+    /// Capture headers of packets, as pcap on standard output or kept under a name
+    Capture(Capture),
+    /// Show how the gateway does, check by check; exit code 1 when something is bad
+    Health,
+    /// Show who has sessions
+    Users,
+    /// What support asks for
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Support(Support),
+    /// Make the machine what it was when it came: configuration, keys, logs and state are lost, and it starts again
+    FactoryReset(FactoryReset),
     /// Print the gateway's metrics in Prometheus's text format
     Metrics,
     /// Who may not come in: bans by hand, and those that the gateway makes after repeated offences
@@ -388,6 +399,8 @@ pub struct Check {
 pub enum Logs {
     /// Show the level, or set it until the next reload or restart
     Level { level: Option<Level> },
+    /// Show the newest lines, and with --follow those that come
+    Show(LogLines),
 }
 
 mod configure;
@@ -395,8 +408,10 @@ mod kernel;
 mod tools;
 
 pub use configure::{Audit, Commit, Configure, Shell};
-pub use tools::{Method, Ping, TlsTest, Trace, Way};
 pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Role, Top, Xdp};
+pub use tools::{
+    Capture, CaptureCommand, FactoryReset, LogLines, Method, Ping, Support, TlsTest, Trace, Way,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Level {

@@ -32,16 +32,21 @@ use crate::store::Store;
 use crate::store::candidate::Candidates;
 use crate::store::history::Origin;
 use crate::sync::lock;
+use crate::tools::capture::Captures;
 use crate::xdp::Kernel;
 
 mod audited;
 mod bans;
+mod capture;
 mod config;
 mod forward;
+mod health;
 mod kernel;
+mod log_lines;
 mod machine;
 mod ready;
 mod sessions;
+mod support;
 mod tickets;
 mod tools;
 mod traffic;
@@ -95,6 +100,7 @@ pub struct Services {
     pub balancers: Arc<Balancers>,
     pub resolver: Arc<Resolver>,
     pub bench: Bench,
+    pub captures: Captures,
     pub log: log::Control,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub last_reload: Mutex<Option<ReloadStatus>>,
@@ -147,6 +153,14 @@ impl Services {
             Command::Ping(order) => reply(self.ping(order).await),
             Command::Trace(order) => reply(self.trace(order).await),
             Command::TlsTest(order) => reply(self.tls_test(order).await),
+            Command::LogRead(query) => reply(self.read_log(query).await),
+            Command::CaptureStart(order) => reply(self.start_capture(order)),
+            Command::CaptureStop { name } => reply(self.stop_capture(name.as_deref())),
+            Command::CaptureList {} => reply(Ok(self.captures.list())),
+            Command::CaptureRead { name, offset } => reply(self.read_capture(&name, offset).await),
+            Command::CaptureDelete { name } => reply(self.delete_capture(&name)),
+            Command::Health {} => reply(self.health().await),
+            Command::SupportBundle {} => reply(self.support_bundle(caller).await),
             Command::Metrics {} => reply(Ok(MetricsText { text: self.render_metrics() })),
             Command::XdpStatus {} => reply(self.kernel_status()),
             Command::XdpRules {} => reply(self.kernel_rules()),

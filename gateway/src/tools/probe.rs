@@ -242,7 +242,9 @@ mod tests {
         let from: IpAddr = "192.0.2.9".parse().unwrap();
         let icmp = question("192.0.2.1", TraceMethod::Icmp);
         assert_eq!(meaning(&icmp, 11, 0, Some(from)), Heard::Exceeded(Some(from)));
-        assert!(matches!(meaning(&icmp, 3, 13, None), Heard::Unreachable(None, why) if why.contains("prohibited")));
+        assert!(
+            matches!(meaning(&icmp, 3, 13, None), Heard::Unreachable(None, why) if why.contains("prohibited"))
+        );
         let udp = question("2001:db8::1", TraceMethod::Udp);
         assert_eq!(meaning(&udp, 1, 4, Some(from)), Heard::Answer(Some(from)));
         assert_eq!(meaning(&udp, 3, 0, Some(from)), Heard::Exceeded(Some(from)));

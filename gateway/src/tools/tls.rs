@@ -94,7 +94,8 @@ pub(crate) async fn look(
         .with_custom_certificate_verifier(Arc::<Judge>::clone(&judge))
         .with_no_client_auth();
     let shaken = TlsConnector::from(Arc::new(config)).connect(name, socket).await;
-    let stream = shaken.map_err(|error| format!("{address} answers, but no handshake comes about: {error}"))?;
+    let stream =
+        shaken.map_err(|error| format!("{address} answers, but no handshake comes about: {error}"))?;
     let (_, tls) = stream.get_ref();
     let seen = tls.peer_certificates().unwrap_or_default();
     let word = |text: Option<String>| text.unwrap_or_else(|| "unknown".to_owned());
@@ -259,7 +260,8 @@ mod tests {
 
     #[test]
     fn a_certificate_is_shown_with_its_names_and_its_end() {
-        let made = rcgen::generate_simple_self_signed(vec!["gw.example.com".into(), "192.0.2.1".into()]).unwrap();
+        let made =
+            rcgen::generate_simple_self_signed(vec!["gw.example.com".into(), "192.0.2.1".into()]).unwrap();
         let der = made.cert.der();
         let seen = shown(der, SystemTime::now());
         assert_eq!(seen.names, ["gw.example.com", "192.0.2.1"]);

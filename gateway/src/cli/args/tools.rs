@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum, ValueHint};
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use portcullis_proto::host_port::HostPort;
 
 #[derive(Clone, Debug, Args)]
@@ -81,4 +81,81 @@ pub struct TlsTest {
     /// Believe what the settings of this STA believe, or those of this listener towards its servers
     #[arg(long, value_name = "STA|LISTENER")]
     pub trust: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct LogLines {
+    /// Go on with what comes, until Ctrl-C
+    #[arg(long, short = 'f')]
+    pub follow: bool,
+    /// Only what came within that time
+    #[arg(long, value_name = "TIME", value_parser = super::duration)]
+    pub since: Option<Duration>,
+    /// How many lines, the newest
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub lines: usize,
+    /// This level and what is worse
+    #[arg(long)]
+    pub level: Option<super::Level>,
+    /// Of this unit of the system instead of the gateway, such as ssh.service
+    #[arg(long, value_name = "UNIT", conflicts_with = "all")]
+    pub unit: Option<String>,
+    /// Of the whole system
+    #[arg(long)]
+    pub all: bool,
+}
+
+const CAPTURE_HELP: &str = "\
+  ssh admin@gateway capture --interface eth0 --filter tcp port 443 > edge.pcap
+
+Kept of each packet are its headers: nothing of what TCP and UDP carry is in the file. A filter is made of tcp, udp, icmp,
+icmp6, arp, ip, ip6, host ADDRESS, net PREFIX, port NUMBER (src and dst may stand before these three), and, or, not and
+brackets. Packets that the packet filter drops or forwards by itself are not seen: `xdp drops --events` shows the former.";
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = CAPTURE_HELP, args_conflicts_with_subcommands = true)]
+pub struct Capture {
+    #[command(subcommand)]
+    pub command: Option<CaptureCommand>,
+    /// Only packets of this interface
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Only these packets
+    #[arg(long, value_name = "EXPRESSION", num_args = 1..)]
+    pub filter: Vec<String>,
+    /// End after that many packets
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub count: u32,
+    /// End after that many seconds
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    pub seconds: u32,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum CaptureCommand {
+    /// List captures that are kept
+    List,
+    /// Write one that is kept to standard output
+    Get { name: String },
+    /// End one that runs
+    Stop { name: Option<String> },
+    /// Remove one
+    Delete { name: String },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Support {
+    /// Write one file with what support asks for to standard output: status, configuration, interfaces, routes, packet
+    /// filter, metrics, logs, audit log, units. Secrets are taken out
+    Bundle,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct FactoryReset {
+    /// Keep the network's settings of the machine
+    #[arg(long)]
+    pub keep_network: bool,
+    /// Do not ask: everything that was configured, every key and every log is lost
+    #[arg(long)]
+    pub yes: bool,
 }

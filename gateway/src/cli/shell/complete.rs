@@ -273,6 +273,8 @@ fn kind_of(path: &[&str], argument: &str) -> Option<Kind> {
         (["sta", "test"], "name") => Some(Kind::Sta),
         (_, "listener") => Some(Kind::Listener),
         (["tls-test"], "trust") => Some(Kind::Sta),
+        (["capture", ..], "name") => Some(Kind::Capture),
+        (["capture"], "interface") => Some(Kind::Interface),
         (["forward", ..], "server") => Some(Kind::Server),
         (["bans", "remove"], "prefix") => Some(Kind::Ban),
         (["configure", ..], "back") => Some(Kind::Back),

@@ -116,13 +116,16 @@ impl Services {
     fn trust(&self, order: &TlsTestOrder) -> Outcome<(Trust, String)> {
         let name = match (&order.ca, &order.trust) {
             (Some(_), Some(_)) => return Err(Failure::bad_request("give `ca` or `trust`, not both")),
-            (Some(text), None) => return Ok((Trust::pem(text).map_err(Failure::bad_request)?, "ca".to_owned())),
+            (Some(text), None) => {
+                return Ok((Trust::pem(text).map_err(Failure::bad_request)?, "ca".to_owned()));
+            }
             (None, None) => return Ok((Trust::public(), "public".to_owned())),
             (None, Some(name)) => name,
         };
         let config = self.config.load();
         let roots = |path| {
-            let roots = certs::roots(path).map_err(|error| Failure::new(ErrorCode::Unavailable, error.to_string()));
+            let roots =
+                certs::roots(path).map_err(|error| Failure::new(ErrorCode::Unavailable, error.to_string()));
             Ok::<_, Failure>(Trust::Authorities(roots?))
         };
         if let Some(sta) = config.stas.iter().find(|sta| sta.name == *name) {
