@@ -1,6 +1,7 @@
 //! Lines of the system's journal, read by journalctl(1) on the daemon's behalf. The daemon's user must be in the group
 //! `systemd-journal` for that; nothing that is asked for can be an option or a file of that program.
 
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
@@ -10,6 +11,8 @@ use crate::ctl::protocol::{LogLine, LogPage};
 use crate::log::rfc3339;
 
 const JOURNALCTL: &str = "/usr/bin/journalctl";
+/// There while journald is.
+const JOURNALD: &str = "/run/systemd/journal/socket";
 /// What is read of one answer of journalctl.
 const OUTPUT_MAX: u64 = 16 * 1024 * 1024;
 /// What is answered of it.
@@ -52,14 +55,15 @@ fn unit_of(cgroups: &str) -> Option<String> {
 /// Where there is no journal, or none that the daemon may read.
 pub(crate) async fn read(wanted: &Wanted) -> Result<LogPage, NoJournal> {
     let arguments = arguments(wanted)?;
-    let printed = program::run(JOURNALCTL, &arguments, OUTPUT_MAX).await.map_err(NoJournal::Unavailable)?;
-    let page = page(&printed.text);
-    if page.lines.is_empty() && is_barred(&printed.complaints) {
+    let printed = program::run(JOURNALCTL, &arguments, OUTPUT_MAX).await;
+    let complaints = printed.as_ref().map_or_else(String::as_str, |printed| printed.complaints.as_str());
+    if is_barred(complaints) && printed.as_ref().map_or(true, |printed| printed.text.is_empty()) {
         let text = "the gateway may not read the journal: its user belongs into the group systemd-journal \
                     (SupplementaryGroups= of its unit)";
         return Err(NoJournal::Unavailable(text.to_owned()));
     }
-    if page.lines.is_empty() && printed.complaints.contains("No journal files were found") {
+    let page = page(&printed.map_err(NoJournal::Unavailable)?.text);
+    if page.lines.is_empty() && !Path::new(JOURNALD).exists() {
         let text = "there is no journal on this machine; `[log] file` in the configuration lets the gateway keep one";
         return Err(NoJournal::Unavailable(text.to_owned()));
     }

@@ -9,9 +9,9 @@ use super::{Outcome, Services};
 use crate::config::{self, Severity};
 use crate::ctl::protocol::{Check, CheckState, Health};
 
-/// Below that part of a file system that is free, in percent.
-const ROOM_DOUBTFUL: u64 = 15;
-const ROOM_BAD: u64 = 5;
+/// What should be free of a file system: part of it in percent, or so many MiB where that is less.
+const ROOM_DOUBTFUL: (u64, u64) = (15, 1024);
+const ROOM_BAD: (u64, u64) = (5, 128);
 
 impl Services {
     pub(super) async fn health(&self) -> Outcome<Health> {
@@ -118,9 +118,10 @@ fn room(name: &str, directory: &Path) -> Check {
     };
     let percent = space.f_bavail.saturating_mul(100).checked_div(space.f_blocks).unwrap_or(0);
     let mib = space.f_bavail.saturating_mul(space.f_frsize) >> 20;
-    let state = match percent {
-        percent if percent < ROOM_BAD => CheckState::Bad,
-        percent if percent < ROOM_DOUBTFUL => CheckState::Doubtful,
+    let less = |(part, least): (u64, u64)| percent < part && mib < least;
+    let state = match (less(ROOM_BAD), less(ROOM_DOUBTFUL)) {
+        (true, _) => CheckState::Bad,
+        (_, true) => CheckState::Doubtful,
         _ => CheckState::Good,
     };
     check(name, state, format!("{mib} MiB free, {percent} %, at {}", directory.display()))
