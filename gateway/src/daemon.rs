@@ -32,7 +32,6 @@ use crate::metrics;
 use crate::relay::{self, EngineKind, Worker};
 use crate::state::State;
 use crate::store::{Store, trial};
-use crate::tools::capture::Captures;
 use crate::xdp::steering::Cores;
 use crate::xdp::{self, Kernel};
 use assemble::{Assembled, Sockets};
@@ -141,9 +140,7 @@ async fn serve(
         kernel,
         bans,
         balancers: Arc::clone(&parts.balancers),
-        resolver: Arc::clone(&parts.resolver),
-        bench: Bench::default(),
-        captures: Captures::new(&config.server.state_dir),
+        bench: Bench::new(&config.server.state_dir, Arc::clone(&parts.resolver)),
         log: log.clone(),
         reload,
         last_reload: std::sync::Mutex::default(),

@@ -59,11 +59,16 @@ impl Drop for Quiet {
     }
 }
 
+/// A signal is seen when the runtime has looked, which it does while it waits.
+const LOOK: Duration = Duration::from_millis(2);
+
 /// Notices Ctrl-C and its like while a command goes on by steps, so that it can end in order.
 pub(super) struct Stop {
     runtime: tokio::runtime::Runtime,
     interrupt: Signal,
     terminate: Signal,
+    /// Who has come by SSH has gone.
+    hangup: Signal,
 }
 
 impl Stop {
@@ -73,19 +78,21 @@ impl Stop {
         let entered = runtime.enter();
         let handler = |kind| signal(kind).map_err(|error| Failure::new(Exit::Internal, error.to_string()));
         let (interrupt, terminate) = (handler(SignalKind::interrupt())?, handler(SignalKind::terminate())?);
+        let hangup = handler(SignalKind::hangup())?;
         drop(entered);
-        Ok(Self { runtime, interrupt, terminate })
+        Ok(Self { runtime, interrupt, terminate, hangup })
     }
 
     /// Waits that long, or until the command is to end: then it is true.
     pub(super) fn within(&mut self, time: Duration) -> bool {
-        let Self { runtime, interrupt, terminate } = self;
+        let Self { runtime, interrupt, terminate, hangup } = self;
         runtime.block_on(async {
             tokio::select! {
                 biased;
                 _ = interrupt.recv() => true,
                 _ = terminate.recv() => true,
-                () = tokio::time::sleep(time) => false,
+                _ = hangup.recv() => true,
+                () = tokio::time::sleep(time.max(LOOK)) => false,
             }
         })
     }

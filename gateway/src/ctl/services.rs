@@ -19,7 +19,6 @@ use super::role::Caller;
 use crate::audit::{Audit, Record as AuditRecord};
 use crate::bans::Bans;
 use crate::config::{Config, ListenerConfig, ReloadPlan};
-use crate::dns::Resolver;
 use crate::forward::Balancers;
 use crate::front::gate::Gate;
 use crate::log;
@@ -32,7 +31,6 @@ use crate::store::Store;
 use crate::store::candidate::Candidates;
 use crate::store::history::Origin;
 use crate::sync::lock;
-use crate::tools::capture::Captures;
 use crate::xdp::Kernel;
 
 mod audited;
@@ -98,9 +96,7 @@ pub struct Services {
     pub kernel: Arc<Kernel>,
     pub bans: Arc<Bans>,
     pub balancers: Arc<Balancers>,
-    pub resolver: Arc<Resolver>,
     pub bench: Bench,
-    pub captures: Captures,
     pub log: log::Control,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub last_reload: Mutex<Option<ReloadStatus>>,
@@ -156,7 +152,7 @@ impl Services {
             Command::LogRead(query) => reply(self.read_log(query).await),
             Command::CaptureStart(order) => reply(self.start_capture(order)),
             Command::CaptureStop { name } => reply(self.stop_capture(name.as_deref())),
-            Command::CaptureList {} => reply(Ok(self.captures.list())),
+            Command::CaptureList {} => reply(Ok(self.bench.captures.list())),
             Command::CaptureRead { name, offset } => reply(self.read_capture(&name, offset).await),
             Command::CaptureDelete { name } => reply(self.delete_capture(&name)),
             Command::Health {} => reply(self.health().await),

@@ -1,7 +1,6 @@
 //! What operators look with from the gateway's machine: echoes, the way, TLS, the log, packets, a bundle for support.
 
 use std::fs;
-use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -277,30 +276,23 @@ fn a_capture_ends_when_it_is_told_to_and_wrong_ones_do_not_begin() {
     assert_eq!((text(&row, "state"), text(&row, "reason")), ("done".into(), "stopped".into()));
 }
 
-#[test]
-fn a_support_bundle_has_the_facts_and_no_secret() {
-    if without_programs(&["tar"]) {
-        return;
-    }
+/// A gateway that knows secrets of every kind.
+fn full_of_secrets() -> Edge {
     let mut setup = setup();
-    fs::write(setup.dir().join("key1"), "StaSecurityKey-4711").unwrap();
-    fs::write(setup.dir().join("token"), "MetricsToken-0815").unwrap();
-    fs::write(setup.dir().join("users"), "ann:$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$aGFzaGhhc2hoYXNo\n")
-        .unwrap();
+    let write = |name: &str, text: &str| fs::write(setup.dir().join(name), text).unwrap();
+    write("key1", "StaSecurityKey-4711");
+    write("token", "MetricsToken-0815");
+    write("users", "ann:$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$aGFzaGhhc2hoYXNo\n");
     setup.metrics("127.0.0.1".parse().unwrap()).unwrap();
     let more = "metrics.token_file = \"token\"\n[log]\nfile = \"gateway.log\"\nlevel = \"trace\"\n\
                 [sta_server]\nsecurity_key_header = \"X-Key\"\nsecurity_key_files = [\"key1\"]\n\
                 [[users]]\nname = \"people\"\nfile = \"users\"\n";
     setup.merge(more).unwrap();
-    let edge = Edge::of_setup(setup, "gateway", ANYTHING_LOCAL);
-    let server = backend::echo().unwrap();
-    let ticket = edge.ticket(server.address());
-    let mut client = edge.client();
-    assert_eq!(client.socks(&ticket, 1494).unwrap(), 0);
-    edge.gateway.cli(["ticket", "redeem", &ticket]).unwrap();
-    drop(TcpStream::connect(edge.at).unwrap());
-    // What others might have let slip into the log.
-    let secret = ticket.rsplit(';').next().unwrap().to_owned();
+    Edge::of_setup(setup, "gateway", ANYTHING_LOCAL)
+}
+
+/// What others might let slip into the log.
+fn let_slip(edge: &Edge, ticket: &str, secret: &str) {
     let slips = format!(
         "2026-01-01T00:00:00.000Z INFO  other: ticket {ticket} of {secret}\n\
          2026-01-01T00:00:00.000Z INFO  other: Cookie: NSC_AAAC=CookieValue-1\n\
@@ -311,42 +303,39 @@ fn a_support_bundle_has_the_facts_and_no_secret() {
     let log = edge.gateway.dir().join("gateway.log");
     let written = fs::read_to_string(&log).unwrap();
     fs::write(&log, written + &slips).unwrap();
+}
+
+#[test]
+fn a_support_bundle_has_the_facts_and_no_secret() {
+    if without_programs(&["tar"]) {
+        return;
+    }
+    let (edge, server) = (full_of_secrets(), backend::echo().unwrap());
+    let ticket = edge.ticket(server.address());
+    let mut client = edge.client();
+    assert_eq!(client.socks(&ticket, 1494).unwrap(), 0);
+    edge.gateway.cli(["ticket", "redeem", &ticket]).unwrap();
+    let secret = ticket.rsplit(';').next().unwrap();
+    let_slip(&edge, &ticket, secret);
     let mut command = edge.gateway.cli_command().unwrap();
     let output = command.args(["support", "bundle"]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let path = edge.gateway.dir().join("bundle.tar.gz");
     fs::write(&path, &output.stdout).unwrap();
-    let mut tar = Command::new("tar");
-    let text = process::run(tar.arg("-xzOf").arg(&path), PATIENCE).unwrap().ok().unwrap().stdout;
+    let tar = |how: &str| {
+        let mut tar = Command::new("tar");
+        process::run(tar.arg(how).arg(&path), PATIENCE).unwrap().ok().unwrap().stdout
+    };
+    let text = tar("-xzOf");
     let key = fs::read_to_string(edge.gateway.dir().join("main.key")).unwrap();
-    let key = key.lines().nth(1).unwrap();
-    for secret in [
-        ticket.as_str(),
-        &secret,
-        key,
-        "StaSecurityKey",
-        "MetricsToken",
-        "argon2id",
-        "aGFzaGhhc2hoYXNo",
-        "CookieValue",
-        "word-2",
-        "QmFzaWNDcmVk",
-        "PRIVATE KEY",
-    ] {
+    let own = [ticket.as_str(), secret, key.lines().nth(1).unwrap(), "StaSecurityKey", "MetricsToken"];
+    let others = ["argon2id", "aGFzaGhhc2hoYXNo", "CookieValue", "word-2", "QmFzaWNDcmVk", "PRIVATE KEY"];
+    for secret in own.into_iter().chain(others) {
         assert!(!text.contains(secret), "{secret} is in the bundle");
     }
-    let mut tar = Command::new("tar");
-    let names = process::run(tar.arg("-tzf").arg(&path), PATIENCE).unwrap().ok().unwrap().stdout;
-    for name in [
-        "version.json",
-        "status.json",
-        "configuration.json",
-        "metrics.txt",
-        "log.jsonl",
-        "audit.jsonl",
-        "xdp.json",
-    ] {
-        assert!(names.contains(name), "{names}");
+    let names = tar("-tzf");
+    for name in ["version", "status", "configuration", "log", "audit", "xdp", "certificates"] {
+        assert!(names.contains(&format!("/{name}.json")), "{names}");
     }
     assert!(text.contains("portcullis_build_info") && text.contains("\"cmd\":\"ticket-redeem\""));
     assert!(text.contains("other: Cookie: [redacted]"));

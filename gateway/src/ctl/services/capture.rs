@@ -20,21 +20,21 @@ impl Services {
     pub(super) fn start_capture(&self, order: CaptureOrder) -> Outcome<CaptureRow> {
         within("packets", order.packets, &(1..=CAPTURE_PACKETS_MAX))?;
         within("seconds", order.seconds, &(1..=CAPTURE_SECONDS_MAX))?;
-        self.captures.start(order).map_err(failure)
+        self.bench.captures.start(order).map_err(failure)
     }
 
     pub(super) fn stop_capture(&self, name: Option<&str>) -> Outcome<CaptureRow> {
-        self.captures.stop(name).map_err(failure)
+        self.bench.captures.stop(name).map_err(failure)
     }
 
     pub(super) fn delete_capture(&self, name: &str) -> Outcome<CaptureRow> {
-        self.captures.delete(name).map_err(failure)
+        self.bench.captures.delete(name).map_err(failure)
     }
 
     pub(super) async fn read_capture(&self, name: &str, offset: u64) -> Outcome<CapturePart> {
         let mut looks = 0;
         loop {
-            let (bytes, capture) = self.captures.read(name, offset).map_err(failure)?;
+            let (bytes, capture) = self.bench.captures.read(name, offset).map_err(failure)?;
             let running = capture.state == "running";
             looks += 1;
             if bytes.is_empty() && running && looks < READ_LOOKS {

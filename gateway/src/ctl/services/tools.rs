@@ -1,6 +1,7 @@
 //! Looking around from this machine: names, echoes, the way to a server, its TLS.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,9 @@ use crate::ctl::protocol::{
     ECHO_MAX_BYTES, ECHOES_MAX, ErrorCode, Failure, Family, HOPS_MAX, Hop, PROBES_MAX, PingOrder, Pinged,
     Resolved, TlsTestOrder, TlsTested, TraceMethod, TraceOrder, Traced,
 };
+use crate::dns::Resolver;
 use crate::tls::certs;
+use crate::tools::capture::Captures;
 use crate::tools::probe::{Question, ask, icmp_is_allowed};
 use crate::tools::tls::{Trust, look};
 
@@ -31,15 +34,16 @@ const INTERVALS_MS: std::ops::RangeInclusive<u16> = 100..=10_000;
 #[derive(Debug)]
 pub struct Bench {
     places: Arc<Semaphore>,
-}
-
-impl Default for Bench {
-    fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(AT_ONCE)) }
-    }
+    pub(super) captures: Captures,
+    resolver: Arc<Resolver>,
 }
 
 impl Bench {
+    #[must_use]
+    pub fn new(state: &Path, resolver: Arc<Resolver>) -> Self {
+        Self { places: Arc::new(Semaphore::new(AT_ONCE)), captures: Captures::new(state), resolver }
+    }
+
     pub(super) fn place(&self) -> Outcome<OwnedSemaphorePermit> {
         let full = "as many tools are at work as may be at once; try again in a moment";
         let place = Arc::clone(&self.places).try_acquire_owned();
@@ -168,7 +172,7 @@ impl Services {
             .map_err(|error| Failure::bad_request(format!("`{host}` is no name or address: {error}")))?;
         let found = match parsed {
             Host::Ip(address) => vec![address],
-            Host::Name(name) => self.resolver.lookup(&name).await.map_err(|error| {
+            Host::Name(name) => self.bench.resolver.lookup(&name).await.map_err(|error| {
                 Failure::new(ErrorCode::NotFound, format!("{name} has no address: {error}"))
             })?,
         };
