@@ -22,6 +22,8 @@ const TELLING: [&str; 12] = [
 ];
 /// A ticket's secret: 32 digits (PROTOCOL.md §2).
 const TICKET_DIGITS: usize = 32;
+/// How hashes of passwords begin.
+const HASHES: [&str; 7] = ["$argon2", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "$y$"];
 const PEM_BEGIN: &str = "-----BEGIN ";
 const PEM_END: &str = "-----END ";
 
@@ -31,7 +33,7 @@ pub(crate) fn redact(text: &str, known: &[&str]) -> String {
     for secret in known.iter().filter(|secret| secret.len() >= 4) {
         text = text.replace(*secret, MARK);
     }
-    let text = without_keys(&text);
+    let text = without_hashes(&without_keys(&text));
     let mut out = String::with_capacity(text.len());
     for line in text.split_inclusive('\n') {
         out.push_str(&redact_line(line));
@@ -55,6 +57,20 @@ fn without_keys(text: &str) -> String {
         // A key that does not end takes the rest with it.
         let behind = block.split_once(PEM_END).map_or("", |(_, behind)| behind);
         rest = behind.split_once("-----").map_or("", |(_, behind)| behind);
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Hashes of passwords (crypt(5), PHC): from their beginning to the next space or quote.
+fn without_hashes(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = HASHES.iter().filter_map(|hash| rest.find(hash)).min() {
+        let (before, hash) = rest.split_at(at);
+        out.push_str(before);
+        out.push_str(MARK);
+        rest = hash.trim_start_matches(|c: char| !c.is_whitespace() && c != '"' && c != '\'');
     }
     out.push_str(rest);
     out
@@ -141,18 +157,17 @@ fn named(word: &str, separator: char) -> Taking {
 
 /// One mark for many words.
 fn mark(out: &mut String, word: &str) {
-    if !word.is_empty() && !out.ends_with(MARK) {
+    if !word.is_empty() && !out.trim_end().ends_with(MARK) {
         out.push_str(MARK);
     }
 }
 
-/// What gives itself away: a ticket string, its secret alone, a hash of a password.
+/// What gives itself away: a ticket string, or its secret alone.
 fn is_secret(word: &str) -> bool {
-    let ticket = word.split(';').any(|part| {
+    word.split(';').any(|part| {
         let digits = part.chars().all(|c| c.is_ascii_digit() || c.is_ascii_uppercase());
         part.len() >= TICKET_DIGITS && digits && part.chars().any(|c| c.is_ascii_digit())
-    });
-    ticket || ["$argon2", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "$y$"].iter().any(|hash| word.contains(hash))
+    })
 }
 
 #[cfg(test)]
@@ -177,6 +192,7 @@ mod tests {
             ("authorization: Bearer abc.def-ghi", "abc.def-ghi"),
             ("GET /x?token=abcdef&x=1", "abcdef"),
             ("ann:$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2g", "argon2id"),
+            ("ann:$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2g", "aGFzaGhhc2g"),
             ("the key is S3curityK3y!", "S3curityK3y!"),
         ] {
             let out = redact(line, &["S3curityK3y!"]);
