@@ -274,7 +274,7 @@ impl Services {
                 return Err(Failure::bad_request("the level is one of error, warn, info, debug and trace"));
             };
             self.log.set_level(parsed);
-            tracing::info!(level, "the log level was changed by an operator");
+            tracing::info!(log_level = level, "the log level was changed by an operator");
         }
         Ok(LogLevel { level: self.log.level() })
     }

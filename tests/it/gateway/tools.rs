@@ -58,6 +58,15 @@ impl Country {
         let country =
             Self { gateway: setup.start_command(&mut command).unwrap(), near, _router: router, _far: far };
         country.echoes_for("0 2147483647");
+        // Neighbours of IPv6 take a moment to find each other.
+        for far in [FAR, FAR_V6] {
+            let echo = || {
+                country
+                    .ask(&json!({"cmd": "ping", "host": far, "count": 1}))
+                    .is_ok_and(|all| all["answered"] == 1)
+            };
+            wait::until(PATIENCE, "the way to be open", echo).unwrap();
+        }
         Some(country)
     }
 
@@ -234,7 +243,7 @@ fn a_capture_holds_headers_that_tcpdump_reads_and_nothing_that_was_typed() {
     fs::write(&path, &streamed.stdout).unwrap();
     let read = tcpdump(&path);
     assert_eq!(read.lines().count(), 9, "{read}");
-    assert!(read.contains(&format!("127.0.0.1.{port}: Flags [S]")), "{read}");
+    assert!(read.contains(&format!("> {}.{port}: Flags [S]", server.address().ip())), "{read}");
     // The length of what was there is known still.
     assert!(read.contains(&format!("length {}", TYPED.len())), "{read}");
     let row = &edge.gateway.cli_json(["capture", "list"]).unwrap()[0];
