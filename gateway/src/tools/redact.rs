@@ -225,7 +225,9 @@ mod tests {
 
         #[test]
         fn a_known_secret_never_stays(before in ".{0,40}", after in ".{0,40}") {
-            prop_assert!(!redact(&format!("{before}Tr0ub4dor{after}"), &["Tr0ub4dor"]).contains("Tr0ub4dor"));
+            let text = format!("{before}Tr0ub4dor{after}");
+            let left = redact(&text, &["Tr0ub4dor"]);
+            prop_assert!(!left.contains("Tr0ub4dor"));
         }
     }
 }
