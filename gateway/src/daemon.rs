@@ -24,7 +24,7 @@ use crate::audit::Audit;
 use crate::bans::Bans;
 use crate::config::{self, Config, Severity};
 use crate::ctl;
-use crate::ctl::services::{ReloadRequest, Services};
+use crate::ctl::services::{Bench, ReloadRequest, Services};
 use crate::exit::Exit;
 use crate::front::{self, Front};
 use crate::log;
@@ -140,6 +140,7 @@ async fn serve(
         kernel,
         bans,
         balancers: Arc::clone(&parts.balancers),
+        bench: Bench::new(&config.server.state_dir, Arc::clone(&parts.resolver)),
         log: log.clone(),
         reload,
         last_reload: std::sync::Mutex::default(),

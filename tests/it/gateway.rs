@@ -37,6 +37,7 @@ mod gateway {
     mod socks;
     mod tickets;
     mod tls;
+    mod tools;
     mod unknown;
     mod websocket;
 }

@@ -81,8 +81,25 @@ pub enum Command {
     Reboot,
     /// Switch the machine off; sessions end
     Shutdown,
-    /// Addresses of a name, as this machine finds them
+    /// Addresses of a name, as the gateway finds them
     Resolve { name: String },
+    /// Send echoes from the gateway's machine to a host; exit code 1 when none is answered
+    Ping(Ping),
+    /// Show the way from the gateway's machine to a host, hop by hop
+    Trace(Trace),
+    /// Shake hands with a server from the gateway's machine: version, suite, chain, and whether it is believed
+    TlsTest(TlsTest),
+    /// Capture headers of packets, as pcap on standard output or kept under a name
+    Capture(Capture),
+    /// Show how the gateway does, check by check; exit code 1 when something is bad
+    Health,
+    /// Show who has sessions
+    Users,
+    /// What support asks for
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Support(Support),
+    /// Make the machine what it was when it came: configuration, keys, logs and state are lost, and it starts again
+    FactoryReset(FactoryReset),
     /// Print the gateway's metrics in Prometheus's text format
     Metrics,
     /// Who may not come in: bans by hand, and those that the gateway makes after repeated offences
@@ -382,13 +399,19 @@ pub struct Check {
 pub enum Logs {
     /// Show the level, or set it until the next reload or restart
     Level { level: Option<Level> },
+    /// Show the newest lines, and with --follow those that come
+    Show(LogLines),
 }
 
 mod configure;
 mod kernel;
+mod tools;
 
 pub use configure::{Audit, Commit, Configure, Shell};
 pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Role, Top, Xdp};
+pub use tools::{
+    Capture, CaptureCommand, FactoryReset, LogLines, Method, Ping, Support, TlsTest, Trace, Way,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Level {

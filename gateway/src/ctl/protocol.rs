@@ -23,17 +23,22 @@ pub const SESSIONS_PER_ANSWER: usize = 10_000;
 pub const BANS_PER_ANSWER: usize = 10_000;
 
 mod bans;
+mod capture;
 mod config;
 mod forward;
 mod kernel;
 mod least;
+mod log;
 mod machine;
 mod sessions;
 mod status;
+mod support;
 mod tickets;
+mod tools;
 mod traffic;
 
 pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
+pub use capture::{CAPTURE_PACKETS_MAX, CAPTURE_SECONDS_MAX, CaptureOrder, CapturePart, CaptureRow};
 pub use config::{
     Candidate, CommitOrder, Committed, Compared, ConfigText, HistoryRow, Me, ShownFinding, Validated,
     WhichText,
@@ -46,10 +51,16 @@ pub use kernel::{
     Confirmed, XdpCount, XdpEventUse, XdpFlood, XdpFlowUse, XdpInterfaceStatus, XdpMap, XdpRules, XdpStatus,
     XdpSteering,
 };
+pub use log::{LOG_LINES_MAX, LogLine, LogPage, LogQuery};
 pub use machine::{MachineAction, MachineOrder};
 pub use sessions::{KillWhich, SessionFilter};
 pub use status::{AuthorityStatus, ConfigStatus, ListenerStatus, ReloadStatus, StaSummary, Status, Use};
+pub use support::{Check, CheckState, Health, SupportBundle};
 pub use tickets::{Issued, Redeemed, TicketOrder, TicketText};
+pub use tools::{
+    ECHO_MAX_BYTES, ECHOES_MAX, Family, HOPS_MAX, Hop, PROBES_MAX, PingOrder, Pinged, Probe, Resolved,
+    ShownCertificate, TlsTestOrder, TlsTested, TraceMethod, TraceOrder, Traced,
+};
 pub use traffic::{FlowFilter, FlowOrder, XdpEvent, XdpEventPage, XdpFlow, XdpFlowPage};
 
 /// What is asked. `{"v":1,"cmd":"…"}` plus the members of the variant.
@@ -122,6 +133,33 @@ pub enum Command {
     ReloadConfirm {},
     /// [`MachineOrder`], once the system has been told.
     Machine(MachineOrder),
+    /// [`Resolved`]
+    Resolve { name: String },
+    /// [`Pinged`]
+    Ping(PingOrder),
+    /// [`Traced`]
+    Trace(TraceOrder),
+    /// [`TlsTested`]
+    TlsTest(TlsTestOrder),
+    /// [`LogPage`]
+    LogRead(LogQuery),
+    /// [`CaptureRow`] of the one that has begun.
+    CaptureStart(CaptureOrder),
+    /// [`CaptureRow`] of the one that ends: of that name, or the one that runs.
+    CaptureStop {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// A list of [`CaptureRow`], oldest first.
+    CaptureList {},
+    /// [`CapturePart`]
+    CaptureRead { name: String, offset: u64 },
+    /// [`CaptureRow`] of the one that is gone.
+    CaptureDelete { name: String },
+    /// [`Health`]
+    Health {},
+    /// [`SupportBundle`]
+    SupportBundle {},
     /// [`MetricsText`]
     Metrics {},
     /// [`XdpStatus`]
@@ -301,7 +339,8 @@ impl Answer {
             (Some(error), _) => ("failed", error.message.clone()),
             (None, Some(Value::Object(data))) => {
                 // A ticket that was issued is a secret; the rest of the answer says what it is for.
-                let told = data.iter().filter(|(key, _)| *key != "ticket");
+                // A bundle or a piece of a file is no record either.
+                let told = data.iter().filter(|(key, _)| !["ticket", "data"].contains(&key.as_str()));
                 let told: serde_json::Map<_, _> =
                     told.map(|(key, value)| (key.clone(), value.clone())).collect();
                 ("done", Value::Object(told).to_string())

@@ -35,14 +35,21 @@ use crate::xdp::Kernel;
 
 mod audited;
 mod bans;
+mod capture;
 mod config;
 mod forward;
+mod health;
 mod kernel;
+mod log_lines;
 mod machine;
 mod ready;
 mod sessions;
+mod support;
 mod tickets;
+mod tools;
 mod traffic;
+
+pub use tools::Bench;
 
 /// How long a reload may take before who asked is told that it goes on without them.
 const RELOAD_WAIT: Duration = Duration::from_secs(20);
@@ -89,6 +96,7 @@ pub struct Services {
     pub kernel: Arc<Kernel>,
     pub bans: Arc<Bans>,
     pub balancers: Arc<Balancers>,
+    pub bench: Bench,
     pub log: log::Control,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub last_reload: Mutex<Option<ReloadStatus>>,
@@ -137,6 +145,18 @@ impl Services {
             Command::Reload {} => reply(self.reload(caller).await),
             Command::ReloadConfirm {} => reply(self.confirm_reload()),
             Command::Machine(order) => reply(machine::ask(&order)),
+            Command::Resolve { name } => reply(self.resolve(&name).await),
+            Command::Ping(order) => reply(self.ping(order).await),
+            Command::Trace(order) => reply(self.trace(order).await),
+            Command::TlsTest(order) => reply(self.tls_test(order).await),
+            Command::LogRead(query) => reply(self.read_log(query).await),
+            Command::CaptureStart(order) => reply(self.start_capture(order)),
+            Command::CaptureStop { name } => reply(self.stop_capture(name.as_deref())),
+            Command::CaptureList {} => reply(Ok(self.bench.captures.list())),
+            Command::CaptureRead { name, offset } => reply(self.read_capture(&name, offset).await),
+            Command::CaptureDelete { name } => reply(self.delete_capture(&name)),
+            Command::Health {} => reply(self.health().await),
+            Command::SupportBundle {} => reply(self.support_bundle(caller).await),
             Command::Metrics {} => reply(Ok(MetricsText { text: self.render_metrics() })),
             Command::XdpStatus {} => reply(self.kernel_status()),
             Command::XdpRules {} => reply(self.kernel_rules()),
@@ -254,7 +274,7 @@ impl Services {
                 return Err(Failure::bad_request("the level is one of error, warn, info, debug and trace"));
             };
             self.log.set_level(parsed);
-            tracing::info!(level, "the log level was changed by an operator");
+            tracing::info!(log_level = level, "the log level was changed by an operator");
         }
         Ok(LogLevel { level: self.log.level() })
     }

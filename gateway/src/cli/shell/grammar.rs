@@ -34,7 +34,11 @@ pub(super) const WORDS: &[(&[&str], &[&str], &str)] = &[
     (&["show", "drops"], &["xdp", "drops"], "packets that were dropped, and why"),
     (&["show", "ports"], &["ports", "show"], "what may come in by which port"),
     (&["show", "metrics"], &["metrics"], "metrics in Prometheus's text format"),
-    (&["show", "log"], &["logs", "level"], "what is logged"),
+    (&["show", "log"], &["logs", "show"], "the newest lines of the log; --follow goes on"),
+    (&["show", "log-level"], &["logs", "level"], "what is logged"),
+    (&["show", "health"], &["health"], "how the gateway does, check by check"),
+    (&["show", "users"], &["users"], "who has sessions"),
+    (&["show", "captures"], &["capture", "list"], "captures that are kept"),
     (&["kill", "session"], &["sessions", "kill"], "end one session"),
     (&["kill", "sessions"], &["sessions", "kill"], "end sessions: of a user, or all"),
     (&["kill", "user"], &["sessions", "kill", "--user"], "end the sessions of a user"),
@@ -43,8 +47,10 @@ pub(super) const WORDS: &[(&[&str], &[&str], &str)] = &[
     (&["ban"], &["bans", "add"], "let an address or prefix not come in"),
     (&["unban"], &["bans", "remove"], "lift a ban"),
     (&["monitor", "sessions"], &["sessions", "watch"], "sessions, kept up to date; Ctrl-C ends it"),
+    (&["monitor", "log"], &["logs", "show", "--follow"], "lines of the log as they come; Ctrl-C ends it"),
     (&["monitor", "packets"], &["xdp", "top"], "packets by reason, kept up to date; Ctrl-C ends it"),
     (&["test", "sta"], &["sta", "test"], "ask a ticket authority now"),
+    (&["test", "tls"], &["tls-test"], "what a server's TLS looks like, and whether it is believed"),
     (&["test", "port"], &["ports", "test"], "which rule decides about a packet"),
     (&["confirm"], &["configure", "confirm"], "keep what was committed on trial"),
 ];
@@ -69,6 +75,14 @@ const COMMANDS: &[&[&str]] = &[
     &["logs"],
     &["metrics"],
     &["resolve"],
+    &["ping"],
+    &["trace"],
+    &["tls-test"],
+    &["capture"],
+    &["health"],
+    &["users"],
+    &["support"],
+    &["factory-reset"],
     &["reboot"],
     &["shutdown"],
     &["audit"],
@@ -77,7 +91,8 @@ const COMMANDS: &[&[&str]] = &[
 ];
 
 /// Commands that keep themselves up to date: their output is not collected.
-const LIVE: &[&[&str]] = &[&["sessions", "watch"], &["xdp", "top"]];
+const LIVE: &[&[&str]] =
+    &[&["sessions", "watch"], &["xdp", "top"], &["ping"], &["trace"], &["capture"], &["factory-reset"]];
 
 /// The words of the program that a line stands for.
 pub(super) fn resolve(words: &[Word], configuring: bool, place: &str) -> Result<Vec<String>, String> {
@@ -144,7 +159,8 @@ fn begins(words: &[String], with: &[&str]) -> bool {
 
 /// Whether a command shows itself, instead of leaving a text behind.
 pub(super) fn is_live(words: &[String]) -> bool {
-    let follows = begins(words, &["xdp", "drops"]) && words.iter().any(|word| word == "--follow");
+    let may_follow = [&["xdp", "drops"], &["logs", "show"]].iter().any(|command| begins(words, *command));
+    let follows = may_follow && words.iter().any(|word| word == "--follow" || word == "-f");
     follows || LIVE.iter().any(|live| begins(words, live))
 }
 

@@ -20,6 +20,8 @@ impl Command {
             | Self::ConfigHistory {}
             | Self::ConfigSaved {}
             | Self::WhoAmI {}
+            | Self::Resolve { .. }
+            | Self::Health {}
             | Self::Metrics {}
             | Self::XdpStatus {}
             | Self::XdpRules {}
@@ -37,6 +39,10 @@ impl Command {
             | Self::ForwardDrain(_)
             | Self::ForwardUndrain(_)
             | Self::AuditList { .. }
+            | Self::Ping(_)
+            | Self::Trace(_)
+            | Self::TlsTest(_)
+            | Self::LogRead(_)
             | Self::LogLevel { level: Some(_) } => Role::Operator,
             // A ticket opens whatever it names: whoever issues one is not bound by policy's intent.
             Self::TicketIssue(_)
@@ -53,11 +59,18 @@ impl Command {
             | Self::ConfigCommit(_)
             | Self::Reload {}
             | Self::ReloadConfirm {}
+            | Self::CaptureStart(_)
+            | Self::CaptureStop { .. }
+            | Self::CaptureList {}
+            | Self::CaptureRead { .. }
+            | Self::CaptureDelete { .. }
+            | Self::SupportBundle {}
             | Self::Machine(_) => Role::Administrator,
         }
     }
 
-    /// Whether it changes what the gateway does, and so belongs into the audit log. A candidate does nothing yet.
+    /// Whether it changes what the gateway does, or takes away what was seen of its users, and so belongs into the audit
+    /// log. A candidate does nothing yet.
     #[must_use]
     pub fn is_change(&self) -> bool {
         matches!(
@@ -74,6 +87,11 @@ impl Command {
                 | Self::ConfigCommit(_)
                 | Self::Reload {}
                 | Self::ReloadConfirm {}
+                | Self::CaptureStart(_)
+                | Self::CaptureStop { .. }
+                | Self::CaptureRead { offset: 0, .. }
+                | Self::CaptureDelete { .. }
+                | Self::SupportBundle {}
                 | Self::Machine(_)
         )
     }
