@@ -7,8 +7,10 @@ mod build;
 mod builder;
 mod formats;
 mod keys;
+mod licences;
 mod sbom;
 pub(crate) mod scenario;
+mod sources;
 mod vm;
 
 use std::path::{Path, PathBuf};
@@ -18,15 +20,19 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::shell;
-use build::{Built, Order};
+use build::{Built, Kernel, Order};
 use builder::Builder;
 use formats::Format;
+use sources::Sources;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// What to make of the image, besides the disk image itself; may be given more than once
     #[arg(long = "format", value_enum, value_name = "FORMAT")]
     formats: Vec<Format>,
+    /// Which machines it is for
+    #[arg(long, value_enum, default_value = "cloud", conflicts_with = "no_build")]
+    kernel: Kernel,
     /// Version of the image [default: that of the workspace]
     #[arg(long, value_name = "VERSION")]
     image_version: Option<String>,
@@ -51,12 +57,16 @@ pub(crate) struct Arguments {
     /// Debian mirror, for example a snapshot of a day; the one that apt is configured for when absent
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
+    /// Mirror of Debian's security updates [default: beside the other, `…/debian-security…`]
+    #[arg(long, value_name = "URL")]
+    security_mirror: Option<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     shell::unwind_on_interrupt()?;
-    let builder = Builder::ensure(arguments.mirror.as_deref(), arguments.update)?;
-    let built = if arguments.no_build { Built::find()? } else { make(arguments, &builder)? };
+    let sources = Sources::find(arguments.mirror.as_deref(), arguments.security_mirror.as_deref())?;
+    let builder = Builder::ensure(&sources, arguments.update)?;
+    let built = if arguments.no_build { Built::find()? } else { make(arguments, &builder, sources)? };
     let mut files = built.files();
     for format in &arguments.formats {
         let begun = Instant::now();
@@ -70,7 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     Ok(true)
 }
 
-fn make(arguments: &Arguments, builder: &Builder) -> Result<Built> {
+fn make(arguments: &Arguments, builder: &Builder, sources: Sources) -> Result<Built> {
     let keys = match &arguments.keys {
         Some(directory) => Some(keys::given(directory)?),
         None if arguments.secure_boot => Some(keys::ensure(builder)?),
@@ -81,7 +91,13 @@ fn make(arguments: &Arguments, builder: &Builder) -> Result<Built> {
     }
     // Once: somebody may commit while it builds.
     let epoch = build::commit_time()?;
-    let order = Order { version: arguments.image_version.clone(), keys, epoch };
+    let order = Order {
+        version: arguments.image_version.clone(),
+        keys,
+        kernel: arguments.kernel,
+        sources,
+        epoch,
+    };
     let begun = Instant::now();
     let built = build::image(builder, &order)?;
     tell(&built.raw, begun)?;
