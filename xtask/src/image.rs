@@ -6,6 +6,7 @@
 mod build;
 mod builder;
 mod formats;
+mod installer;
 mod keys;
 mod licences;
 mod sbom;
@@ -23,6 +24,7 @@ use crate::shell;
 use build::{Built, Kernel, Order};
 use builder::Builder;
 use formats::Format;
+use keys::Keys;
 use sources::Sources;
 
 #[derive(Debug, Args)]
@@ -48,8 +50,8 @@ pub(crate) struct Arguments {
     /// Take the programs that are in target/release instead of building them
     #[arg(long)]
     no_cargo: bool,
-    /// Take the image that is in target/image instead of building it, and only make formats of it
-    #[arg(long, conflicts_with_all = ["twice", "secure_boot", "keys"])]
+    /// Take the image that is in target/image instead of building it, and only make formats of it; keys sign the ISO then
+    #[arg(long, conflicts_with = "twice")]
     no_build: bool,
     /// Make the builder root anew, with the newest packages
     #[arg(long)]
@@ -66,11 +68,27 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     shell::unwind_on_interrupt()?;
     let sources = Sources::find(arguments.mirror.as_deref(), arguments.security_mirror.as_deref())?;
     let builder = Builder::ensure(&sources, arguments.update)?;
-    let built = if arguments.no_build { Built::find()? } else { make(arguments, &builder, sources)? };
+    let keys = match &arguments.keys {
+        Some(directory) => Some(keys::given(directory)?),
+        None if arguments.secure_boot => Some(keys::ensure(&builder)?),
+        None => None,
+    };
+    let built =
+        if arguments.no_build { Built::find()? } else { make(arguments, &builder, &sources, keys.as_ref())? };
     let mut files = built.files();
     for format in &arguments.formats {
         let begun = Instant::now();
-        let made = format.make(&builder, &built)?;
+        let made = match format {
+            Format::Iso => {
+                let cargo = !arguments.no_cargo;
+                installer::iso(
+                    &builder,
+                    &built,
+                    &installer::Order { sources: &sources, keys: keys.as_ref(), cargo },
+                )?
+            }
+            disk => disk.make(&builder, &built)?,
+        };
         tell(&made, begun)?;
         files.push(made);
     }
@@ -80,24 +98,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     Ok(true)
 }
 
-fn make(arguments: &Arguments, builder: &Builder, sources: Sources) -> Result<Built> {
-    let keys = match &arguments.keys {
-        Some(directory) => Some(keys::given(directory)?),
-        None if arguments.secure_boot => Some(keys::ensure(builder)?),
-        None => None,
-    };
+fn make(arguments: &Arguments, builder: &Builder, sources: &Sources, keys: Option<&Keys>) -> Result<Built> {
     if !arguments.no_cargo {
         build::programs()?;
     }
     // Once: somebody may commit while it builds.
     let epoch = build::commit_time()?;
-    let order = Order {
-        version: arguments.image_version.clone(),
-        keys,
-        kernel: arguments.kernel,
-        sources,
-        epoch,
-    };
+    let order =
+        Order { version: arguments.image_version.clone(), keys, kernel: arguments.kernel, sources, epoch };
     let begun = Instant::now();
     let built = build::image(builder, &order)?;
     tell(&built.raw, begun)?;

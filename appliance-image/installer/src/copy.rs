@@ -123,7 +123,11 @@ impl Unpacked {
 
     fn end(mut self) -> Result<()> {
         let status = self.zstd.wait().context("wait for zstd")?;
-        if status.success() { Ok(()) } else { bail!("the image could not be unpacked: zstd ended with {status}") }
+        if status.success() {
+            Ok(())
+        } else {
+            bail!("the image could not be unpacked: zstd ended with {status}")
+        }
     }
 }
 

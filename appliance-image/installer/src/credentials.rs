@@ -51,8 +51,10 @@ pub fn hand_over(credentials: &Credentials, partition: &Path, at: &Path) -> Resu
     }
     fs::create_dir_all(at).context("make a mount point")?;
     let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-    mount(Some(partition), at, Some("vfat"), flags, Some("umask=0077")).context("mount the system partition")?;
-    let written = credentials.iter().filter(|(name, _)| ours(name)).try_for_each(|(name, value)| wrap(name, value, at));
+    mount(Some(partition), at, Some("vfat"), flags, Some("umask=0077"))
+        .context("mount the system partition")?;
+    let written =
+        credentials.iter().filter(|(name, _)| ours(name)).try_for_each(|(name, value)| wrap(name, value, at));
     let unmounted = umount(at).context("unmount the system partition");
     written.and(unmounted)?;
     Ok(names)

@@ -43,7 +43,9 @@ impl Disk {
     }
 
     fn is(&self, wanted: &str) -> bool {
-        wanted == self.name || wanted == self.serial || fs::canonicalize(wanted).is_ok_and(|path| path == self.node)
+        wanted == self.name
+            || wanted == self.serial
+            || fs::canonicalize(wanted).is_ok_and(|path| path == self.node)
     }
 }
 
@@ -65,7 +67,11 @@ pub fn find(sys: &Path, dev: &Path, medium: Option<&str>) -> Result<Vec<Disk>> {
             continue;
         };
         let partitions = partitions(&place)?;
-        let is_medium = |one: &Partition| one.uuid.as_deref().is_some_and(|uuid| medium.is_some_and(|medium| uuid.eq_ignore_ascii_case(medium)));
+        let is_medium = |one: &Partition| {
+            one.uuid
+                .as_deref()
+                .is_some_and(|uuid| medium.is_some_and(|medium| uuid.eq_ignore_ascii_case(medium)))
+        };
         if partitions.iter().any(is_medium) {
             continue;
         }
@@ -108,7 +114,10 @@ pub fn choose<'a>(disks: &'a [Disk], wanted: &str) -> Result<&'a Disk> {
     }
     // The state partition is found by its name.
     if let Some(other) = disks.iter().find(|other| other.ours && other.name != disk.name) {
-        bail!("an appliance is on {} already, and with two the wrong one may be used: unplug or erase it", other.name);
+        bail!(
+            "an appliance is on {} already, and with two the wrong one may be used: unplug or erase it",
+            other.name
+        );
     }
     Ok(disk)
 }
@@ -154,7 +163,9 @@ fn unfit(place: &Path, bytes: u64) -> Option<String> {
     }
     match number(&place.join("queue/logical_block_size")) {
         Some(SECTOR_BYTES) | None => None,
-        Some(other) => Some(format!("its sectors have {other} bytes and not 512; many can be reformatted to that")),
+        Some(other) => {
+            Some(format!("its sectors have {other} bytes and not 512; many can be reformatted to that"))
+        }
     }
 }
 

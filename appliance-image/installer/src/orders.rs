@@ -44,7 +44,9 @@ impl Orders {
                     "the credential {name} says `{wrong}`: install.disk names a disk or `only`, install.erase is \
                      `yes` or `no`, install.then is `reboot` or `power-off`"
                 ),
-                _ => bail!("there is no credential {name}; there are install.disk, install.erase and install.then"),
+                _ => bail!(
+                    "there is no credential {name}; there are install.disk, install.erase and install.then"
+                ),
             }
         }
         Ok(orders)
@@ -68,14 +70,18 @@ mod tests {
     #[test]
     fn credentials_answer_every_question() {
         let given = [("install.disk", "only\n"), ("install.erase", "yes"), ("install.then", "reboot")];
-        let expected =
-            Orders { disk: Some("only".to_owned()), erase: true, then: Some(Then::Reboot) };
+        let expected = Orders { disk: Some("only".to_owned()), erase: true, then: Some(Then::Reboot) };
         assert_eq!(orders(&given).unwrap(), expected);
     }
 
     #[test]
     fn what_cannot_be_meant_is_refused() {
-        for (name, value) in [("install.erase", "maybe"), ("install.then", "sleep"), ("install.disc", "sda"), ("install.disk", " ")] {
+        for (name, value) in [
+            ("install.erase", "maybe"),
+            ("install.then", "sleep"),
+            ("install.disc", "sda"),
+            ("install.disk", " "),
+        ] {
             let refused = orders(&[(name, value)]).unwrap_err().to_string();
             assert!(refused.contains(name), "{refused}");
         }

@@ -67,7 +67,8 @@ fn wait_for_disks(places: &Places) -> Result<Vec<Disk>> {
 fn medium(sys: &Path) -> Option<String> {
     // Four bytes of attributes, then UTF-16.
     let bytes = fs::read(sys.join(MEDIUM)).ok()?;
-    let units = bytes.get(4..)?.chunks_exact(2).filter_map(|pair| pair.try_into().ok()).map(u16::from_le_bytes);
+    let units =
+        bytes.get(4..)?.chunks_exact(2).filter_map(|pair| pair.try_into().ok()).map(u16::from_le_bytes);
     let text = String::from_utf16(&units.collect::<Vec<u16>>()).ok()?;
     Some(text.trim_end_matches('\0').to_owned()).filter(|text| !text.is_empty())
 }
@@ -79,10 +80,13 @@ fn which<'a>(disks: &'a [Disk], orders: &Orders, terminals: &mut Terminals) -> R
     loop {
         terminals.say("\r\nDisks:");
         for disk in disks {
-            let unfit = disk.unfit.as_ref().map(|why| format!(" (cannot be used: {why})")).unwrap_or_default();
+            let unfit =
+                disk.unfit.as_ref().map(|why| format!(" (cannot be used: {why})")).unwrap_or_default();
             terminals.say(&format!("  {}{unfit}", disk.describe()));
         }
-        let answer = terminals.ask("Which disk?").context("nobody is there to be asked: give the credential install.disk")?;
+        let answer = terminals
+            .ask("Which disk?")
+            .context("nobody is there to be asked: give the credential install.disk")?;
         if answer.is_empty() {
             continue;
         }
@@ -99,7 +103,8 @@ fn ask_for_key(given: &mut Credentials, orders: &Orders, terminals: &mut Termina
         terminals.say("No key of an administrator was given (appliance.admin-keys): the machine must be told one later.");
         return;
     }
-    let question = "Public SSH key of an administrator, as in id_ed25519.pub (empty: tell the machine later):";
+    let question =
+        "Public SSH key of an administrator, as in id_ed25519.pub (empty: tell the machine later):";
     while let Some(answer) = terminals.ask(question) {
         if answer.is_empty() {
             return;
@@ -114,7 +119,9 @@ fn ask_for_key(given: &mut Credentials, orders: &Orders, terminals: &mut Termina
 
 fn is_key(line: &str) -> bool {
     let mut words = line.split_whitespace();
-    let kind = words.next().is_some_and(|kind| ["ssh-", "ecdsa-", "sk-"].iter().any(|start| kind.starts_with(start)));
+    let kind = words
+        .next()
+        .is_some_and(|kind| ["ssh-", "ecdsa-", "sk-"].iter().any(|start| kind.starts_with(start)));
     kind && words.next().is_some_and(|key| key.len() > 32 && key.starts_with("AAAA"))
 }
 
@@ -129,23 +136,28 @@ fn confirm(disk: &Disk, terminals: &mut Terminals) -> Result<()> {
     match terminals.ask(&question) {
         Some(answer) if answer == disk.name => Ok(()),
         Some(_) => bail!("that was not `{}`: nothing was written", disk.name),
-        None => bail!("nobody is there to be asked: give the credential install.erase=yes; nothing was written"),
+        None => {
+            bail!("nobody is there to be asked: give the credential install.erase=yes; nothing was written")
+        }
     }
 }
 
 fn write(places: &Places, disk: &Disk, terminals: &mut Terminals) -> Result<()> {
     let damaged = || format!("{} is erased and not usable now", disk.name);
     terminals.say("Writing …");
-    let written = copy::write(&places.image, &disk.node, |done| terminals.say(&format!("  {} MB", done / 1_000_000)));
+    let written =
+        copy::write(&places.image, &disk.node, |done| terminals.say(&format!("  {} MB", done / 1_000_000)));
     let written = written.with_context(damaged)?;
     // What is read next comes from the disk, not from memory.
     output(Command::new("blockdev").arg("--flushbufs").arg(&disk.node)).with_context(damaged)?;
     terminals.say("Reading back and comparing …");
-    let verified = copy::verify(&places.image, &disk.node, |done| terminals.say(&format!("  {} MB", done / 1_000_000)));
+    let verified =
+        copy::verify(&places.image, &disk.node, |done| terminals.say(&format!("  {} MB", done / 1_000_000)));
     verified.with_context(damaged)?;
     terminals.say(&format!("{} MB are on the disk as they should be.", written / 1_000_000));
     // The second copy of the partition table belongs to the end of the disk.
-    output(Command::new("sfdisk").args(["--relocate", "gpt-bak-std"]).arg(&disk.node)).with_context(damaged)?;
+    output(Command::new("sfdisk").args(["--relocate", "gpt-bak-std"]).arg(&disk.node))
+        .with_context(damaged)?;
     output(Command::new("blockdev").arg("--rereadpt").arg(&disk.node)).with_context(damaged)?;
     output(Command::new("udevadm").args(["settle", "--timeout=30"])).map(drop).with_context(damaged)
 }
@@ -226,7 +238,10 @@ mod tests {
     fn person(answers: &[&'static str]) -> Terminals {
         let (sender, lines) = mpsc::channel();
         let answers = answers.iter().rev().copied().collect();
-        Terminals::of(Box::new(std::io::LineWriter::with_capacity(9000, Person { answers, sender: Some(sender) })), lines)
+        Terminals::of(
+            Box::new(std::io::LineWriter::with_capacity(9000, Person { answers, sender: Some(sender) })),
+            lines,
+        )
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use portcullis_tests::process;
+use serde::Deserialize;
 
 use super::builder::{self, Builder};
 use super::keys::Keys;
@@ -33,7 +34,8 @@ const SIGNED: &str = "portcullis.signed";
 const MOMENT: Duration = Duration::from_secs(120);
 
 /// Which kernel and which drivers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Kernel {
     /// For virtual machines
     Cloud,
@@ -50,6 +52,11 @@ impl Kernel {
         }
     }
 
+    /// Which one an image has with these packages.
+    fn of(packages: &str) -> Self {
+        if packages.contains("linux-image-amd64 ") { Self::Full } else { Self::Cloud }
+    }
+
     /// The parts of Debian that they come from.
     fn components(self) -> &'static str {
         match self {
@@ -61,11 +68,11 @@ impl Kernel {
 
 /// What is to be built.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct Order<'a> {
     pub(super) version: Option<String>,
-    pub(super) keys: Option<Keys>,
+    pub(super) keys: Option<&'a Keys>,
     pub(super) kernel: Kernel,
-    pub(super) sources: Sources,
+    pub(super) sources: &'a Sources,
     /// Seconds since 1970: times in the image are no later.
     pub(super) epoch: String,
 }
@@ -80,6 +87,7 @@ pub(super) struct Built {
     pub(super) sbom: PathBuf,
     /// Versions of all Debian packages.
     pub(super) packages: PathBuf,
+    pub(super) boots: Kernel,
     pub(super) root_hash: String,
     /// Whether firmware with the keys in `target/image/keys` starts it.
     pub(super) signed: bool,
@@ -95,6 +103,7 @@ impl Built {
             raw: file("portcullis.raw"),
             kernel,
             sbom: file("portcullis.spdx.json"),
+            boots: Kernel::of(&fs::read_to_string(file("portcullis.packages")).unwrap_or_default()),
             packages: file("portcullis.packages"),
             root_hash,
             signed: file(SIGNED).is_file(),
@@ -122,7 +131,7 @@ pub(super) fn programs() -> Result<()> {
     Ok(())
 }
 
-pub(super) fn image(builder: &Builder, order: &Order) -> Result<Built> {
+pub(super) fn image(builder: &Builder, order: &Order<'_>) -> Result<Built> {
     let directory = builder::directory()?;
     let work = directory.join("work");
     stage(&work, order)?;
@@ -131,7 +140,7 @@ pub(super) fn image(builder: &Builder, order: &Order) -> Result<Built> {
     let mut mkosi = vec!["mkosi", "--mirror", &order.sources.mirror, "--image-version", version];
     mkosi.extend(["--profile", order.kernel.profile()]);
     mkosi.extend(["--source-date-epoch", epoch, "--force"]);
-    if let Some(keys) = &order.keys {
+    if let Some(keys) = order.keys {
         keys.stage(&work)?;
         mkosi.extend(["--secure-boot=yes", "--secure-boot-auto-enroll=no", "--sign-expected-pcr=no"]);
         mkosi.extend(["--secure-boot-key=keys/db.key", "--secure-boot-certificate=keys/db.crt"]);
@@ -158,14 +167,14 @@ pub(super) fn image(builder: &Builder, order: &Order) -> Result<Built> {
 }
 
 /// What of mkosi's output is for the person who watches: the names of its steps.
-fn progress(line: &str) -> Option<String> {
+pub(super) fn progress(line: &str) -> Option<String> {
     let step = line.strip_prefix('‣')?;
     // The workspace lies in memory, the result does not.
     (!step.contains("Could not rename")).then(|| format!("  {step}"))
 }
 
 /// Puts together what mkosi reads.
-fn stage(work: &Path, order: &Order) -> Result<()> {
+fn stage(work: &Path, order: &Order<'_>) -> Result<()> {
     let repository = process::repository();
     for part in PARTS.into_iter().chain(["mkosi.sandbox", "programs", "out", "keys"]) {
         let place = work.join(part);
@@ -216,7 +225,8 @@ fn documents(programs: &Path) -> Result<()> {
         copy.args(["-r", "-L", "--no-preserve=mode,ownership,timestamps"]);
         process::run(copy.arg(repository.join(name)).arg(&place), MOMENT)?.ok()?;
     }
-    fs::write(place.join("licences-of-crates"), licences::document(&sbom::crates()?)?).context("write the licences")
+    fs::write(place.join("licences-of-crates"), licences::document(&sbom::crates()?)?)
+        .context("write the licences")
 }
 
 /// The time of the last commit.
@@ -238,6 +248,12 @@ fn root_hash(kernel: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_packages_tell_the_kernel() {
+        assert_eq!(Kernel::of("kmod 34-2 amd64\nlinux-image-amd64 6.12.117-1 amd64\n"), Kernel::Full);
+        assert_eq!(Kernel::of("linux-image-cloud-amd64 6.12.117-1 amd64\n"), Kernel::Cloud);
+    }
 
     #[test]
     fn the_root_hash_is_found_in_the_kernel_image() {

@@ -127,10 +127,7 @@ impl Builder {
         mmdebstrap.arg("--aptopt=Apt::Install-Recommends \"false\"");
         mmdebstrap.arg("--dpkgopt=path-exclude=/usr/share/man/*");
         mmdebstrap.arg(format!("--include=apt,debian-archive-keyring,{}", PACKAGES.join(",")));
-        mmdebstrap
-            .arg(SUITE)
-            .arg(&new)
-            .arg(format!("deb [signed-by={keyring}] {mirror} {SUITE} main"));
+        mmdebstrap.arg(SUITE).arg(&new).arg(format!("deb [signed-by={keyring}] {mirror} {SUITE} main"));
         process::run(&mut mmdebstrap, LIMIT)?.ok()?;
         // A program from outside of it finds the loader where it was built to look.
         if !new.join("lib64").exists() {

@@ -103,7 +103,8 @@ struct Package {
 /// What cargo knows of, here or in another workspace.
 fn packages(more: &[&str]) -> Result<Vec<Package>> {
     let mut metadata = shell::cargo(&["metadata", "--locked", "--format-version", "1"]);
-    let said: Value = serde_json::from_str(&shell::output(metadata.args(more))?).context("read cargo's list")?;
+    let said: Value =
+        serde_json::from_str(&shell::output(metadata.args(more))?).context("read cargo's list")?;
     let packages = said.get("packages").and_then(Value::as_array).context("cargo lists no packages")?;
     let one = |package: &Value| {
         let text = |key: &str| package.get(key).and_then(Value::as_str).map(str::to_owned);
@@ -126,7 +127,8 @@ mod tests {
     #[test]
     fn a_text_that_many_share_is_there_once_and_names_them_all() {
         let crates = [("a", found(&[("LICENSE", "be free")])), ("b", found(&[("LICENSE-MIT", "be free")]))];
-        let mut named: BTreeMap<_, _> = crates.map(|(name, found)| ((name.to_owned(), "1.0.0".to_owned()), found)).into();
+        let mut named: BTreeMap<_, _> =
+            crates.map(|(name, found)| ((name.to_owned(), "1.0.0".to_owned()), found)).into();
         named.insert(("c".to_owned(), "2.0.0".to_owned()), found(&[]));
         let document = write(&named);
         assert_eq!(document.matches("be free").count(), 1, "{document}");

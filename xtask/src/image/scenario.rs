@@ -11,9 +11,10 @@ use anyhow::{Context as _, Result, bail};
 use portcullis_tests::{process, wait};
 use serde::Deserialize;
 
-use super::build::Built;
+use super::build::{Built, Kernel};
 use super::builder::Builder;
-use super::vm::{self, Settings, Visit, Vm};
+use super::installer;
+use super::vm::{self, Medium, Settings, Visit, Vm};
 use crate::boot::debian::{self, Machine};
 use crate::ci::Tally;
 use crate::shell;
@@ -37,6 +38,10 @@ pub(super) struct Scenario {
     /// Whether the firmware starts only what is signed with the keys in `target/image/keys`.
     #[serde(default)]
     secure_boot: bool,
+    /// Which kernel the image must have; any when absent.
+    kernel: Option<Kernel>,
+    /// Starts the installation medium on a machine with an empty disk.
+    medium: Option<Medium>,
     command_line: Option<String>,
     #[serde(default)]
     credentials: BTreeMap<String, String>,
@@ -56,6 +61,8 @@ enum Step {
     CutPower,
     /// Wait until it has switched itself off, or would start again.
     Ended,
+    /// Take the installation medium out.
+    Eject,
     /// Change the root file system on the disk.
     Tamper,
     /// Some text must not have been on the console.
@@ -98,6 +105,23 @@ impl Scenario {
     fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
         toml::from_str(&text).with_context(|| format!("{}", path.display()))
+    }
+}
+
+impl Scenario {
+    /// Why it cannot be run on what was built last.
+    fn unfit(&self, built: &Built) -> Option<&'static str> {
+        if self.secure_boot && !built.signed {
+            return Some("the image is not signed: cargo xtask image --secure-boot");
+        }
+        if self.medium.is_some() && installer::find().is_none() {
+            return Some("there is no installation medium: cargo xtask image --format iso");
+        }
+        match (self.kernel?, built.boots) {
+            (wanted, found) if wanted == found => None,
+            (Kernel::Cloud, _) => Some("the image is for bare metal: cargo xtask image"),
+            (Kernel::Full, _) => Some("the image is for virtual machines: cargo xtask image --kernel full"),
+        }
     }
 }
 
@@ -148,8 +172,8 @@ pub(crate) fn run(choice: Choice<'_>) -> Result<Tally> {
         if !chosen {
             continue;
         }
-        if scenario.secure_boot && !built.signed {
-            tally.skipped.push(format!("{name}: the image is not signed: cargo xtask image --secure-boot"));
+        if let Some(why) = scenario.unfit(&built) {
+            tally.skipped.push(format!("{name}: {why}"));
             continue;
         }
         shell::say(&format!("── {name}: {}", scenario.about));
@@ -173,6 +197,7 @@ fn perform(machine: &Machine, builder: &Builder, built: &Built, scenario: &Scena
         credentials: scenario.credentials.clone().into_iter().collect(),
         command_line: scenario.command_line.clone(),
         secure_boot: scenario.secure_boot,
+        medium: scenario.medium.zip(installer::find()),
     };
     let mut vm = Vm::new(machine, builder, &built.raw, settings)?;
     let mut took = Duration::ZERO;
@@ -195,6 +220,7 @@ fn take(vm: &mut Vm<'_>, step: &Step, took: &mut Duration) -> Result<()> {
         Step::Console { text } => vm.wait_for_console(text, BOOT_LIMIT),
         Step::CutPower => vm.cut_power(),
         Step::Ended => vm.wait_for_end(LINE_LIMIT),
+        Step::Eject => vm.eject(),
         Step::Tamper => vm.tamper(),
         Step::Silent { text } => vm.check_console_is_without(text),
         Step::Ssh { run, user, options, expect, refuse, fails } => {

@@ -37,7 +37,9 @@ impl Sources {
         // Lists of a snapshot are as old as it is; their signatures are checked all the same.
         let until = if self.named { "Check-Valid-Until: no\n" } else { "" };
         let stanza = |uri: &str, suites: &str| {
-            format!("Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: {components}\nSigned-By: {KEYRING}\n{until}")
+            format!(
+                "Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: {components}\nSigned-By: {KEYRING}\n{until}"
+            )
         };
         let release = stanza(&self.mirror, &format!("{SUITE} {SUITE}-updates"));
         format!("{release}\n{}", stanza(&self.security, &format!("{SUITE}-security")))
@@ -71,7 +73,10 @@ mod tests {
         let snapshot = Sources::find(Some("http://s.example/debian/1/"), None).unwrap();
         let text = snapshot.text("main");
         assert_eq!(text.matches("Check-Valid-Until: no").count(), 2, "{text}");
-        assert!(text.contains("URIs: http://s.example/debian-security/1\nSuites: trixie-security\n"), "{text}");
+        assert!(
+            text.contains("URIs: http://s.example/debian-security/1\nSuites: trixie-security\n"),
+            "{text}"
+        );
         let current = Sources { named: false, ..snapshot };
         assert!(!current.text("main").contains("Valid-Until"));
     }

@@ -16,6 +16,7 @@ use nix::sys::signal::Signal;
 use portcullis_tests::process::{self, Child, Output};
 use portcullis_tests::terminal::Terminal;
 use portcullis_tests::wait;
+use serde::Deserialize;
 use tempfile::TempDir;
 
 use super::builder::{self, Builder};
@@ -52,6 +53,14 @@ impl Default for Visit<'_> {
     }
 }
 
+/// What the installer is started from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Medium {
+    Cd,
+    Usb,
+}
+
 /// How the machine is to be.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Settings {
@@ -60,6 +69,8 @@ pub(super) struct Settings {
     /// More for the kernel's command line; only without Secure Boot.
     pub(super) command_line: Option<String>,
     pub(super) secure_boot: bool,
+    /// A machine with an empty disk, and the installer's ISO in it; without either it is told nothing.
+    pub(super) medium: Option<(Medium, PathBuf)>,
 }
 
 #[derive(Debug)]
@@ -71,6 +82,7 @@ pub(super) struct Vm<'a> {
     port: u16,
     qemu: Option<Child>,
     started: Instant,
+    ejected: bool,
 }
 
 impl<'a> Vm<'a> {
@@ -83,8 +95,20 @@ impl<'a> Vm<'a> {
     ) -> Result<Self> {
         let place = tempfile::Builder::new().prefix("pc-vm-").tempdir().context("make a directory")?;
         let port = process::free_port()?;
-        let vm = Self { machine, builder, settings, place, port, qemu: None, started: Instant::now() };
-        formats::disk(raw, &vm.file("disk.raw"))?;
+        let vm = Self {
+            machine,
+            builder,
+            settings,
+            place,
+            port,
+            qemu: None,
+            started: Instant::now(),
+            ejected: false,
+        };
+        match vm.settings.medium {
+            Some(_) => formats::empty_disk(&vm.file("disk.raw"))?,
+            None => formats::disk(raw, &vm.file("disk.raw"))?,
+        }
         let variables = if vm.settings.secure_boot { enrolled(builder)? } else { builder.file(VARIABLES) };
         fs::copy(variables, vm.file("variables.fd")).context("copy the firmware's variables")?;
         for user in USERS {
@@ -123,12 +147,17 @@ impl<'a> Vm<'a> {
         let forward = format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22", self.port);
         qemu.args(["-netdev", &forward, "-device", "virtio-net-pci,netdev=net,romfile="]);
         qemu.args(["-device", "virtio-rng-pci"]);
-        let mut keys = Vec::new();
-        for user in USERS {
-            let public = fs::read_to_string(self.file(&format!("{user}.pub"))).context("read the key")?;
-            keys.push((format!("appliance.{user}-keys"), public));
+        if let Some((medium, iso)) = &self.settings.medium {
+            qemu.args([
+                "-drive",
+                &format!("if=none,id=medium,format=raw,readonly=on,file={}", iso.display()),
+            ]);
+            match medium {
+                Medium::Cd => qemu.args(["-device", "ide-cd,drive=medium,bootindex=0"]),
+                Medium::Usb => qemu.args(["-device", "qemu-xhci", "-device", "usb-storage,drive=medium,bootindex=0"]),
+            };
         }
-        for (name, value) in keys.iter().chain(&self.settings.credentials) {
+        for (name, value) in self.told()? {
             let value = STANDARD.encode(value);
             let value = format!("type=11,value=io.systemd.credential.binary:{name}={value}");
             qemu.args(["-smbios", &value]);
@@ -139,6 +168,28 @@ impl<'a> Vm<'a> {
         self.started = Instant::now();
         self.qemu = Some(Child::spawn("qemu", &mut qemu, self.place.path())?);
         Ok(())
+    }
+
+    /// What the hypervisor tells: the users' keys and what the scenario says.
+    fn told(&self) -> Result<Vec<(String, String)>> {
+        if self.ejected {
+            return Ok(Vec::new());
+        }
+        let mut told = self.settings.credentials.clone();
+        for user in USERS {
+            let public = fs::read_to_string(self.file(&format!("{user}.pub"))).context("read the key")?;
+            told.push((format!("appliance.{user}-keys"), public));
+        }
+        Ok(told)
+    }
+
+    /// Takes the medium out; from then on the machine knows only what the installer has left.
+    pub(super) fn eject(&mut self) -> Result<()> {
+        if self.qemu.is_some() {
+            bail!("the machine is on");
+        }
+        self.ejected = true;
+        self.settings.medium.take().map(drop).context("there is no medium in the machine")
     }
 
     /// Waits until an administrator gets in; returns how long that took from the start.
@@ -152,7 +203,7 @@ impl<'a> Vm<'a> {
             }
             Ok::<_, anyhow::Error>(process::run(&mut ssh, ATTEMPT * 2)?.success().then(|| begun.elapsed()))
         });
-        answered.map_err(|error| self.told(&error))
+        answered.map_err(|error| self.with_console(&error))
     }
 
     fn ssh_command(&self, visit: &Visit<'_>, line: &str, patience: Duration) -> Command {
@@ -199,7 +250,7 @@ impl<'a> Vm<'a> {
     /// Some text must not have been on the console so far.
     pub(super) fn check_console_is_without(&self, text: &str) -> Result<()> {
         match self.console().lines().find(|line| line.contains(text)) {
-            Some(line) => Err(self.told(&anyhow!("the console says: {line}"))),
+            Some(line) => Err(self.with_console(&anyhow!("the console says: {line}"))),
             None => Ok(()),
         }
     }
@@ -215,7 +266,7 @@ impl<'a> Vm<'a> {
     pub(super) fn wait_for_end(&mut self, limit: Duration) -> Result<()> {
         let mut qemu = self.qemu.take().context("the machine is off")?;
         let ended = qemu.wait(limit);
-        let ended = ended.map_err(|error| self.told(&error))?;
+        let ended = ended.map_err(|error| self.with_console(&error))?;
         if ended.success() { Ok(()) } else { bail!("QEMU ended with {ended}") }
     }
 
@@ -232,7 +283,7 @@ impl<'a> Vm<'a> {
                 None => Ok(None),
             }
         });
-        found.map_err(|error| self.told(&error))
+        found.map_err(|error| self.with_console(&error))
     }
 
     /// Changes bytes in the middle of the root file system, as somebody with the disk in his hands could.
@@ -260,7 +311,7 @@ impl<'a> Vm<'a> {
     }
 
     /// An error with the end of the console and what QEMU said; the console is kept.
-    fn told(&self, error: &anyhow::Error) -> anyhow::Error {
+    fn with_console(&self, error: &anyhow::Error) -> anyhow::Error {
         let console = self.console();
         if let Ok(directory) = builder::directory() {
             // It helps to look at; that it cannot be kept is no reason for another error.
