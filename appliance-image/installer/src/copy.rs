@@ -11,11 +11,14 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::disks::BYTES_MIN;
 use crate::output;
 
 const BLOCK_BYTES: usize = 4 << 20;
 /// How often a person is told how far it is.
 const TELL_BYTES: u64 = 128 << 20;
+/// The smallest disk, which the image is smaller than.
+const ERASED_BYTES: u64 = BYTES_MIN / 512 * 512;
 /// Linux's: a block device that something else uses is not opened.
 const O_EXCL: i32 = 0o200;
 
@@ -37,6 +40,8 @@ pub fn check(image: &Path) -> Result<()> {
 /// # Errors
 /// When the disk is in use, cannot be written, or is too small.
 pub fn write(image: &Path, node: &Path, mut tell: impl FnMut(u64)) -> Result<u64> {
+    // First: it insists on having the disk for itself, too.
+    let zeroed = erase(node);
     let mut disk = OpenOptions::new().write(true).custom_flags(O_EXCL).open(node);
     let disk = disk.as_mut().map_err(|error| anyhow::anyhow!("{}: {error}", node.display()))?;
     let mut source = Unpacked::start(image)?;
@@ -49,6 +54,8 @@ pub fn write(image: &Path, node: &Path, mut tell: impl FnMut(u64)) -> Result<u64
         if first.is_empty() {
             first = part.to_vec();
             disk.write_all(&vec![0; bytes]).context("erase the start of the disk")?;
+        } else if zeroed && part.iter().all(|byte| *byte == 0) {
+            disk.seek_relative(i64::try_from(bytes)?).context("go on")?;
         } else {
             disk.write_all(part).with_context(|| format!("write at byte {written}"))?;
         }
@@ -56,6 +63,9 @@ pub fn write(image: &Path, node: &Path, mut tell: impl FnMut(u64)) -> Result<u64
         progress(written, bytes, &mut tell);
     }
     source.end()?;
+    if written > ERASED_BYTES {
+        bail!("the image is larger than the smallest disk that is taken");
+    }
     disk.sync_all().context("write to the disk")?;
     disk.seek(SeekFrom::Start(0)).context("go to the start of the disk")?;
     disk.write_all(&first).context("write the start of the disk")?;
@@ -85,6 +95,12 @@ pub fn verify(image: &Path, node: &Path, mut tell: impl FnMut(u64)) -> Result<()
         read += u64::try_from(bytes)?;
         progress(read, bytes, &mut tell);
     }
+}
+
+/// Has the disk fill itself with zeros where the image goes, which most do at once; most of the image is zeros. Whether it did.
+fn erase(node: &Path) -> bool {
+    let mut discard = Command::new("blkdiscard");
+    output(discard.args(["--zeroout", "--length", &ERASED_BYTES.to_string()]).arg(node)).is_ok()
 }
 
 fn progress(done: u64, last: usize, tell: &mut impl FnMut(u64)) {

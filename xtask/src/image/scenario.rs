@@ -24,6 +24,8 @@ const DIRECTORY: &str = "appliance-image/scenarios";
 const BOOT_LIMIT: Duration = Duration::from_secs(10 * 60);
 /// What an administrator is asked with.
 const PROMPT: &str = "# ";
+/// For a text on the console, which may be the end of an installation.
+const CONSOLE_LIMIT: Duration = Duration::from_secs(40 * 60);
 const LINE_LIMIT: Duration = Duration::from_secs(120);
 /// For what is awaited: a trial commit may have to end first.
 const AWAIT_LIMIT: Duration = Duration::from_secs(5 * 60);
@@ -217,7 +219,7 @@ fn take(vm: &mut Vm<'_>, step: &Step, took: &mut Duration) -> Result<()> {
             Ok(())
         }
         Step::Start => vm.start(),
-        Step::Console { text } => vm.wait_for_console(text, BOOT_LIMIT),
+        Step::Console { text } => vm.wait_for_console(text, CONSOLE_LIMIT),
         Step::CutPower => vm.cut_power(),
         Step::Ended => vm.wait_for_end(LINE_LIMIT),
         Step::Eject => vm.eject(),

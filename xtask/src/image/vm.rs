@@ -154,7 +154,9 @@ impl<'a> Vm<'a> {
             ]);
             match medium {
                 Medium::Cd => qemu.args(["-device", "ide-cd,drive=medium,bootindex=0"]),
-                Medium::Usb => qemu.args(["-device", "qemu-xhci", "-device", "usb-storage,drive=medium,bootindex=0"]),
+                Medium::Usb => {
+                    qemu.args(["-device", "qemu-xhci", "-device", "usb-storage,drive=medium,bootindex=0"])
+                }
             };
         }
         for (name, value) in self.told()? {
