@@ -142,7 +142,7 @@ impl<'a> Vm<'a> {
         qemu.args(["-drive", &format!("if=pflash,format=raw,file={}", self.file("variables.fd").display())]);
         let disk = self.file("disk.raw");
         qemu.args(["-drive", &format!("if=none,id=disk,format=raw,discard=unmap,file={}", disk.display())]);
-        qemu.args(["-device", "virtio-blk-pci,drive=disk"]);
+        qemu.args(["-device", "virtio-blk-pci,drive=disk,bootindex=1"]);
         // Nothing of the guest's gets out: it has the emulated network to itself.
         let forward = format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22", self.port);
         qemu.args(["-netdev", &forward, "-device", "virtio-net-pci,netdev=net,romfile="]);
