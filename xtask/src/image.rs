@@ -6,9 +6,12 @@
 mod build;
 mod builder;
 mod formats;
+mod installer;
 mod keys;
+mod licences;
 mod sbom;
 pub(crate) mod scenario;
+mod sources;
 mod state;
 mod vm;
 mod wiring;
@@ -20,15 +23,20 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::shell;
-use build::{Built, Order};
+use build::{Built, Kernel, Order};
 use builder::Builder;
 use formats::Format;
+use keys::Keys;
+use sources::Sources;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// What to make of the image, besides the disk image itself; may be given more than once
     #[arg(long = "format", value_enum, value_name = "FORMAT")]
     formats: Vec<Format>,
+    /// Which machines it is for
+    #[arg(long, value_enum, default_value = "cloud", conflicts_with = "no_build")]
+    kernel: Kernel,
     /// Version of the image [default: that of the workspace]
     #[arg(long, value_name = "VERSION")]
     image_version: Option<String>,
@@ -44,8 +52,8 @@ pub(crate) struct Arguments {
     /// Take the programs that are in target/release instead of building them
     #[arg(long)]
     no_cargo: bool,
-    /// Take the image that is in target/image instead of building it, and only make formats of it
-    #[arg(long, conflicts_with_all = ["twice", "secure_boot", "keys"])]
+    /// Take the image that is in target/image instead of building it, and only make formats of it; keys sign the ISO then
+    #[arg(long, conflicts_with = "twice")]
     no_build: bool,
     /// Make the builder root anew, with the newest packages
     #[arg(long)]
@@ -53,16 +61,36 @@ pub(crate) struct Arguments {
     /// Debian mirror, for example a snapshot of a day; the one that apt is configured for when absent
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
+    /// Mirror of Debian's security updates [default: beside the other, `…/debian-security…`]
+    #[arg(long, value_name = "URL")]
+    security_mirror: Option<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     shell::unwind_on_interrupt()?;
-    let builder = Builder::ensure(arguments.mirror.as_deref(), arguments.update)?;
-    let built = if arguments.no_build { Built::find()? } else { make(arguments, &builder)? };
+    let sources = Sources::find(arguments.mirror.as_deref(), arguments.security_mirror.as_deref())?;
+    let builder = Builder::ensure(&sources, arguments.update)?;
+    let keys = match &arguments.keys {
+        Some(directory) => Some(keys::given(directory)?),
+        None if arguments.secure_boot => Some(keys::ensure(&builder)?),
+        None => None,
+    };
+    let built =
+        if arguments.no_build { Built::find()? } else { make(arguments, &builder, &sources, keys.as_ref())? };
     let mut files = built.files();
     for format in &arguments.formats {
         let begun = Instant::now();
-        let made = format.make(&builder, &built)?;
+        let made = match format {
+            Format::Iso => {
+                let cargo = !arguments.no_cargo;
+                installer::iso(
+                    &builder,
+                    &built,
+                    &installer::Order { sources: &sources, keys: keys.as_ref(), cargo },
+                )?
+            }
+            disk => disk.make(&builder, &built)?,
+        };
         tell(&made, begun)?;
         files.push(made);
     }
@@ -72,18 +100,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     Ok(true)
 }
 
-fn make(arguments: &Arguments, builder: &Builder) -> Result<Built> {
-    let keys = match &arguments.keys {
-        Some(directory) => Some(keys::given(directory)?),
-        None if arguments.secure_boot => Some(keys::ensure(builder)?),
-        None => None,
-    };
+fn make(arguments: &Arguments, builder: &Builder, sources: &Sources, keys: Option<&Keys>) -> Result<Built> {
     if !arguments.no_cargo {
         build::programs()?;
     }
     // Once: somebody may commit while it builds.
     let epoch = build::commit_time()?;
-    let order = Order { version: arguments.image_version.clone(), keys, epoch };
+    let order =
+        Order { version: arguments.image_version.clone(), keys, kernel: arguments.kernel, sources, epoch };
     let begun = Instant::now();
     let built = build::image(builder, &order)?;
     tell(&built.raw, begun)?;

@@ -6,30 +6,73 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
 use portcullis_tests::process;
+use serde::Deserialize;
 
 use super::builder::{self, Builder};
 use super::keys::Keys;
+use super::licences;
 use super::sbom;
+use super::sources::Sources;
 use crate::ci::target_directory;
 use crate::{ebpf, shell};
 
 /// The image's description in the repository.
 const DESCRIPTION: &str = "appliance-image";
 /// What of it mkosi reads.
-const PARTS: [&str; 4] = ["mkosi.conf", "mkosi.images", "mkosi.repart", "overlay"];
+const PARTS: [&str; 5] = ["mkosi.conf", "mkosi.images", "mkosi.profiles", "mkosi.repart", "overlay"];
 /// Our programs, and where the gateway's unit expects them.
 const PROGRAMS: [(&str, &str); 2] = [("portcullisd", "usr/local/sbin"), ("portcullis", "usr/local/bin")];
 const UNIT: &str = "gateway/portcullis.service";
+/// What goes with the programs, below `usr/share/doc/portcullis`: rules and a dashboard for Prometheus, what operators read,
+/// our licence.
+const DOCUMENTS: [&str; 6] =
+    ["gateway/docs", "gateway/monitoring", "CHANGELOG.md", "LICENSE", "LICENSE-APACHE", "LICENSE-MIT"];
 /// There when the image was signed.
 const SIGNED: &str = "portcullis.signed";
 const MOMENT: Duration = Duration::from_secs(120);
 
+/// Which kernel and which drivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kernel {
+    /// For virtual machines
+    Cloud,
+    /// For bare metal, with firmware and microcode; runs in virtual machines too
+    Full,
+}
+
+impl Kernel {
+    /// What its packages are called in mkosi.profiles.
+    fn profile(self) -> &'static str {
+        match self {
+            Self::Cloud => "cloud",
+            Self::Full => "full",
+        }
+    }
+
+    /// Which one an image has with these packages.
+    fn of(packages: &str) -> Self {
+        if packages.contains("linux-image-amd64 ") { Self::Full } else { Self::Cloud }
+    }
+
+    /// The parts of Debian that they come from.
+    fn components(self) -> &'static str {
+        match self {
+            Self::Cloud => "main",
+            Self::Full => "main non-free-firmware",
+        }
+    }
+}
+
 /// What is to be built.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct Order<'a> {
     pub(super) version: Option<String>,
-    pub(super) keys: Option<Keys>,
+    pub(super) keys: Option<&'a Keys>,
+    pub(super) kernel: Kernel,
+    pub(super) sources: &'a Sources,
     /// Seconds since 1970: times in the image are no later.
     pub(super) epoch: String,
 }
@@ -44,6 +87,7 @@ pub(super) struct Built {
     pub(super) sbom: PathBuf,
     /// Versions of all Debian packages.
     pub(super) packages: PathBuf,
+    pub(super) boots: Kernel,
     pub(super) root_hash: String,
     /// Whether firmware with the keys in `target/image/keys` starts it.
     pub(super) signed: bool,
@@ -59,6 +103,7 @@ impl Built {
             raw: file("portcullis.raw"),
             kernel,
             sbom: file("portcullis.spdx.json"),
+            boots: Kernel::of(&fs::read_to_string(file("portcullis.packages")).unwrap_or_default()),
             packages: file("portcullis.packages"),
             root_hash,
             signed: file(SIGNED).is_file(),
@@ -86,15 +131,16 @@ pub(super) fn programs() -> Result<()> {
     Ok(())
 }
 
-pub(super) fn image(builder: &Builder, order: &Order) -> Result<Built> {
+pub(super) fn image(builder: &Builder, order: &Order<'_>) -> Result<Built> {
     let directory = builder::directory()?;
     let work = directory.join("work");
-    stage(builder, &work)?;
+    stage(&work, order)?;
     let version = order.version.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"));
     let epoch = &order.epoch;
-    let mut mkosi = vec!["mkosi", "--mirror", &builder.mirror, "--image-version", version];
+    let mut mkosi = vec!["mkosi", "--mirror", &order.sources.mirror, "--image-version", version];
+    mkosi.extend(["--profile", order.kernel.profile()]);
     mkosi.extend(["--source-date-epoch", epoch, "--force"]);
-    if let Some(keys) = &order.keys {
+    if let Some(keys) = order.keys {
         keys.stage(&work)?;
         mkosi.extend(["--secure-boot=yes", "--secure-boot-auto-enroll=no", "--sign-expected-pcr=no"]);
         mkosi.extend(["--secure-boot-key=keys/db.key", "--secure-boot-certificate=keys/db.crt"]);
@@ -121,14 +167,14 @@ pub(super) fn image(builder: &Builder, order: &Order) -> Result<Built> {
 }
 
 /// What of mkosi's output is for the person who watches: the names of its steps.
-fn progress(line: &str) -> Option<String> {
+pub(super) fn progress(line: &str) -> Option<String> {
     let step = line.strip_prefix('‣')?;
     // The workspace lies in memory, the result does not.
     (!step.contains("Could not rename")).then(|| format!("  {step}"))
 }
 
 /// Puts together what mkosi reads.
-fn stage(builder: &Builder, work: &Path) -> Result<()> {
+fn stage(work: &Path, order: &Order<'_>) -> Result<()> {
     let repository = process::repository();
     for part in PARTS.into_iter().chain(["mkosi.sandbox", "programs", "out", "keys"]) {
         let place = work.join(part);
@@ -151,11 +197,7 @@ fn stage(builder: &Builder, work: &Path) -> Result<()> {
     let sources = work.join("mkosi.sandbox/etc/apt/sources.list.d");
     fs::create_dir_all(&sources).context("make apt's directory")?;
     // mkosi's own sources name archives that not every mirror has.
-    let text = format!(
-        "Types: deb\nURIs: {}\nSuites: trixie trixie-updates\nComponents: main\n\
-         Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n",
-        builder.mirror
-    );
+    let text = order.sources.text(order.kernel.components());
     fs::write(sources.join("mkosi.sources"), text).context("write apt's sources")?;
     let release = target_directory()?.join("release");
     for (name, place) in PROGRAMS {
@@ -169,7 +211,22 @@ fn stage(builder: &Builder, work: &Path) -> Result<()> {
         process::run(strip.arg("--strip-debug").arg(place.join(name)), MOMENT)?.ok()?;
     }
     let unit = work.join("programs/usr/lib/systemd/system/portcullis.service");
-    fs::copy(repository.join(UNIT), unit).context("copy the gateway's unit").map(drop)
+    fs::copy(repository.join(UNIT), unit).context("copy the gateway's unit")?;
+    documents(&work.join("programs"))
+}
+
+fn documents(programs: &Path) -> Result<()> {
+    let repository = process::repository();
+    let place = programs.join("usr/share/doc/portcullis");
+    fs::create_dir_all(&place).context("make the documents' directory")?;
+    for name in DOCUMENTS {
+        let mut copy = Command::new("cp");
+        // Links are followed: what they lead to is not in the image.
+        copy.args(["-r", "-L", "--no-preserve=mode,ownership,timestamps"]);
+        process::run(copy.arg(repository.join(name)).arg(&place), MOMENT)?.ok()?;
+    }
+    fs::write(place.join("licences-of-crates"), licences::document(&sbom::crates()?)?)
+        .context("write the licences")
 }
 
 /// The time of the last commit.
@@ -191,6 +248,12 @@ fn root_hash(kernel: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_packages_tell_the_kernel() {
+        assert_eq!(Kernel::of("kmod 34-2 amd64\nlinux-image-amd64 6.12.117-1 amd64\n"), Kernel::Full);
+        assert_eq!(Kernel::of("linux-image-cloud-amd64 6.12.117-1 amd64\n"), Kernel::Cloud);
+    }
 
     #[test]
     fn the_root_hash_is_found_in_the_kernel_image() {

@@ -14,9 +14,10 @@ use anyhow::{Context as _, Result, bail};
 use portcullis_tests::{netns, process, wait};
 use serde::Deserialize;
 
-use super::build::Built;
+use super::build::{Built, Kernel};
 use super::builder::Builder;
-use super::vm::{self, Settings, Visit, Vm};
+use super::installer;
+use super::vm::{self, Medium, Settings, Visit, Vm};
 use super::wiring::Card;
 use crate::boot::debian::{self, Machine};
 use crate::shell;
@@ -29,6 +30,8 @@ const DIRECTORY: &str = "appliance-image/scenarios";
 const BOOT_LIMIT: Duration = Duration::from_secs(10 * 60);
 /// What an administrator is asked with.
 const PROMPT: &str = "# ";
+/// For a text on the console, which may be the end of an installation.
+const CONSOLE_LIMIT: Duration = Duration::from_secs(40 * 60);
 const LINE_LIMIT: Duration = Duration::from_secs(120);
 /// For what is awaited: a trial commit may have to end first.
 const AWAIT_LIMIT: Duration = Duration::from_secs(5 * 60);
@@ -43,6 +46,10 @@ pub(super) struct Scenario {
     /// Whether the firmware starts only what is signed with the keys in `target/image/keys`.
     #[serde(default)]
     secure_boot: bool,
+    /// Which kernel the image must have; any when absent.
+    kernel: Option<Kernel>,
+    /// Starts the installation medium on a machine with an empty disk.
+    medium: Option<Medium>,
     command_line: Option<String>,
     #[serde(default)]
     credentials: BTreeMap<String, String>,
@@ -70,6 +77,8 @@ enum Step {
     CutPower,
     /// Wait until it has switched itself off, or would start again.
     Ended,
+    /// Take the installation medium out.
+    Eject,
     /// Change the root file system on the disk.
     Tamper,
     /// Some text must not have been on the console.
@@ -129,7 +138,16 @@ impl Scenario {
         {
             return Some(format!("network namespaces are not allowed here: {reason}"));
         }
-        None
+        if self.medium.is_some() && installer::find().is_none() {
+            return Some("there is no installation medium: cargo xtask image --format iso".to_owned());
+        }
+        match (self.kernel?, built.boots) {
+            (wanted, found) if wanted == found => None,
+            (Kernel::Cloud, _) => Some("the image is for bare metal: cargo xtask image".to_owned()),
+            (Kernel::Full, _) => {
+                Some("the image is for virtual machines: cargo xtask image --kernel full".to_owned())
+            }
+        }
     }
 
     fn read(path: &Path) -> Result<Self> {
@@ -227,6 +245,7 @@ fn perform(
         command_line: scenario.command_line.clone(),
         secure_boot: scenario.secure_boot,
         cards: scenario.card.clone(),
+        medium: scenario.medium.zip(installer::find()),
     };
     let vm = Vm::new(machine, builder, &built.raw, settings)?;
     // Programs outside end before the networks go that they are in.
@@ -258,9 +277,10 @@ impl Stage<'_> {
                 Ok(())
             }
             Step::Start => vm.start(),
-            Step::Console { text } => vm.wait_for_console(text, BOOT_LIMIT),
+            Step::Console { text } => vm.wait_for_console(text, CONSOLE_LIMIT),
             Step::CutPower => vm.cut_power(),
             Step::Ended => vm.wait_for_end(LINE_LIMIT),
+            Step::Eject => vm.eject(),
             Step::Tamper => vm.tamper(),
             Step::Silent { text } => vm.check_console_is_without(text),
             Step::Ssh { run, user, options, expect, refuse, fails } => {

@@ -17,6 +17,7 @@ use nix::sys::signal::Signal;
 use portcullis_tests::process::{self, Child, Output};
 use portcullis_tests::terminal::Terminal;
 use portcullis_tests::wait;
+use serde::Deserialize;
 use tempfile::TempDir;
 
 use super::builder::{self, Builder};
@@ -55,6 +56,14 @@ impl Default for Visit<'_> {
     }
 }
 
+/// What the installer is started from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Medium {
+    Cd,
+    Usb,
+}
+
 /// How the machine is to be.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Settings {
@@ -65,6 +74,8 @@ pub(super) struct Settings {
     pub(super) secure_boot: bool,
     /// Without any it has one, by which only SSH comes in.
     pub(super) cards: Vec<Card>,
+    /// A machine with an empty disk, and the installer's ISO in it; without either it is told nothing.
+    pub(super) medium: Option<(Medium, PathBuf)>,
 }
 
 #[derive(Debug)]
@@ -78,6 +89,7 @@ pub(super) struct Vm<'a> {
     /// Behind QEMU, which ends before its networks go.
     wiring: Option<Wiring>,
     started: Instant,
+    ejected: bool,
 }
 
 impl<'a> Vm<'a> {
@@ -92,8 +104,12 @@ impl<'a> Vm<'a> {
         let port = process::free_port()?;
         let wiring = if settings.cards.is_empty() { None } else { Some(Wiring::new(&settings.cards)?) };
         let started = Instant::now();
-        let vm = Self { machine, builder, settings, place, port, qemu: None, wiring, started };
-        formats::disk(raw, &vm.file("disk.raw"))?;
+        let vm =
+            Self { machine, builder, settings, place, port, qemu: None, wiring, started, ejected: false };
+        match vm.settings.medium {
+            Some(_) => formats::empty_disk(&vm.file("disk.raw"))?,
+            None => formats::disk(raw, &vm.file("disk.raw"))?,
+        }
         let variables = if vm.settings.secure_boot { enrolled(builder)? } else { builder.file(VARIABLES) };
         fs::copy(variables, vm.file("variables.fd")).context("copy the firmware's variables")?;
         for user in USERS {
@@ -127,7 +143,7 @@ impl<'a> Vm<'a> {
         qemu.args(["-drive", &format!("if=pflash,format=raw,file={}", self.file("variables.fd").display())]);
         let disk = self.file("disk.raw");
         qemu.args(["-drive", &format!("if=none,id=disk,format=raw,discard=unmap,file={}", disk.display())]);
-        qemu.args(["-device", "virtio-blk-pci,drive=disk"]);
+        qemu.args(["-device", "virtio-blk-pci,drive=disk,bootindex=1"]);
         match &self.wiring {
             Some(wiring) => qemu.args(wiring.cards()),
             None => {
@@ -137,12 +153,19 @@ impl<'a> Vm<'a> {
             }
         };
         qemu.args(["-device", "virtio-rng-pci"]);
-        let mut keys = Vec::new();
-        for user in USERS {
-            let public = fs::read_to_string(self.file(&format!("{user}.pub"))).context("read the key")?;
-            keys.push((format!("appliance.{user}-keys"), public));
+        if let Some((medium, iso)) = &self.settings.medium {
+            qemu.args([
+                "-drive",
+                &format!("if=none,id=medium,format=raw,readonly=on,file={}", iso.display()),
+            ]);
+            match medium {
+                Medium::Cd => qemu.args(["-device", "ide-cd,drive=medium,bootindex=0"]),
+                Medium::Usb => {
+                    qemu.args(["-device", "qemu-xhci", "-device", "usb-storage,drive=medium,bootindex=0"])
+                }
+            };
         }
-        for (name, value) in keys.iter().chain(&self.settings.credentials) {
+        for (name, value) in self.told()? {
             let value = STANDARD.encode(value);
             let value = format!("type=11,value=io.systemd.credential.binary:{name}={value}");
             qemu.args(["-smbios", &value]);
@@ -158,6 +181,28 @@ impl<'a> Vm<'a> {
         Ok(())
     }
 
+    /// What the hypervisor tells: the users' keys and what the scenario says.
+    fn told(&self) -> Result<Vec<(String, String)>> {
+        if self.ejected {
+            return Ok(Vec::new());
+        }
+        let mut told = self.settings.credentials.clone();
+        for user in USERS {
+            let public = fs::read_to_string(self.file(&format!("{user}.pub"))).context("read the key")?;
+            told.push((format!("appliance.{user}-keys"), public));
+        }
+        Ok(told)
+    }
+
+    /// Takes the medium out; from then on the machine knows only what the installer has left.
+    pub(super) fn eject(&mut self) -> Result<()> {
+        if self.qemu.is_some() {
+            bail!("the machine is on");
+        }
+        self.ejected = true;
+        self.settings.medium.take().map(drop).context("there is no medium in the machine")
+    }
+
     /// Waits until an administrator gets in; returns how long that took from the start.
     pub(super) fn wait_for_ssh(&mut self, limit: Duration) -> Result<Duration> {
         let begun = self.started;
@@ -171,7 +216,7 @@ impl<'a> Vm<'a> {
             let inside = process::run(&mut ssh, ATTEMPT * 2).is_ok_and(|output| output.success());
             Ok::<_, anyhow::Error>(inside.then(|| begun.elapsed()))
         });
-        answered.map_err(|error| self.told(&error))
+        answered.map_err(|error| self.with_console(&error))
     }
 
     /// The networks around it, where it has cards.
@@ -234,7 +279,7 @@ impl<'a> Vm<'a> {
     /// Some text must not have been on the console so far.
     pub(super) fn check_console_is_without(&self, text: &str) -> Result<()> {
         match self.console().lines().find(|line| line.contains(text)) {
-            Some(line) => Err(self.told(&anyhow!("the console says: {line}"))),
+            Some(line) => Err(self.with_console(&anyhow!("the console says: {line}"))),
             None => Ok(()),
         }
     }
@@ -250,7 +295,7 @@ impl<'a> Vm<'a> {
     pub(super) fn wait_for_end(&mut self, limit: Duration) -> Result<()> {
         let mut qemu = self.qemu.take().context("the machine is off")?;
         let ended = qemu.wait(limit);
-        let ended = ended.map_err(|error| self.told(&error))?;
+        let ended = ended.map_err(|error| self.with_console(&error))?;
         if ended.success() { Ok(()) } else { bail!("QEMU ended with {ended}") }
     }
 
@@ -267,7 +312,7 @@ impl<'a> Vm<'a> {
                 None => Ok(None),
             }
         });
-        found.map_err(|error| self.told(&error))
+        found.map_err(|error| self.with_console(&error))
     }
 
     /// The disk, which nobody else may use at the same time.
@@ -310,7 +355,7 @@ impl<'a> Vm<'a> {
     }
 
     /// An error with the end of the console and what QEMU said; the console is kept.
-    fn told(&self, error: &anyhow::Error) -> anyhow::Error {
+    fn with_console(&self, error: &anyhow::Error) -> anyhow::Error {
         let console = self.console();
         if let Ok(directory) = builder::directory() {
             // It helps to look at; that it cannot be kept is no reason for another error.
