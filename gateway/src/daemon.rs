@@ -140,6 +140,7 @@ async fn serve(
         kernel,
         bans,
         balancers: Arc::clone(&parts.balancers),
+        ha: Arc::default(),
         log: log.clone(),
         reload,
         last_reload: std::sync::Mutex::default(),
@@ -163,6 +164,7 @@ async fn serve(
     let mut signals = stop::Signals::new()?;
     let most = obey(&mut reloader, &mut signals, &mut reload_requests).await;
     services.state.set_draining();
+    services.ha.leave("draining");
     stop::drain(&drain, &context, front, fronts, relays, &mut signals, most).await;
     clean_up(&services).await;
     Ok(())
@@ -172,6 +174,9 @@ async fn serve(
 fn become_ready(options: &Options, config: &Config, services: &Services) {
     services.state.set_ready();
     services.note_ready();
+    if let Err(error) = services.ha.apply(config.high_availability.as_ref()) {
+        tracing::error!("high availability: {error}");
+    }
     stop::notify_ready();
     say_ready(config);
     options.announce(config);

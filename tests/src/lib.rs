@@ -12,6 +12,7 @@ pub mod dns_double;
 pub mod gateway;
 pub mod netns;
 pub mod oracles;
+pub mod pair;
 pub mod pki;
 pub mod process;
 pub mod prometheus;

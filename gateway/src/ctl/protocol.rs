@@ -25,6 +25,7 @@ pub const BANS_PER_ANSWER: usize = 10_000;
 mod bans;
 mod config;
 mod forward;
+mod high_availability;
 mod kernel;
 mod least;
 mod machine;
@@ -42,6 +43,7 @@ pub use forward::{
     ForwardFlow, ForwardFlowFilter, ForwardFlowPage, ForwardServer, ForwardStatus, KernelTotals, ServerRef,
 };
 
+pub use high_availability::{HaAddress, HaStatus, PushOrder, Pushed};
 pub use kernel::{
     Confirmed, XdpCount, XdpEventUse, XdpFlood, XdpFlowUse, XdpInterfaceStatus, XdpMap, XdpRules, XdpStatus,
     XdpSteering,
@@ -107,6 +109,8 @@ pub enum Command {
     ConfigValidate {},
     /// [`Committed`]
     ConfigCommit(CommitOrder),
+    /// [`Pushed`]: the configuration in force goes to the other of two appliances.
+    ConfigPush(PushOrder),
     /// A list of [`HistoryRow`], newest first.
     ConfigHistory {},
     /// [`Me`]
@@ -122,6 +126,8 @@ pub enum Command {
     ReloadConfirm {},
     /// [`MachineOrder`], once the system has been told.
     Machine(MachineOrder),
+    /// [`HaStatus`]
+    HighAvailability {},
     /// [`MetricsText`]
     Metrics {},
     /// [`XdpStatus`]
@@ -308,6 +314,11 @@ impl Answer {
             }
             (None, _) => ("done", String::new()),
         }
+    }
+
+    /// Why not, if the answer is no.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.error.as_ref().map(|error| error.message.clone())
     }
 
     /// The answer line, newline included.

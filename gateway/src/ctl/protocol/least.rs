@@ -20,6 +20,7 @@ impl Command {
             | Self::ConfigHistory {}
             | Self::ConfigSaved {}
             | Self::WhoAmI {}
+            | Self::HighAvailability {}
             | Self::Metrics {}
             | Self::XdpStatus {}
             | Self::XdpRules {}
@@ -51,6 +52,7 @@ impl Command {
             | Self::ConfigRestore { .. }
             | Self::ConfigValidate {}
             | Self::ConfigCommit(_)
+            | Self::ConfigPush(_)
             | Self::Reload {}
             | Self::ReloadConfirm {}
             | Self::Machine(_) => Role::Administrator,
@@ -72,6 +74,7 @@ impl Command {
                 | Self::TicketIssue(_)
                 | Self::TicketRedeem { .. }
                 | Self::ConfigCommit(_)
+                | Self::ConfigPush(_)
                 | Self::Reload {}
                 | Self::ReloadConfirm {}
                 | Self::Machine(_)
