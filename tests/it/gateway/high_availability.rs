@@ -19,7 +19,13 @@ struct Scene {
     first: Appliance,
     second: Appliance,
     authority: Gateway,
-    server: Service,
+    farm: Farm,
+}
+
+/// The network of the appliances, and the server in it.
+struct Farm {
+    /// There until the end.
+    server: Option<Service>,
     lan: Lan,
 }
 
@@ -39,19 +45,22 @@ impl Scene {
         first.wait_for("master").unwrap();
         let second = Appliance::start(&lan, 2, second).unwrap();
         second.wait_for("backup").unwrap();
-        Some(Self { first, second, authority, server, lan })
+        Some(Self { first, second, authority, farm: Farm { server: Some(server), lan } })
+    }
+
+    fn target(&self) -> String {
+        self.farm.server.as_ref().unwrap().address().to_string()
     }
 
     /// A ticket that serves as long as it lives, of an authority that is neither of the two.
     fn ticket(&self) -> String {
-        let target = self.server.address().to_string();
-        self.authority.control().issue(&json!({"target": target, "refreshable": true})).unwrap()
+        self.authority.control().issue(&json!({"target": self.target(), "refreshable": true})).unwrap()
     }
 
     /// A connection to a shared address.
     fn client(&self, index: usize) -> anyhow::Result<Client> {
         let ca = self.first.gateway.ca_file();
-        self.lan.namespace.enter(|| Client::tls(pair::shared(index), &ca))
+        self.farm.lan.namespace.enter(|| Client::tls(pair::shared(index), &ca))
     }
 
     /// A session through the shared address, once somebody serves there; with the answer to its request.
@@ -61,6 +70,14 @@ impl Scene {
             (client.socks(ticket, 1494).ok()? == 0).then_some(client)
         })
         .unwrap()
+    }
+}
+
+impl Drop for Farm {
+    fn drop(&mut self) {
+        let server = self.server.take();
+        // It can be told to stop from its own network only. A namespace that cannot be entered leaves a thread behind, which ends with the process.
+        self.lan.namespace.enter(|| Ok(drop(server))).ok();
     }
 }
 
@@ -104,7 +121,7 @@ fn a_session_that_is_cut_by_a_failure_comes_back_at_the_peer_with_its_ticket() {
     assert!(scene.first.has("192.0.2.100").unwrap() && scene.first.has("2001:db8::100").unwrap());
     assert!(!scene.second.has("192.0.2.100").unwrap() && !scene.second.has("2001:db8::100").unwrap());
     let ticket = scene.ticket();
-    let of_its_own = scene.first.gateway.issue(&scene.server.address().to_string()).unwrap();
+    let of_its_own = scene.first.gateway.issue(&scene.target()).unwrap();
     let mut before = scene.session(0, &ticket);
     before.echo(b"first").unwrap();
     scene.session(1, &ticket).echo(b"first, by IPv6").unwrap();
@@ -165,7 +182,7 @@ fn who_reaches_no_authority_gives_the_addresses_to_a_peer_that_does_and_to_no_ot
 #[test]
 fn an_interface_that_goes_down_takes_the_addresses_to_the_peer_and_back() {
     let Some(scene) = Scene::start() else { return };
-    scene.lan.namespace.ip(&["link", "set", "port1", "down"]).unwrap();
+    scene.farm.lan.namespace.ip(&["link", "set", "port1", "down"]).unwrap();
     scene.first.wait_for("fault").unwrap();
     scene.second.wait_for("master").unwrap();
     let value = |appliance: &Appliance, state: &str| {
@@ -174,7 +191,7 @@ fn an_interface_that_goes_down_takes_the_addresses_to_the_peer_and_back() {
     };
     assert_eq!((value(&scene.first, "fault"), value(&scene.first, "master")), (Some(1.0), Some(0.0)));
     assert_eq!(value(&scene.second, "master"), Some(1.0));
-    scene.lan.namespace.ip(&["link", "set", "port1", "up"]).unwrap();
+    scene.farm.lan.namespace.ip(&["link", "set", "port1", "up"]).unwrap();
     scene.first.wait_for("master").unwrap();
     let status = scene.first.gateway.cli(["status"]).unwrap().ok().unwrap();
     assert!(
@@ -300,7 +317,7 @@ fn a_push_that_would_do_harm_is_refused_and_changes_nothing() {
 fn nobody_but_the_peer_can_push() {
     let Some(scene) = Scene::start() else { return };
     scene.acquaint();
-    let mut stranger = scene.lan.namespace.command("openssl");
+    let mut stranger = scene.farm.lan.namespace.command("openssl");
     stranger.args(["s_client", "-connect", "192.0.2.2:9465", "-tls1_3", "-ign_eof"]);
     let request = b"{\"v\":1,\"do\":\"confirm\",\"number\":1}\n";
     let output = process::run_with_input(&mut stranger, request, PATIENCE).unwrap();
