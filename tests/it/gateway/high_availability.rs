@@ -32,6 +32,11 @@ struct Farm {
 impl Scene {
     /// With the addresses at the first appliance; `None` where that is not possible here.
     fn start() -> Option<Self> {
+        Self::with("stas = [\"farm\"]", "")
+    }
+
+    /// With these authorities of the listener, and this more in the configurations.
+    fn with(stas: &str, more: &str) -> Option<Self> {
         if let Err(reason) = pair::available() {
             skip(&format!("no two appliances: {reason}"));
             return None;
@@ -39,8 +44,8 @@ impl Scene {
         let lan = Lan::new().unwrap();
         let authority = authority(&lan);
         let server = lan.namespace.enter(|| Service::start("192.0.2.10".parse()?, echo)).unwrap();
-        let first = appliance(None);
-        let second = appliance(Some(&first));
+        let first = appliance(None, stas, more);
+        let second = appliance(Some(&first), stas, more);
         let first = Appliance::start(&lan, 1, first).unwrap();
         first.wait_for("master").unwrap();
         let second = Appliance::start(&lan, 2, second).unwrap();
@@ -98,26 +103,27 @@ fn authority(lan: &Lan) -> Gateway {
 }
 
 /// What both have in common; the second one has the certificate of the first.
-fn appliance(like: Option<&Setup>) -> Setup {
+fn appliance(like: Option<&Setup>, stas: &str, more: &str) -> Setup {
     let mut setup = Setup::new().unwrap();
     if let Some(other) = like {
         for file in ["main.crt", "main.key", "ca.pem"] {
             fs::copy(other.dir().join(file), setup.dir().join(file)).unwrap();
         }
     }
-    let keys = "stas = [\"farm\", \"local\"]\nallow = [{ to = [\"192.0.2.10\"], ports = [\"1-65535\"] }]";
+    let keys = format!("{stas}\nallow = [{{ to = [\"192.0.2.10\"], ports = [\"1-65535\"] }}]");
     let at: Vec<SocketAddr> = pair::SHARED.map(|address| address.parse().unwrap()).to_vec();
-    setup.listener_at("edge", "gateway", &at, keys).unwrap();
+    setup.listener_at("edge", "gateway", &at, &keys).unwrap();
     let sta = "[[sta]]\nname = \"farm\"\nurl = \"http://192.0.2.11:8080\"\nhealth_interval = \"1s\"\ntimeout = \"1s\"\n\
-               [sta_server]\nlisten = [\"127.0.0.1:8081\"]\nallow_from = [\"127.0.0.0/8\"]\n\
                [metrics]\nlisten = \"127.0.0.1:9464\"";
     setup.merge(sta).unwrap();
+    setup.merge(more).unwrap();
     setup
 }
 
 #[test]
 fn a_session_that_is_cut_by_a_failure_comes_back_at_the_peer_with_its_ticket() {
-    let Some(mut scene) = Scene::start() else { return };
+    let own = "[sta_server]\nlisten = [\"127.0.0.1:8081\"]\nallow_from = [\"127.0.0.0/8\"]";
+    let Some(mut scene) = Scene::with("stas = [\"farm\", \"local\"]", own) else { return };
     assert!(scene.first.has("192.0.2.100").unwrap() && scene.first.has("2001:db8::100").unwrap());
     assert!(!scene.second.has("192.0.2.100").unwrap() && !scene.second.has("2001:db8::100").unwrap());
     let ticket = scene.ticket();
