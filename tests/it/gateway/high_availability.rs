@@ -82,7 +82,11 @@ impl Drop for Farm {
     fn drop(&mut self) {
         let server = self.server.take();
         // It can be told to stop from its own network only. A namespace that cannot be entered leaves a thread behind, which ends with the process.
-        self.lan.namespace.enter(|| Ok(drop(server))).ok();
+        let ended = self.lan.namespace.enter(|| {
+            drop(server);
+            Ok(())
+        });
+        ended.ok();
     }
 }
 
