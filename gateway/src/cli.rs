@@ -9,6 +9,7 @@ mod configure;
 mod connect;
 mod describe;
 mod forward;
+mod high_availability;
 mod ica;
 mod interfaces;
 mod log;
@@ -115,12 +116,14 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Status => status::run(context),
         Command::System => system::run(context),
         Command::Interfaces => interfaces::run(context),
+        Command::HighAvailability => high_availability::show(context),
         Command::Sessions(command) => sessions::run(context, command),
         Command::Sta(command) => sta::run(context, command),
         Command::Ticket(command) => ticket::run(context, command),
         Command::Connect(arguments) => connect::run(context, arguments),
         Command::Ica(arguments) => ica::run(context, &arguments),
         Command::Config(Config::Show { file }) => config::show(context, file.as_deref()),
+        Command::Config(Config::Push(push)) => high_availability::push(context, &push),
         Command::Config(Config::HashPassword { user }) => config::hash_password(context, user.as_deref()),
         Command::Config(Config::Check(check)) | Command::Check(check) => {
             config::check(context, check.file.as_deref())

@@ -14,6 +14,7 @@ mod error;
 mod file;
 mod finding;
 mod forward;
+mod high_availability;
 mod interfaces;
 mod json;
 mod metrics;
@@ -48,6 +49,7 @@ pub use duration::{format as format_duration, parse as parse_duration};
 pub use error::{ConfigError, Problem};
 pub use finding::{Finding, Severity};
 pub use forward::{Check, CheckTls, CheckTrust, DataPath, ForwardConfig, HealthConfig, ServerConfig};
+pub use high_availability::{HighAvailability, Node, Sync, VirtualAddress};
 pub(crate) use interfaces::{interface_of, networks_of, own_addresses, own_networks};
 pub use metrics::{MetricsConfig, Token};
 pub use server_tls::{ServerTlsConfig, ServerTrust};
@@ -79,6 +81,7 @@ pub struct Config {
     /// Without it nobody is banned but by hand.
     pub bans: Option<BansConfig>,
     pub xdp: Option<XdpConfig>,
+    pub high_availability: Option<HighAvailability>,
     /// Legal but doubtful things seen while resolving; [`check`] reports them with its own.
     pub remarks: Vec<Finding>,
 }

@@ -141,6 +141,7 @@ async fn serve(
         bans,
         balancers: Arc::clone(&parts.balancers),
         bench: Bench::new(&config.server.state_dir, Arc::clone(&parts.resolver)),
+        ha: Arc::default(),
         log: log.clone(),
         reload,
         last_reload: std::sync::Mutex::default(),
@@ -164,6 +165,7 @@ async fn serve(
     let mut signals = stop::Signals::new()?;
     let most = obey(&mut reloader, &mut signals, &mut reload_requests).await;
     services.state.set_draining();
+    services.ha.leave("draining");
     stop::drain(&drain, &context, front, fronts, relays, &mut signals, most).await;
     clean_up(&services).await;
     Ok(())
@@ -173,6 +175,9 @@ async fn serve(
 fn become_ready(options: &Options, config: &Config, services: &Services) {
     services.state.set_ready();
     services.note_ready();
+    if let Err(error) = services.ha.apply(config.high_availability.as_ref()) {
+        tracing::error!("high availability: {error}");
+    }
     stop::notify_ready();
     say_ready(config);
     options.announce(config);

@@ -14,6 +14,7 @@ pub mod dns;
 pub mod exit;
 pub mod forward;
 pub mod front;
+pub mod ha;
 pub mod lab;
 pub mod log;
 pub mod metrics;

@@ -21,6 +21,7 @@ mod gateway {
     mod fault_sta;
     mod fixture;
     mod forward;
+    mod high_availability;
     mod hostile;
     mod http;
     mod limits;

@@ -369,6 +369,15 @@ impl Gateway {
         Ok(self.setup)
     }
 
+    /// What a daemon leaves that has ended, by itself or not, so that it can be started again.
+    ///
+    /// # Errors
+    /// When it still runs.
+    pub fn left(mut self) -> Result<Setup> {
+        self.child.wait(PATIENCE)?;
+        Ok(self.setup)
+    }
+
     /// Sends the daemon a signal.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ pub mod filtered;
 pub mod gateway;
 pub mod netns;
 pub mod oracles;
+pub mod pair;
 pub mod pki;
 pub mod process;
 pub mod prometheus;

@@ -49,6 +49,9 @@ pub enum Command {
     System,
     /// Show network interfaces: driver, queues, addresses, and where the packet filter sits
     Interfaces,
+    /// Show how this appliance does as one of two that share addresses
+    #[command(visible_alias = "ha")]
+    HighAvailability,
     /// Show and end sessions
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Sessions(Sessions),
@@ -380,6 +383,8 @@ pub enum Config {
     },
     /// Check a configuration and what it names: exit code 78 when it is wrong, 1 when something needs attention
     Check(Check),
+    /// Give the configuration in force to the other of two appliances, where it is checked and committed
+    Push(Push),
     /// Make a line for a users file from a password, which is asked for or read from standard input
     HashPassword {
         /// Print `USER:HASH` instead of the hash alone
@@ -404,10 +409,12 @@ pub enum Logs {
 }
 
 mod configure;
+mod high_availability;
 mod kernel;
 mod tools;
 
 pub use configure::{Audit, Commit, Configure, Shell};
+pub use high_availability::Push;
 pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Role, Top, Xdp};
 pub use tools::{
     Capture, CaptureCommand, FactoryReset, LogLines, Method, Ping, Support, TlsTest, Trace, Way,

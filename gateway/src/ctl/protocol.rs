@@ -26,6 +26,7 @@ mod bans;
 mod capture;
 mod config;
 mod forward;
+mod high_availability;
 mod kernel;
 mod least;
 mod log;
@@ -47,6 +48,7 @@ pub use forward::{
     ForwardFlow, ForwardFlowFilter, ForwardFlowPage, ForwardServer, ForwardStatus, KernelTotals, ServerRef,
 };
 
+pub use high_availability::{HaAddress, HaStatus, PushOrder, Pushed};
 pub use kernel::{
     Confirmed, XdpCount, XdpEventUse, XdpFlood, XdpFlowUse, XdpInterfaceStatus, XdpMap, XdpRules, XdpStatus,
     XdpSteering,
@@ -118,6 +120,8 @@ pub enum Command {
     ConfigValidate {},
     /// [`Committed`]
     ConfigCommit(CommitOrder),
+    /// [`Pushed`]: the configuration in force goes to the other of two appliances.
+    ConfigPush(PushOrder),
     /// A list of [`HistoryRow`], newest first.
     ConfigHistory {},
     /// [`Me`]
@@ -160,6 +164,8 @@ pub enum Command {
     Health {},
     /// [`SupportBundle`]
     SupportBundle {},
+    /// [`HaStatus`]
+    HighAvailability {},
     /// [`MetricsText`]
     Metrics {},
     /// [`XdpStatus`]
@@ -347,6 +353,11 @@ impl Answer {
             }
             (None, _) => ("done", String::new()),
         }
+    }
+
+    /// Why not, if the answer is no.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.error.as_ref().map(|error| error.message.clone())
     }
 
     /// The answer line, newline included.

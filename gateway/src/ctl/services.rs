@@ -21,6 +21,7 @@ use crate::bans::Bans;
 use crate::config::{Config, ListenerConfig, ReloadPlan};
 use crate::forward::Balancers;
 use crate::front::gate::Gate;
+use crate::ha::Ha;
 use crate::log;
 use crate::metrics::{self, Snapshot};
 use crate::relay::{self, EngineKind};
@@ -39,9 +40,11 @@ mod capture;
 mod config;
 mod forward;
 mod health;
+mod high_availability;
 mod kernel;
 mod log_lines;
 mod machine;
+mod push;
 mod ready;
 mod sessions;
 mod support;
@@ -97,6 +100,7 @@ pub struct Services {
     pub bans: Arc<Bans>,
     pub balancers: Arc<Balancers>,
     pub bench: Bench,
+    pub ha: Arc<Ha>,
     pub log: log::Control,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub last_reload: Mutex<Option<ReloadStatus>>,
@@ -137,6 +141,7 @@ impl Services {
             Command::ConfigSaved {} => reply(Ok(lock(&self.store).saved_names())),
             Command::ConfigValidate {} => reply(self.validate(caller)),
             Command::ConfigCommit(order) => reply(self.commit(caller, &order).await),
+            Command::ConfigPush(order) => reply(self.push(caller, &order).await),
             Command::ConfigHistory {} => reply(Ok(self.history())),
             Command::WhoAmI {} => reply(Ok(Self::me(caller))),
             Command::AuditList { limit } => {
@@ -157,6 +162,7 @@ impl Services {
             Command::CaptureDelete { name } => reply(self.delete_capture(&name)),
             Command::Health {} => reply(self.health().await),
             Command::SupportBundle {} => reply(self.support_bundle(caller).await),
+            Command::HighAvailability {} => reply(self.high_availability()),
             Command::Metrics {} => reply(Ok(MetricsText { text: self.render_metrics() })),
             Command::XdpStatus {} => reply(self.kernel_status()),
             Command::XdpRules {} => reply(self.kernel_rules()),
@@ -247,6 +253,7 @@ impl Services {
             },
             ebpf: self.kernel.to_string(),
             relay_engine: self.relay_engine.as_str().to_owned(),
+            high_availability: self.ha_state(),
             log_level: self.log.level(),
             log_lines_lost: self.log.lines_lost(),
         }
@@ -310,6 +317,7 @@ impl Services {
             relay_workers: self.workers,
             relay_engine: self.relay_engine.as_str(),
             relay_enters: self.relay.enters(),
+            ha: self.ha.report().map(|(_, report)| report),
         }
     }
 }

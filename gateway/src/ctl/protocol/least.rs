@@ -22,6 +22,7 @@ impl Command {
             | Self::WhoAmI {}
             | Self::Resolve { .. }
             | Self::Health {}
+            | Self::HighAvailability {}
             | Self::Metrics {}
             | Self::XdpStatus {}
             | Self::XdpRules {}
@@ -57,6 +58,7 @@ impl Command {
             | Self::ConfigRestore { .. }
             | Self::ConfigValidate {}
             | Self::ConfigCommit(_)
+            | Self::ConfigPush(_)
             | Self::Reload {}
             | Self::ReloadConfirm {}
             | Self::CaptureStart(_)
@@ -85,6 +87,7 @@ impl Command {
                 | Self::TicketIssue(_)
                 | Self::TicketRedeem { .. }
                 | Self::ConfigCommit(_)
+                | Self::ConfigPush(_)
                 | Self::Reload {}
                 | Self::ReloadConfirm {}
                 | Self::CaptureStart(_)

@@ -1,22 +1,32 @@
 //! Whether the gateway should get new clients.
 
 use super::Services;
+use crate::ha::Standing;
 
 impl Services {
     /// # Errors
     /// Why the gateway should get no new clients. It gets some when it listens by its configuration, packets are filtered
     /// where that says so, and tickets can be redeemed.
     pub fn ready(&self) -> Result<(), String> {
+        match self.standing() {
+            Standing::Serves => Ok(()),
+            Standing::Weak(reason) | Standing::Faulty(reason) => Err(reason),
+        }
+    }
+
+    /// The same in degrees, for a peer that may be better off. Without a ticket authority live sessions go on, and so this
+    /// appliance gives its addresses away only to one that has more to offer.
+    pub(crate) fn standing(&self) -> Standing {
         if !self.state.is_ready() {
-            return Err(self.state.as_str().to_owned());
+            return Standing::Faulty(self.state.as_str().to_owned());
         }
         if let Some(open) = self.kernel.interfaces().iter().find(|interface| !interface.is_attached()) {
-            return Err(format!("packets are not filtered at {}", open.name));
+            return Standing::Faulty(format!("packets are not filtered at {}", open.name));
         }
         let stas = self.pool.status();
         if !stas.is_empty() && stas.iter().all(|sta| sta.state != "up") {
-            return Err("no ticket authority is up".to_owned());
+            return Standing::Weak("no ticket authority is up".to_owned());
         }
-        Ok(())
+        Standing::Serves
     }
 }
