@@ -100,8 +100,7 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let filter = xdp::Start::of(config);
     let config = filter.config.clone();
-    let descriptors = assemble::raise_descriptor_limit();
-    assemble::warn_of_narrow_limits(&config, descriptors);
+    assemble::warn_of_narrow_limits(&config, assemble::raise_descriptor_limit());
     let metrics = metrics::install()?;
     let parts = Assembled::new(&config, &metrics)?;
     let cores = Cores::plan(&config);

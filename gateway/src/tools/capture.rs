@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn a_name_is_no_path() {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("secret.pcap"), "x").unwrap();
+        fs::write(directory.path().join("secret.pcap"), "x").unwrap();
         let captures = Captures::new(directory.path());
         for name in ["../secret", "", "/etc/passwd", "..", "a.pcap", &"a".repeat(99)] {
             assert!(matches!(captures.read(name, 0), Err(CaptureError::Unknown(_))), "{name}");

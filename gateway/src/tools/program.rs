@@ -43,15 +43,22 @@ async fn finish(path: &str, arguments: &[String], most: u64) -> Result<Printed, 
     let (mut text, mut said) = (Vec::new(), Vec::new());
     let mut out = out.take(most.saturating_add(1));
     let mut complaints = complaints.take(COMPLAINTS_MAX);
-    let (read, heard) = tokio::join!(out.read_to_end(&mut text), complaints.read_to_end(&mut said));
-    read.and(heard).map_err(|error| format!("{path}: {error}"))?;
     let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let reading = async {
+        out.read_to_end(&mut text).await?;
+        if text.len() > most {
+            // It would wait for a reader that does not come, and its complaints have no end before it has.
+            child.start_kill()?;
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    let (read, heard) = tokio::join!(reading, complaints.read_to_end(&mut said));
+    read.and(heard.map(drop)).map_err(|error| format!("{path}: {error}"))?;
     let cut = text.len() > most;
     text.truncate(most);
     let complaints = String::from_utf8_lossy(&said).trim().to_owned();
     if cut {
-        // It would wait for a reader that does not come.
-        child.kill().await.ok();
+        child.wait().await.ok();
         return Ok(Printed { text, cut, complaints });
     }
     let status = child.wait().await.map_err(|error| format!("{path}: {error}"))?;

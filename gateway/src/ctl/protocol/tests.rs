@@ -38,7 +38,7 @@ fn every_command_survives_its_line() {
         Command::ForwardDrain(ServerRef { server: "a".into(), listener: None }),
         Command::ForwardUndrain(ServerRef { server: "a".into(), listener: Some("l".into()) }),
         Command::LogLevel { level: None },
-        Command::Machine(MachineOrder { action: MachineAction::PowerOff }),
+        Command::Machine(MachineOrder { action: MachineAction::PowerOff, keep_network: false }),
     ] {
         assert_eq!(round_trip(&command), command);
         assert_eq!(command.to_line().iter().filter(|byte| **byte == b'\n').count(), 1);
