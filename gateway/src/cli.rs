@@ -21,6 +21,7 @@ mod system;
 mod table;
 mod terminal;
 mod ticket;
+mod update;
 mod watch;
 mod xdp;
 
@@ -126,6 +127,9 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Reload { command: Some(Reload::Confirm) } => reload_confirm(context),
         Command::Reboot => machine::order(context, MachineAction::Reboot),
         Command::Shutdown => machine::order(context, MachineAction::PowerOff),
+        Command::Update(command) => update::run(context, command),
+        Command::Health(arguments) => update::health(context, &arguments),
+        Command::UpdateJob { ended } => update::job(ended),
         Command::Resolve { name } => machine::resolve(context, &name),
         Command::Metrics => metrics(context),
         Command::Bans(command) => bans::run(context, command),

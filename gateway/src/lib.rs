@@ -23,6 +23,7 @@ pub mod state;
 pub mod store;
 mod sync;
 pub mod tls;
+pub mod update;
 pub mod version;
 pub mod web;
 pub mod xdp;

@@ -7,6 +7,7 @@ mod build;
 mod builder;
 mod formats;
 mod keys;
+mod release;
 mod sbom;
 pub(crate) mod scenario;
 mod vm;
@@ -27,15 +28,18 @@ pub(crate) struct Arguments {
     /// What to make of the image, besides the disk image itself; may be given more than once
     #[arg(long = "format", value_enum, value_name = "FORMAT")]
     formats: Vec<Format>,
-    /// Version of the image [default: that of the workspace]
-    #[arg(long, value_name = "VERSION")]
-    image_version: Option<String>,
+    /// Version of the image [default: that of the workspace and the time of the commit]
+    #[arg(long, value_name = "VERSION", alias = "image-version", value_parser = release::version_of)]
+    version: Option<String>,
     /// Sign for Secure Boot with keys in target/image/keys, which are made when there are none
     #[arg(long)]
     secure_boot: bool,
-    /// Sign with `db.key` and `db.crt` of this directory
+    /// Sign with keys of this directory: `db.key` and `db.crt` for Secure Boot, `update.key` for updates
     #[arg(long, value_name = "DIRECTORY")]
     keys: Option<PathBuf>,
+    /// Build also what scenarios update to: the same as newer versions, of which one does not work
+    #[arg(long, conflicts_with = "no_build")]
+    trials: bool,
     /// Build a second time and compare: both must have the same root hash
     #[arg(long)]
     twice: bool,
@@ -56,49 +60,81 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     shell::unwind_on_interrupt()?;
     let builder = Builder::ensure(arguments.mirror.as_deref(), arguments.update)?;
-    let built = if arguments.no_build { Built::find()? } else { make(arguments, &builder)? };
-    let mut files = built.files();
+    let (built, mut files) = if arguments.no_build {
+        let built = Built::find()?;
+        let files = built.files();
+        (built, files)
+    } else {
+        make(arguments, &builder)?
+    };
     for format in &arguments.formats {
         let begun = Instant::now();
         let made = format.make(&builder, &built)?;
         tell(&made, begun)?;
         files.push(made);
     }
-    let sums = formats::checksums(&builder, &files)?;
+    let directory = builder::directory()?;
+    let sums = formats::checksums(&builder, &directory, &files)?;
+    release::Key::find(arguments.keys.as_deref(), &builder)?.sign(&builder, &directory)?;
     shell::print(&format!("root hash {}", built.root_hash));
     shell::print(&format!("checksums {}", sums.display()));
     Ok(true)
 }
 
-fn make(arguments: &Arguments, builder: &Builder) -> Result<Built> {
+/// Builds everything; returns the image and all files that go with it.
+fn make(arguments: &Arguments, builder: &Builder) -> Result<(Built, Vec<PathBuf>)> {
     let keys = match &arguments.keys {
         Some(directory) => Some(keys::given(directory)?),
         None if arguments.secure_boot => Some(keys::ensure(builder)?),
         None => None,
     };
+    let key = release::Key::find(arguments.keys.as_deref(), builder)?;
     if !arguments.no_cargo {
         build::programs()?;
     }
     // Once: somebody may commit while it builds.
     let epoch = build::commit_time()?;
-    let order = Order { version: arguments.image_version.clone(), keys, epoch };
+    let version = arguments.version.clone().map_or_else(|| release::version(&epoch), Ok)?;
+    let mut order = Order { version, keys, key, epoch, more: None };
+    if arguments.trials {
+        trials(builder, &mut order)?;
+    }
     let begun = Instant::now();
     let built = build::image(builder, &order)?;
     tell(&built.raw, begun)?;
+    let mut files = built.files();
+    let begun = Instant::now();
+    let bundle = release::make(builder, &order, &built, None)?;
+    tell(&bundle, begun)?;
+    files.push(bundle);
     if arguments.twice {
-        let first = built.root_hash.clone();
         shell::say("building a second time …");
         let second = build::image(builder, &order)?;
-        if second.root_hash != first {
+        if second.root_hash != built.root_hash {
             bail!(
-                "two builds differ: root hashes {first} and {}; see appliance-image/README.md, Reproducible",
+                "two builds differ: root hashes {} and {}; see appliance-image/README.md, Reproducible",
+                built.root_hash,
                 second.root_hash
             );
         }
         shell::print("two builds have the same root hash");
-        return Ok(second);
     }
-    Ok(built)
+    Ok((built, files))
+}
+
+/// What scenarios update to. The image itself is built after it, and takes its place.
+fn trials(builder: &Builder, order: &mut Order) -> Result<()> {
+    let version = order.version.clone();
+    for (trial, number) in release::TRIALS.into_iter().zip(1..) {
+        shell::say(&format!("building the update `{trial}` for scenarios …"));
+        order.version = release::version_of(&format!("{version}.{number}"))?;
+        order.more = release::overlay(trial);
+        let begun = Instant::now();
+        let built = build::image(builder, order)?;
+        tell(&release::make(builder, order, &built, Some(trial))?, begun)?;
+    }
+    (order.version, order.more) = (version, None);
+    Ok(())
 }
 
 fn tell(made: &Path, begun: Instant) -> Result<()> {

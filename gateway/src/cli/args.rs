@@ -81,6 +81,18 @@ pub enum Command {
     Reboot,
     /// Switch the machine off; sessions end
     Shutdown,
+    /// Other versions of the appliance: which there are, putting one in, going back
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Update(Update),
+    /// Show whether the gateway does what it should: exit code 1 when it does not
+    Health(Health),
+    /// What the system runs for `update`
+    #[command(hide = true)]
+    UpdateJob {
+        /// The job has ended, whatever has ended it
+        #[arg(long)]
+        ended: bool,
+    },
     /// Addresses of a name, as this machine finds them
     Resolve { name: String },
     /// Print the gateway's metrics in Prometheus's text format
@@ -386,9 +398,11 @@ pub enum Logs {
 
 mod configure;
 mod kernel;
+mod update;
 
 pub use configure::{Audit, Commit, Configure, Shell};
 pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Role, Top, Xdp};
+pub use update::{Health, Install, Update};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Level {

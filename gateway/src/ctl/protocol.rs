@@ -32,6 +32,7 @@ mod sessions;
 mod status;
 mod tickets;
 mod traffic;
+mod update;
 
 pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
 pub use config::{
@@ -51,6 +52,9 @@ pub use sessions::{KillWhich, SessionFilter};
 pub use status::{AuthorityStatus, ConfigStatus, ListenerStatus, ReloadStatus, StaSummary, Status, Use};
 pub use tickets::{Issued, Redeemed, TicketOrder, TicketText};
 pub use traffic::{FlowFilter, FlowOrder, XdpEvent, XdpEventPage, XdpFlow, XdpFlowPage};
+pub use update::{
+    Health, HealthCheck, UpdateAsked, UpdateJob, UpdateOrder, UpdateSource, UpdateState, UpdateStatus,
+};
 
 /// What is asked. `{"v":1,"cmd":"…"}` plus the members of the variant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -122,6 +126,12 @@ pub enum Command {
     ReloadConfirm {},
     /// [`MachineOrder`], once the system has been told.
     Machine(MachineOrder),
+    /// [`UpdateStatus`]
+    UpdateStatus {},
+    /// [`UpdateAsked`], once the system has been told.
+    Update(UpdateOrder),
+    /// [`Health`]
+    Health {},
     /// [`MetricsText`]
     Metrics {},
     /// [`XdpStatus`]

@@ -19,8 +19,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::protocol::{
     Answer, AuthorityStatus, Command, ConfigStatus, ErrorCode, Failure, Issued, KillWhich, Killed,
-    ListenerStatus, LogLevel, MetricsText, Redeemed, ReloadStatus, Reloaded, SESSIONS_PER_ANSWER,
-    SessionFilter, SessionRow, StaSummary, Status, TicketOrder, TicketText, Use,
+    ListenerStatus, MetricsText, Redeemed, ReloadStatus, Reloaded, SESSIONS_PER_ANSWER, SessionFilter,
+    SessionRow, StaSummary, Status, TicketOrder, TicketText, Use,
 };
 use super::role::Caller;
 use crate::audit::{Audit, Record as AuditRecord};
@@ -38,6 +38,7 @@ use crate::store::Store;
 use crate::store::candidate::Candidates;
 use crate::store::history::Origin;
 use crate::sync::lock;
+use crate::update::Places;
 use crate::xdp::Kernel;
 
 mod audited;
@@ -45,9 +46,11 @@ mod bans;
 mod config;
 mod forward;
 mod kernel;
+mod logs;
 mod machine;
 mod ready;
 mod traffic;
+mod update;
 
 /// How long a reload may take before who asked is told that it goes on without them.
 const RELOAD_WAIT: Duration = Duration::from_secs(20);
@@ -147,6 +150,9 @@ impl Services {
             Command::Reload {} => reply(self.reload(caller).await),
             Command::ReloadConfirm {} => reply(self.confirm_reload()),
             Command::Machine(order) => reply(machine::ask(&order)),
+            Command::UpdateStatus {} => reply(update::status(&Places::default())),
+            Command::Update(order) => reply(update::ask(&Places::default(), order)),
+            Command::Health {} => reply(Ok(self.health())),
             Command::Metrics {} => reply(Ok(MetricsText { text: self.render_metrics() })),
             Command::XdpStatus {} => reply(self.kernel_status()),
             Command::XdpRules {} => reply(self.kernel_rules()),
@@ -362,19 +368,6 @@ impl Services {
         let Applied { plan, .. } = self.order(caller, Order::Reload).await?;
         let confirm_within_seconds = self.reverts_in_seconds();
         Ok(Reloaded { live: plan.live, restart: plan.restart, confirm_within_seconds })
-    }
-
-    fn log_level(&self, level: Option<&str>) -> Outcome<LogLevel> {
-        if let Some(level) = level {
-            let known = ["error", "warn", "info", "debug", "trace"].contains(&level);
-            let parsed = level.parse().ok().filter(|_| known);
-            let Some(parsed) = parsed else {
-                return Err(Failure::bad_request("the level is one of error, warn, info, debug and trace"));
-            };
-            self.log.set_level(parsed);
-            tracing::info!(level, "the log level was changed by an operator");
-        }
-        Ok(LogLevel { level: self.log.level() })
     }
 
     /// Live sessions by listener and protocol, their bytes up and down by listener, and how many they are.

@@ -10,6 +10,7 @@ use portcullis_tests::process;
 
 use super::builder::{self, Builder};
 use super::keys::Keys;
+use super::release::Key;
 use super::sbom;
 use crate::ci::target_directory;
 use crate::{ebpf, shell};
@@ -28,8 +29,12 @@ const MOMENT: Duration = Duration::from_secs(120);
 /// What is to be built.
 #[derive(Debug)]
 pub(super) struct Order {
-    pub(super) version: Option<String>,
+    pub(super) version: String,
     pub(super) keys: Option<Keys>,
+    /// Who signs updates: the image takes those of no one else.
+    pub(super) key: Key,
+    /// More files for the image, below a directory.
+    pub(super) more: Option<PathBuf>,
     /// Seconds since 1970: times in the image are no later.
     pub(super) epoch: String,
 }
@@ -45,6 +50,7 @@ pub(super) struct Built {
     /// Versions of all Debian packages.
     pub(super) packages: PathBuf,
     pub(super) root_hash: String,
+    pub(super) version: String,
     /// Whether firmware with the keys in `target/image/keys` starts it.
     pub(super) signed: bool,
 }
@@ -55,12 +61,14 @@ impl Built {
         let kernel = file("portcullis.efi");
         let bytes = fs::read(&kernel).context("there is no image: run `cargo xtask image`")?;
         let root_hash = root_hash(&bytes).context("the kernel image carries no root hash")?;
+        let version = version(&bytes).context("the kernel image carries no version: build it again")?;
         Ok(Self {
             raw: file("portcullis.raw"),
             kernel,
             sbom: file("portcullis.spdx.json"),
             packages: file("portcullis.packages"),
             root_hash,
+            version,
             signed: file(SIGNED).is_file(),
         })
     }
@@ -90,8 +98,11 @@ pub(super) fn image(builder: &Builder, order: &Order) -> Result<Built> {
     let directory = builder::directory()?;
     let work = directory.join("work");
     stage(builder, &work)?;
-    let version = order.version.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"));
-    let epoch = &order.epoch;
+    order.key.stage(builder, &work)?;
+    let Order { version, epoch, .. } = order;
+    if let Some(more) = &order.more {
+        copy(&more.join("."), &work.join("overlay"))?;
+    }
     let mut mkosi = vec!["mkosi", "--mirror", &builder.mirror, "--image-version", version];
     mkosi.extend(["--source-date-epoch", epoch, "--force"]);
     if let Some(keys) = &order.keys {
@@ -143,10 +154,7 @@ fn stage(builder: &Builder, work: &Path) -> Result<()> {
         fs::create_dir_all(work.join(directory)).context("make the work directory")?;
     }
     for part in PARTS {
-        let mut copy = Command::new("cp");
-        // Owners and times are not part of what is described; links and modes are.
-        copy.args(["-r", "-P", "--preserve=mode,links", "--no-preserve=ownership,timestamps"]);
-        process::run(copy.arg(repository.join(DESCRIPTION).join(part)).arg(work), MOMENT)?.ok()?;
+        copy(&repository.join(DESCRIPTION).join(part), work)?;
     }
     let sources = work.join("mkosi.sandbox/etc/apt/sources.list.d");
     fs::create_dir_all(&sources).context("make apt's directory")?;
@@ -172,6 +180,13 @@ fn stage(builder: &Builder, work: &Path) -> Result<()> {
     fs::copy(repository.join(UNIT), unit).context("copy the gateway's unit").map(drop)
 }
 
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let mut copy = Command::new("cp");
+    // Owners and times are not part of what is described; links and modes are.
+    copy.args(["-r", "-P", "--preserve=mode,links", "--no-preserve=ownership,timestamps"]);
+    process::run(copy.arg(from).arg(to), MOMENT)?.ok().map(drop)
+}
+
 /// The time of the last commit.
 pub(super) fn commit_time() -> Result<String> {
     let mut git = Command::new("git");
@@ -181,11 +196,19 @@ pub(super) fn commit_time() -> Result<String> {
 
 /// What the kernel's command line says that the root file system must hash to.
 fn root_hash(kernel: &[u8]) -> Option<String> {
-    const KEY: &[u8] = b"roothash=";
-    let at = kernel.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();
-    let digits = kernel.get(at..)?.iter().take_while(|byte| byte.is_ascii_hexdigit());
-    let hash: String = digits.map(|byte| char::from(*byte)).collect();
+    let hash = text_after(kernel, b"roothash=", |byte| byte.is_ascii_hexdigit())?;
     (hash.len() == 64).then_some(hash)
+}
+
+/// What the kernel image says of itself, as its os-release(5).
+fn version(kernel: &[u8]) -> Option<String> {
+    let version = text_after(kernel, b"IMAGE_VERSION=\"", |byte| **byte != b'"')?;
+    super::release::version_of(&version).ok()
+}
+
+fn text_after(bytes: &[u8], key: &[u8], belongs: impl Fn(&&u8) -> bool) -> Option<String> {
+    let at = bytes.windows(key.len()).position(|window| window == key)? + key.len();
+    Some(bytes.get(at..)?.iter().take_while(belongs).map(|byte| char::from(*byte)).collect())
 }
 
 #[cfg(test)]
@@ -193,10 +216,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_root_hash_is_found_in_the_kernel_image() {
+    fn root_hash_and_version_are_found_in_the_kernel_image() {
         let hash = "0123456789abcdef".repeat(4);
         assert_eq!(root_hash(format!("MZ\0 roothash={hash} ro\0").as_bytes()), Some(hash));
         assert_eq!(root_hash(b"roothash=12 ro"), None);
         assert_eq!(root_hash(b"MZ"), None);
+        assert_eq!(version(b"MZ\0IMAGE_VERSION=\"1.2\"\n").as_deref(), Some("1.2"));
+        assert_eq!(version(b"IMAGE_VERSION=\"a b\""), None);
     }
 }

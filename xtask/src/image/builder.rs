@@ -48,7 +48,7 @@ const PACKAGES: [&str; 24] = [
 ];
 /// Raised when the builder must be made anew.
 const GENERATION: &str = "1";
-const LIMIT: Duration = Duration::from_secs(30 * 60);
+pub(super) const LIMIT: Duration = Duration::from_secs(30 * 60);
 /// Runs in the namespaces. Everything that is not kept lies in memory: much of the work is small files.
 const INSIDE: &str = r#"
 root=$1; work=$2; shift 2

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::build::Built;
 use super::builder::Builder;
+use super::release;
 use super::vm::{self, Settings, Visit, Vm};
 use crate::boot::debian::{self, Machine};
 use crate::ci::Tally;
@@ -23,6 +24,10 @@ const DIRECTORY: &str = "appliance-image/scenarios";
 const BOOT_LIMIT: Duration = Duration::from_secs(10 * 60);
 /// What an administrator is asked with.
 const PROMPT: &str = "# ";
+/// For handing over an update and writing it to the disk: 100 MiB, emulated.
+const UPDATE_LIMIT: Duration = Duration::from_secs(25 * 60);
+/// For a version that is tried in vain: as often as it is, each time as long as it may take.
+const RESTARTS_LIMIT: Duration = Duration::from_secs(60 * 60);
 const LINE_LIMIT: Duration = Duration::from_secs(120);
 /// For what is awaited: a trial commit may have to end first.
 const AWAIT_LIMIT: Duration = Duration::from_secs(5 * 60);
@@ -56,6 +61,8 @@ enum Step {
     CutPower,
     /// Wait until it has switched itself off, or would start again.
     Ended,
+    /// Let it start again as often as it wants to, until an administrator gets in and a line prints what is expected.
+    Restarts { run: String, expect: String },
     /// Change the root file system on the disk.
     Tamper,
     /// Some text must not have been on the console.
@@ -71,6 +78,10 @@ enum Step {
         /// More for ssh(1).
         #[serde(default)]
         options: Vec<String>,
+        /// The update of a trial (`cargo xtask image --trials`) that is handed over on standard input.
+        update: Option<String>,
+        /// The power is taken away when the console says this, while the line runs.
+        cut_at: Option<String>,
         #[serde(default)]
         expect: Vec<String>,
         #[serde(default)]
@@ -98,6 +109,19 @@ impl Scenario {
     fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
         toml::from_str(&text).with_context(|| format!("{}", path.display()))
+    }
+
+    /// An update that it needs and that was not built.
+    fn missing(&self) -> Result<Option<PathBuf>> {
+        for step in &self.step {
+            if let Step::Ssh { update: Some(name), .. } = step {
+                let path = release::trial(name)?;
+                if !path.is_file() {
+                    return Ok(Some(path));
+                }
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -152,6 +176,12 @@ pub(crate) fn run(choice: Choice<'_>) -> Result<Tally> {
             tally.skipped.push(format!("{name}: the image is not signed: cargo xtask image --secure-boot"));
             continue;
         }
+        if let Some(missing) = scenario.missing()? {
+            tally
+                .skipped
+                .push(format!("{name}: {} is missing: cargo xtask image --trials", missing.display()));
+            continue;
+        }
         shell::say(&format!("── {name}: {}", scenario.about));
         let begun = Instant::now();
         match perform(&machine, &builder, &built, scenario) {
@@ -197,8 +227,17 @@ fn take(vm: &mut Vm<'_>, step: &Step, took: &mut Duration) -> Result<()> {
         Step::Ended => vm.wait_for_end(LINE_LIMIT),
         Step::Tamper => vm.tamper(),
         Step::Silent { text } => vm.check_console_is_without(text),
-        Step::Ssh { run, user, options, expect, refuse, fails } => {
-            let output = vm.visit(&Visit { user, options }, run, LINE_LIMIT)?;
+        Step::Restarts { run, expect } => restarts(vm, run, expect),
+        Step::Ssh { run, user, options, update, cut_at: Some(cut_at), .. } => {
+            let update = update.as_deref().map(release::trial).transpose()?;
+            vm.cut_during(&Visit { user, options }, run, update.as_deref(), cut_at, UPDATE_LIMIT)
+        }
+        Step::Ssh { run, user, options, update, expect, refuse, fails, cut_at: None } => {
+            let visit = Visit { user, options };
+            let output = match update {
+                Some(update) => vm.hand_over(&visit, run, &release::trial(update)?, UPDATE_LIMIT)?,
+                None => vm.visit(&visit, run, LINE_LIMIT)?,
+            };
             let said = format!("{}{}", output.stdout, output.stderr);
             if output.success() == *fails {
                 let how = if *fails { "succeeded" } else { "failed" };
@@ -237,6 +276,23 @@ fn take(vm: &mut Vm<'_>, step: &Step, took: &mut Duration) -> Result<()> {
     }
 }
 
+fn restarts(vm: &mut Vm<'_>, run: &str, expect: &str) -> Result<()> {
+    let mut starts = 0_u32;
+    let mut last = String::new();
+    let found = wait::attempt(RESTARTS_LIMIT, expect, || {
+        if vm.has_ended()? {
+            starts += 1;
+            shell::say(&format!("  it starts again, for the {starts}. time"));
+            vm.start()?;
+        }
+        // Nobody may get in for now: the next attempt may.
+        let Ok(output) = vm.attempt(run) else { return Ok(None) };
+        last = format!("{}{}", output.stdout, output.stderr);
+        Ok::<_, anyhow::Error>(last.contains(expect).then_some(()))
+    });
+    found.with_context(|| format!("after {starts} starts it said last: {}", last.trim()))
+}
+
 fn type_keys(vm: &Vm<'_>, keys: &[(String, String)], refuse: &[String]) -> Result<()> {
     let mut terminal = vm.terminal()?;
     let mut shown = terminal.expect(PROMPT)?;
@@ -267,6 +323,10 @@ mod tests {
             assert!(!scenario.about.is_empty(), "{name}");
             let first = scenario.step.iter().find(|step| !matches!(step, Step::Tamper));
             assert!(matches!(first, Some(Step::Boot | Step::Start)), "{name}");
+            for step in &scenario.step {
+                let Step::Ssh { update: Some(update), .. } = step else { continue };
+                assert!(release::TRIALS.contains(&update.as_str()), "{name}: {update}");
+            }
         }
     }
 

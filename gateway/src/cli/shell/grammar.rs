@@ -13,6 +13,8 @@ use crate::cli::args::Cli;
 pub(super) const WORDS: &[(&[&str], &[&str], &str)] = &[
     (&["show", "status"], &["status"], "how the gateway does"),
     (&["show", "system"], &["system"], "how the machine does"),
+    (&["show", "health"], &["health"], "whether the gateway does what it should"),
+    (&["show", "updates"], &["update", "status"], "versions that are installed, and the last update"),
     (
         &["show", "interfaces"],
         &["interfaces"],
@@ -69,6 +71,8 @@ const COMMANDS: &[&[&str]] = &[
     &["logs"],
     &["metrics"],
     &["resolve"],
+    &["update"],
+    &["health"],
     &["reboot"],
     &["shutdown"],
     &["audit"],

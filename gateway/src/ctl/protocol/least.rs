@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::Command;
+use super::{Command, UpdateOrder, UpdateSource};
 use crate::ctl::role::Role;
 
 impl Command {
@@ -21,6 +21,9 @@ impl Command {
             | Self::ConfigSaved {}
             | Self::WhoAmI {}
             | Self::Metrics {}
+            | Self::Health {}
+            | Self::UpdateStatus {}
+            | Self::Update(UpdateOrder::List { source: UpdateSource::Known })
             | Self::XdpStatus {}
             | Self::XdpRules {}
             | Self::XdpFlows(_)
@@ -53,6 +56,8 @@ impl Command {
             | Self::ConfigCommit(_)
             | Self::Reload {}
             | Self::ReloadConfirm {}
+            // Whoever names a source has the system go there.
+            | Self::Update(_)
             | Self::Machine(_) => Role::Administrator,
         }
     }
@@ -74,6 +79,7 @@ impl Command {
                 | Self::ConfigCommit(_)
                 | Self::Reload {}
                 | Self::ReloadConfirm {}
+                | Self::Update(UpdateOrder::Install { .. } | UpdateOrder::Rollback {})
                 | Self::Machine(_)
         )
     }
