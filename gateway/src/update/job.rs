@@ -10,6 +10,7 @@ use super::{
     slots, upload, write_json,
 };
 use crate::log::rfc3339;
+use crate::version;
 
 /// Everybody may know.
 const STATUS_MODE: u32 = 0o644;
@@ -103,8 +104,7 @@ fn look(places: &Places) -> Status {
 /// `IMAGE_VERSION` of os-release(5).
 fn running(places: &Places) -> String {
     let text = fs::read_to_string(&places.os_release).unwrap_or_default();
-    let value = text.lines().find_map(|line| line.strip_prefix("IMAGE_VERSION="));
-    value.unwrap_or_default().trim_matches('"').to_owned()
+    version::assigned(&text, "IMAGE_VERSION").unwrap_or_default()
 }
 
 type Told = (String, Vec<String>);
