@@ -140,7 +140,7 @@ pub(super) fn make(
         let raw = image.join("work/out").join(format!("portcullis.{part}.{uuid}.raw"));
         let name = format!("portcullis_{version}.{part}.{uuid}.raw");
         fs::rename(&raw, place.join(&name)).with_context(|| format!("take {}", raw.display()))?;
-        builder.run("xz", &place, &["xz", "-1", "-T0", "--check=sha256", &name], |_| None)?;
+        builder.run("xz", &place, &["xz", "-0", "-T0", "--check=sha256", &name], |_| None)?;
         files.push(place.join(format!("{name}.xz")));
     }
     let kernel = place.join(format!("portcullis_{version}.efi"));
