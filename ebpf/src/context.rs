@@ -9,7 +9,7 @@ use core::arch::asm;
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{
     bpf_ktime_get_ns,
-    generated::{bpf_ktime_get_coarse_ns, bpf_xdp_get_buff_len},
+    generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_xdp_get_buff_len},
 };
 use aya_ebpf::programs::XdpContext;
 use portcullis_ebpf_common::{Frame, FrameMut};
@@ -32,10 +32,10 @@ impl<'a> Context<'a> {
         self.xdp.ctx
     }
 
-    /// The interface's index in network order, the key of its map.
+    /// The interface's index.
     #[inline(always)]
-    pub(crate) fn interface(&self) -> [u8; 4] {
-        (self.xdp.ingress_ifindex() as u32).to_be_bytes()
+    pub(crate) fn interface(&self) -> u32 {
+        self.xdp.ingress_ifindex() as u32
     }
 }
 
@@ -83,6 +83,12 @@ impl Frame for Context<'_> {
         // SAFETY: the context is the one the kernel called the program with, and lives as long as the program runs.
         let length = unsafe { bpf_xdp_get_buff_len(self.raw()) };
         length as u32
+    }
+
+    /// Most frames lie in one piece: then nobody need be asked.
+    #[inline(always)]
+    fn reaches(&self, end: u32) -> bool {
+        end as usize <= self.xdp.data_end() - self.xdp.data() || end <= self.length()
     }
 
     #[inline(always)]
@@ -174,6 +180,13 @@ store!(store_u32, u32, "*(u32 *)({at} + 0) = {value}");
 pub(crate) fn now() -> u64 {
     // SAFETY: the helper takes nothing and returns a number.
     unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// The number of the kernel's tick, which the verifier makes one load of; the clock above goes on with it.
+#[inline(always)]
+pub(crate) fn tick() -> u64 {
+    // SAFETY: as above.
+    unsafe { bpf_jiffies64() }
 }
 
 /// The same clock, exactly.

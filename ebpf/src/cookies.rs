@@ -13,6 +13,7 @@ use aya_ebpf::maps::PerCpuArray;
 use portcullis_ebpf_common::{Addresses, Family, Frame, FrameMut, Opening, Packet, SynAck, TcpFlags};
 
 use crate::context::Context;
+use crate::forward::put_tags;
 
 /// Ethernet frames are at least as long, without their checksum.
 const FRAME_MIN: u32 = 60;
@@ -31,7 +32,9 @@ pub(crate) fn answer(context: &mut Context<'_>, packet: &Packet) -> u32 {
     let Some(answer) = ANSWERS.get_ptr_mut(0) else { return XDP_DROP };
     // SAFETY: the map gave the address of a value of that type, which is this processor's own while the program runs.
     let answer = unsafe { &mut *answer };
-    if write(context, packet, answer) && send(context, packet, answer) { XDP_TX } else { XDP_DROP }
+    let written =
+        write(context, packet, answer) && send(context, packet, answer) && put_tags(context, packet);
+    if written { XDP_TX } else { XDP_DROP }
 }
 
 #[inline(never)]

@@ -51,7 +51,7 @@ fn read(skb: *mut __sk_buff, into: &mut Packet) -> Option<Cause> {
 fn act(skb: *mut __sk_buff, packet: &Packet, refused: Option<Cause>) -> i32 {
     // SAFETY: the context is the kernel's own; its fields may be read by any program of this type.
     let index = unsafe { (*skb).ifindex };
-    let Some(interface) = maps::interface(index.to_be_bytes()) else { return TC_ACT_UNSPEC };
+    let Some(interface) = maps::interface(index) else { return TC_ACT_UNSPEC };
     let cause = leave(&Buffer { skb }, packet, refused, &Rows { interface });
     maps::count(EGRESS_SLOT + interface.slot(), cause);
     match cause.verdict() {

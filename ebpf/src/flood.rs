@@ -5,7 +5,7 @@
 //! is a bound against floods and no account.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, PerCpuArray};
 use portcullis_ebpf_common::tables::{
     Cookies, LISTENER_SYNS, LISTENERS_MAX, ListenerKey, SYN_SOURCES_MAX, Setting, SourceKey,
 };
@@ -18,7 +18,7 @@ use crate::maps::setting;
 #[map]
 static SYN_SOURCES: Array<u64> = Array::with_max_entries(SYN_SOURCES_MAX, 0);
 #[map]
-static LISTENERS: LruHashMap<ListenerKey, u64> = LruHashMap::with_max_entries(LISTENERS_MAX, 0);
+static LISTENERS: Array<u64> = Array::with_max_entries(LISTENERS_MAX, 0);
 /// By [`SYNS`] and [`ECHOES`].
 #[map]
 static BUDGETS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
@@ -81,15 +81,8 @@ fn source_may(packet: &Packet, now: u64) -> bool {
 /// where it has lately sent a cookie itself.
 #[inline(always)]
 fn listener_gets(packet: &Packet, now: u64) -> bool {
-    let (key, rate) = (ListenerKey::of(packet), Rate::per_second(LISTENER_SYNS));
-    let Some(bucket) = LISTENERS.get_ptr_mut(&key) else {
-        if let Some(next) = rate.take(0, now) {
-            // A table that cannot take it lets all of them through; the kernel sends cookies itself.
-            let _ = LISTENERS.insert(&key, next, 0);
-        }
-        return true;
-    };
-    take_from(bucket, rate, now)
+    let Some(bucket) = LISTENERS.get_ptr_mut(ListenerKey::of(packet).place()) else { return true };
+    take_from(bucket, Rate::per_second(LISTENER_SYNS), now)
 }
 
 #[inline(always)]

@@ -1,26 +1,25 @@
 //! Forwarding: which packets belong to a forwarded flow, which begin one, and how they leave.
 //!
 //! The decision is made while the verdict is: the tuple that a packet is changed to is put aside. Then the packet is
-//! sent: the kernel's own routing table and neighbours say where to, the headers are rewritten, and the frame goes
-//! out without having been a packet of this machine.
+//! sent (`send`): the kernel's own routing table and neighbours say where to, the headers are rewritten, and the frame
+//! goes out without having been a packet of this machine.
+
+mod send;
 
 use core::arch::asm;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use aya_ebpf::bindings::xdp_action::XDP_DROP;
-use aya_ebpf::helpers::bpf_redirect;
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use portcullis_ebpf_common::forward::{
     ANSWERED, FINISHED, FORWARDS_MAX, FROM_SERVER, Forward, HALF_OPEN_MAX, HALF_OPEN_TIME, RESET,
     SERVERS_MAX, SERVICES_MAX, Service, TRIES, WORDS_MAX, in_word,
 };
-use portcullis_ebpf_common::nat::{self, Refusal, too_big};
-use portcullis_ebpf_common::{Cause, FlowKey, Frame as _, FrameMut as _, Kind, Packet, TcpFlags, maglev};
+use portcullis_ebpf_common::{Cause, FlowKey, Packet, TcpFlags, maglev};
 
-use crate::context::{Context, now};
+use crate::context::now;
 use crate::flows::add;
+pub(crate) use send::{put_tags, send};
 
 #[map]
 static SERVICES: HashMap<FlowKey, Service> = HashMap::with_max_entries(SERVICES_MAX, 0);
@@ -41,17 +40,6 @@ static OUT: PerCpuArray<FlowKey> = PerCpuArray::with_max_entries(1, 0);
 /// An entry on its way into a table.
 #[map]
 static NEW: PerCpuArray<Forward> = PerCpuArray::with_max_entries(1, 0);
-
-/// The loopback interface. Routes are looked up as for what comes from there: the helper asks that the incoming
-/// interface may forward, and the kernel itself forwards nothing that "comes from" loopback.
-const LOOPBACK: u32 = 1;
-/// The header of Ethernet without tags.
-const ETHERNET: u32 = 14;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-/// Results of the route lookup, of the kernel's interface to programs.
-const FIB_SUCCESS: i64 = 0;
-const FIB_TOO_BIG: i64 = 8;
 
 /// What becomes of a packet of a forwarded flow; `None` where it is of none. It is counted there, and what it is changed
 /// to is put aside.
@@ -156,6 +144,13 @@ fn put_aside(out: &FlowKey) {
         // SAFETY: the place of this processor, where nobody else writes while the program runs.
         unsafe { *place = *out };
     }
+}
+
+/// What the packet at hand is changed to.
+#[inline(always)]
+fn aside() -> Option<&'static FlowKey> {
+    // SAFETY: the place of this processor, which was written for this packet.
+    OUT.get_ptr(0).map(|out| unsafe { &*out })
 }
 
 /// Sets bits in one step: both directions may be handled at once.
@@ -268,118 +263,15 @@ pub(crate) fn is_about(key: &FlowKey) -> bool {
     true
 }
 
-/// Sends a packet on: the action, and the cause that it is counted for.
-#[inline(always)]
-pub(crate) fn send(context: &mut Context<'_>, packet: &Packet) -> (Cause, u32) {
-    let mut route = [0; 16];
-    let cause = prepare(context, packet, &mut route);
-    if cause == Cause::ForwardTooBig {
-        return (cause, refuse(context, packet, &route));
-    }
-    if !matches!(cause, Cause::Forwarded | Cause::ForwardedError) {
-        return (cause, XDP_DROP);
-    }
-    // SAFETY: the helper takes numbers only.
-    let action = unsafe { bpf_redirect(route[2], 0) };
-    (cause, action as u32)
-}
-
-/// Tells the sender how much the next link takes, in place of the packet; errors are not answered, RFC 1122.
+/// Leaves a flow that has not begun to user space, where the listener allows it: a first segment for which there is no
+/// way that the program can send by.
 #[inline(never)]
-fn refuse(context: &mut Context<'_>, packet: &Packet, route: &[u32; 16]) -> u32 {
-    let [_, _, m0, m1] = route[1].to_ne_bytes();
-    let room = too_big::room(packet.addresses.family) as i32;
-    if packet.kind == Kind::IcmpError || !too_big::is_quotable(packet) {
-        return XDP_DROP;
+fn leave_to_user(packet: &Packet, out: &FlowKey) -> Cause {
+    // SAFETY: as for `begin`.
+    let allowed = unsafe { SERVICES.get(packet.key.service()) }.is_some_and(|service| service.fallback != 0);
+    if !allowed {
+        return Cause::ForwardNoLink;
     }
-    // SAFETY: the context is the kernel's own; places in the frame are computed anew after each of the two.
-    if unsafe { bpf_xdp_adjust_head(context.raw(), -room) } != 0 {
-        return XDP_DROP;
-    }
-    let surplus = context.length().wrapping_sub(too_big::length(packet)) as i32;
-    // SAFETY: as above.
-    if unsafe { bpf_xdp_adjust_tail(context.raw(), surplus.wrapping_neg()) } != 0 {
-        return XDP_DROP;
-    }
-    if too_big::write(context, packet, u16::from_ne_bytes([m0, m1])).is_err() {
-        return XDP_DROP;
-    }
-    // Not XDP_TX: an Ethernet pair whose peer has no program of its own lets such frames lie, and whatever forwards can
-    // redirect.
-    // SAFETY: the helper takes numbers only.
-    let action = unsafe { bpf_redirect(u32::from_be_bytes(context.interface()), 0) };
-    action as u32
-}
-
-#[inline(never)]
-fn prepare(context: &mut Context<'_>, packet: &Packet, route: &mut [u32; 16]) -> Cause {
-    let Some(out) = OUT.get_ptr(0) else { return Cause::ForwardNoRoute };
-    // SAFETY: the place of this processor, which was written for this packet.
-    let out = unsafe { &*out };
-    let cause = find_route(context, packet, out, route);
-    if cause != Cause::Forwarded {
-        return cause;
-    }
-    let error = packet.kind == Kind::IcmpError;
-    let refused = if error { rewrite_error(context, packet, out) } else { rewrite(context, packet, out) };
-    if refused != 0 {
-        return if refused == 1 { Cause::ForwardHopLimit } else { Cause::Truncated };
-    }
-    let [s0, s1, s2, s3] = route[13].to_ne_bytes();
-    let [s4, s5, d0, d1] = route[14].to_ne_bytes();
-    let [d2, d3, d4, d5] = route[15].to_ne_bytes();
-    // Tags are those of the link that the packet came by. What it leaves by has none.
-    let tags = packet.layout.ip.wrapping_sub(ETHERNET);
-    let written = context.write(tags, [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]);
-    if written.is_none() || !cut(context, tags) {
-        return Cause::Truncated;
-    }
-    if error { Cause::ForwardedError } else { Cause::Forwarded }
-}
-
-/// Takes bytes off the frame's beginning.
-#[inline(always)]
-fn cut(context: &mut Context<'_>, bytes: u32) -> bool {
-    // SAFETY: the context is the kernel's own; nothing points into the frame.
-    bytes == 0 || unsafe { bpf_xdp_adjust_head(context.raw(), bytes as i32) } == 0
-}
-
-#[inline(never)]
-fn rewrite(context: &mut Context<'_>, packet: &Packet, out: &FlowKey) -> u32 {
-    code(nat::rewrite(context, packet, out))
-}
-
-#[inline(never)]
-fn rewrite_error(context: &mut Context<'_>, packet: &Packet, out: &FlowKey) -> u32 {
-    code(nat::rewrite_error(context, packet, out))
-}
-
-#[inline(always)]
-fn code(rewritten: Result<(), Refusal>) -> u32 {
-    match rewritten {
-        Ok(()) => 0,
-        Err(Refusal::HopLimit) => 1,
-        Err(Refusal::Frame) => 2,
-    }
-}
-
-/// Asks the kernel where the packet goes. `route` is its `struct bpf_fib_lookup`, whose layout is part of the
-/// kernel's interface to programs: [2] is the interface, [13] to [15] are the addresses of the link.
-#[inline(never)]
-fn find_route(context: &mut Context<'_>, packet: &Packet, out: &FlowKey, route: &mut [u32; 16]) -> Cause {
-    let (source, destination, _) = out.words();
-    let family = if packet.addresses.is_v6() { AF_INET6 } else { AF_INET };
-    let [l0, l1, _, _] = (packet.layout.end - packet.layout.ip).to_ne_bytes();
-    route[0] = u32::from_ne_bytes([family, packet.protocol, 0, 0]);
-    route[1] = u32::from_ne_bytes([0, 0, l0, l1]);
-    route[2] = LOOPBACK;
-    [route[4], route[5], route[6], route[7]] = source;
-    [route[8], route[9], route[10], route[11]] = destination;
-    // SAFETY: the context is the kernel's own, and the helper is told the size of what it may read and write.
-    let result = unsafe { bpf_fib_lookup(context.raw().cast(), route.as_mut_ptr().cast(), 64, 0) };
-    match result {
-        FIB_SUCCESS => Cause::Forwarded,
-        FIB_TOO_BIG => Cause::ForwardTooBig,
-        _ => Cause::ForwardNoRoute,
-    }
+    let _ = (HALF_OPEN.remove(&packet.key), HALF_OPEN.remove(&out.reversed()));
+    Cause::ForwardByUser
 }

@@ -25,8 +25,8 @@ use aya_ebpf::programs::XdpContext;
 use portcullis_ebpf_common::rules::{RuleKey, RuleValue};
 use portcullis_ebpf_common::tables::{Action, Interface, NO_SLOT, Role, Setting};
 use portcullis_ebpf_common::{
-    Addresses, Cause, Decision, Effect, Family, FlowKey, Hit, Kind, Lookup, Packet, Ports, Protocol, Seen,
-    is_bogon, judge, walk,
+    Addresses, Cause, Decision, Effect, Family, FlowKey, Gate, Hit, Kind, Lookup, Packet, Ports, Protocol,
+    Seen, Verdict, is_bogon, judge, walk_past,
 };
 
 use context::Context;
@@ -35,18 +35,23 @@ use context::Context;
 #[xdp(frags)]
 pub(crate) fn portcullis(context: XdpContext) -> u32 {
     let mut context = Context::new(&context);
-    // Always there; the verifier wants to see what happens if not.
-    let Some(packet) = maps::packet() else { return XDP_PASS };
     let Some(interface) = maps::interface(context.interface()) else {
         // The daemon fills the map before it attaches; whoever took the entry away must not cut the machine off.
         maps::count(NO_SLOT, Cause::NoRole);
         return XDP_PASS;
     };
-    let decision = match read(&context, packet) {
-        Some(cause) => cause.into(),
-        None => judged(packet, &Tables { context: &context, interface }),
+    let tables = Tables { context: &context, interface };
+    let refused = read(&tables);
+    // Always there; the verifier wants to see what happens if not.
+    let (cause, action) = match (refused, maps::packet()) {
+        (Some(cause), _) if cause.verdict() == Verdict::Drop => (cause, XDP_DROP),
+        (Some(cause), _) => (cause, XDP_PASS),
+        (None, None) => return XDP_PASS,
+        (None, Some(packet)) => {
+            let decision = judged(packet, &tables);
+            act(&mut context, packet, decision)
+        }
     };
-    let (cause, action) = act(&mut context, packet, decision);
     maps::count(interface.slot(), cause);
     // A frame that was turned into an answer is no more what was dropped.
     if action == XDP_DROP {
@@ -76,9 +81,17 @@ fn act(context: &mut Context<'_>, packet: &Packet, decision: Decision) -> (Cause
 // The two halves of the verdict are functions of their own: a program and what it calls have 512 bytes of stack
 // together, and these two need theirs one after the other.
 
+/// Walks through the frame and puts its packet in its place, unless that need not be looked at any more.
 #[inline(never)]
-fn read(context: &Context<'_>, into: &mut Packet) -> Option<Cause> {
-    walk(context).and_then(Seen::packet).map(|packet| *into = packet).err()
+fn read(tables: &Tables<'_>) -> Option<Cause> {
+    let packet = match walk_past(tables.context, tables).and_then(Seen::packet) {
+        Ok(packet) => packet,
+        Err(cause) => return Some(cause),
+    };
+    if let Some(place) = maps::packet() {
+        *place = packet;
+    }
+    None
 }
 
 #[inline(never)]
@@ -99,6 +112,14 @@ impl Tables<'_> {
         }
         let client_port = self.interface.is_client_port(ports.destination);
         sockets::is_udp_client(self.context, addresses, ports, client_port)
+    }
+}
+
+impl Gate for Tables<'_> {
+    #[inline(always)]
+    fn turns_away(&self, protocol: Protocol, port: u16) -> bool {
+        let is_client = protocol == Protocol::Udp && self.interface.may_be_client_port(port);
+        !is_client && rules::is_closed(self.interface.role(), protocol, port)
     }
 }
 
@@ -149,6 +170,11 @@ impl Lookup for Tables<'_> {
     fn rule(&self, addresses: &Addresses, protocol: u8, port: u16) -> Option<Action> {
         let key = RuleKey::new(self.interface.role(), protocol, port);
         rules::find(key, addresses.family, &addresses.source).map(RuleValue::action)
+    }
+
+    #[inline(always)]
+    fn may_be_client_port(&self, port: u16) -> bool {
+        self.interface.may_be_client_port(port)
     }
 
     #[inline(always)]

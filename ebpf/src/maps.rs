@@ -4,7 +4,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use portcullis_ebpf_common::tables::{
-    self, BANS_MAX, Ban, COUNTERS_MAX, INTERFACES_MAX, Interface, SETTINGS_MAX, Setting,
+    self, BANS_MAX, Ban, COUNTERS_MAX, INTERFACES_MAX, Interface, NEAR_INTERFACES_MAX, SETTINGS_MAX, Setting,
 };
 use portcullis_ebpf_common::{Cause, Packet};
 
@@ -12,6 +12,8 @@ use portcullis_ebpf_common::{Cause, Packet};
 static SETTINGS: Array<u64> = Array::with_max_entries(SETTINGS_MAX, 0);
 #[map]
 static INTERFACES: HashMap<[u8; 4], Interface> = HashMap::with_max_entries(INTERFACES_MAX, 0);
+#[map]
+static NEAR_INTERFACES: Array<Interface> = Array::with_max_entries(NEAR_INTERFACES_MAX, 0);
 /// Pinned by name, so that bans outlive the daemon.
 #[map]
 static BANS_V4: LpmTrie<u32, Ban> = LpmTrie::pinned(BANS_MAX, 0);
@@ -27,15 +29,21 @@ static PACKET: PerCpuArray<Packet> = PerCpuArray::with_max_entries(1, 0);
 
 #[inline(always)]
 pub(crate) fn packet() -> Option<&'static mut Packet> {
-    // SAFETY: the place of this processor; one program runs on it at a time, and asks once.
+    // SAFETY: the place of this processor; one program runs on it at a time, which asks again only when it is done with
+    // what it got.
     PACKET.get_ptr_mut(0).map(|packet| unsafe { &mut *packet })
 }
 
 #[inline(always)]
-pub(crate) fn interface(index: [u8; 4]) -> Option<Interface> {
+pub(crate) fn interface(index: u32) -> Option<Interface> {
+    if let Some(near) = NEAR_INTERFACES.get(index)
+        && !near.is_none()
+    {
+        return Some(*near);
+    }
     // SAFETY: the daemon writes an entry before the program is attached and changes none later, so the value is not
     // replaced while it is copied.
-    unsafe { INTERFACES.get(index) }.copied()
+    unsafe { INTERFACES.get(index.to_be_bytes()) }.copied()
 }
 
 /// What user space has set; 0 until it does.

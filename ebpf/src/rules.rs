@@ -3,10 +3,12 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
-use aya_ebpf::maps::{HashMap, LpmTrie};
-use portcullis_ebpf_common::rules::{RuleKey, RuleValue, SET_BITS, set_key_v4, set_key_v6};
-use portcullis_ebpf_common::tables::{RULES_MAX, SOURCES_MAX, Setting};
-use portcullis_ebpf_common::{Family, Policy};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie};
+use portcullis_ebpf_common::rules::{
+    Ports, RuleKey, RuleValue, SET_BITS, closed_place, port_bit, set_key_v4, set_key_v6,
+};
+use portcullis_ebpf_common::tables::{CLOSED_MAX, RULES_MAX, SOURCES_MAX, Setting};
+use portcullis_ebpf_common::{Family, Policy, Protocol};
 
 use crate::maps;
 
@@ -17,6 +19,17 @@ static RULES: HashMap<RuleKey, RuleValue> = HashMap::with_max_entries(2 * RULES_
 static RULES_V4: LpmTrie<[u32; 2], RuleValue> = LpmTrie::with_max_entries(2 * SOURCES_MAX, 0);
 #[map]
 static RULES_V6: LpmTrie<[u32; 5], RuleValue> = LpmTrie::with_max_entries(2 * SOURCES_MAX, 0);
+
+#[map]
+static CLOSED: Array<Ports> = Array::with_max_entries(CLOSED_MAX, 0);
+
+/// Whether no rule in force is about a port.
+#[inline(always)]
+pub(crate) fn is_closed(role: u8, protocol: Protocol, port: u16) -> bool {
+    let Some(ports) = CLOSED.get(closed_place(policy().is_second(), role, protocol)) else { return false };
+    let (word, bit) = port_bit(port);
+    ports.get(usize::from(word)).is_some_and(|word| word & bit != 0)
+}
 
 /// What holds now.
 #[inline(always)]

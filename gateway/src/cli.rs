@@ -3,24 +3,30 @@
 pub mod args;
 mod audit;
 mod bans;
+mod capture;
 mod config;
 mod configure;
 mod connect;
 mod describe;
 mod forward;
+mod high_availability;
 mod ica;
 mod interfaces;
+mod log;
 mod machine;
 mod output;
 mod ports;
+mod probe;
 mod sessions;
 mod shell;
 mod sta;
 mod status;
+mod support;
 mod system;
 mod table;
 mod terminal;
 mod ticket;
+mod tls_test;
 mod update;
 mod watch;
 mod xdp;
@@ -36,7 +42,7 @@ use serde::de::DeserializeOwned;
 use crate::ctl::client::Client;
 use crate::ctl::protocol::{Command as Request, Confirmed, LogLevel, MachineAction, MetricsText, Reloaded};
 use crate::exit::Exit;
-use args::{Cli, Command, Config, Global, Logs, Reload};
+use args::{Cli, Command, Config, Global, Logs, Reload, Support};
 use output::{Failure, Outcome, Output};
 
 /// Runs the command that was typed.
@@ -111,12 +117,14 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Status => status::run(context),
         Command::System => system::run(context),
         Command::Interfaces => interfaces::run(context),
+        Command::HighAvailability => high_availability::show(context),
         Command::Sessions(command) => sessions::run(context, command),
         Command::Sta(command) => sta::run(context, command),
         Command::Ticket(command) => ticket::run(context, command),
         Command::Connect(arguments) => connect::run(context, arguments),
         Command::Ica(arguments) => ica::run(context, &arguments),
         Command::Config(Config::Show { file }) => config::show(context, file.as_deref()),
+        Command::Config(Config::Push(push)) => high_availability::push(context, &push),
         Command::Config(Config::HashPassword { user }) => config::hash_password(context, user.as_deref()),
         Command::Config(Config::Check(check)) | Command::Check(check) => {
             config::check(context, check.file.as_deref())
@@ -128,15 +136,23 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Reboot => machine::order(context, MachineAction::Reboot),
         Command::Shutdown => machine::order(context, MachineAction::PowerOff),
         Command::Update(command) => update::run(context, command),
-        Command::Health(arguments) => update::health(context, &arguments),
         Command::UpdateJob { ended } => update::job(ended),
-        Command::Resolve { name } => machine::resolve(context, &name),
+        Command::Resolve { name } => probe::resolve(context, &name),
+        Command::Ping(arguments) => probe::ping(context, &arguments),
+        Command::Trace(arguments) => probe::trace(context, &arguments),
+        Command::TlsTest(arguments) => tls_test::run(context, &arguments),
+        Command::Capture(arguments) => capture::run(context, &arguments),
+        Command::Health(arguments) => support::health(context, &arguments),
+        Command::Users => support::users(context),
+        Command::Support(Support::Bundle) => support::bundle(context),
+        Command::FactoryReset(arguments) => machine::factory_reset(context, &arguments),
         Command::Metrics => metrics(context),
         Command::Bans(command) => bans::run(context, command),
         Command::Xdp(command) => xdp::run(context, command),
         Command::Forward(command) => forward::run(context, command),
         Command::Ports(command) => ports::run(context, command),
         Command::Logs(Logs::Level { level }) => log_level(context, level),
+        Command::Logs(Logs::Show(arguments)) => log::show(context, &arguments),
         Command::Shell(arguments) => shell::run(context, &arguments),
         Command::Completions { shell } => describe::completions(context, shell),
         Command::Man { out } => describe::man(context, out.as_deref()),
@@ -184,6 +200,11 @@ fn log_level(context: &Context, level: Option<args::Level>) -> Outcome {
     let now: LogLevel = context.call(&Request::LogLevel { level })?;
     context.output.value_or_text(&now, &now.level)?;
     Ok(Exit::Ok)
+}
+
+/// What the kernel shows to everybody of the machine and its interfaces, for a support bundle.
+pub(crate) fn machine_facts() -> serde_json::Value {
+    serde_json::json!({"system": system::look(), "interfaces": interfaces::look(&[]).unwrap_or_default()})
 }
 
 /// Most bytes of a file that holds a ticket or a password.

@@ -24,7 +24,7 @@ use crate::audit::Audit;
 use crate::bans::Bans;
 use crate::config::{self, Config, Severity};
 use crate::ctl;
-use crate::ctl::services::{ReloadRequest, Services};
+use crate::ctl::services::{Bench, ReloadRequest, Services};
 use crate::exit::Exit;
 use crate::front::{self, Front};
 use crate::log;
@@ -105,8 +105,7 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let filter = xdp::Start::of(config);
     let config = filter.config.clone();
-    let descriptors = assemble::raise_descriptor_limit();
-    assemble::warn_of_narrow_limits(&config, descriptors);
+    assemble::warn_of_narrow_limits(&config, assemble::raise_descriptor_limit());
     let metrics = metrics::install()?;
     let parts = Assembled::new(&config, &metrics)?;
     let cores = Cores::plan(&config);
@@ -145,6 +144,8 @@ async fn serve(
         kernel,
         bans,
         balancers: Arc::clone(&parts.balancers),
+        bench: Bench::new(&config.server.state_dir, Arc::clone(&parts.resolver)),
+        ha: Arc::default(),
         log: log.clone(),
         reload,
         last_reload: std::sync::Mutex::default(),
@@ -168,6 +169,7 @@ async fn serve(
     let mut signals = stop::Signals::new()?;
     let most = obey(&mut reloader, &mut signals, &mut reload_requests).await;
     services.state.set_draining();
+    services.ha.leave("draining");
     stop::drain(&drain, &context, front, fronts, relays, &mut signals, most).await;
     clean_up(&services).await;
     Ok(())
@@ -177,6 +179,9 @@ async fn serve(
 fn become_ready(options: &Options, config: &Config, services: &Services) {
     services.state.set_ready();
     services.note_ready();
+    if let Err(error) = services.ha.apply(config.high_availability.as_ref()) {
+        tracing::error!("high availability: {error}");
+    }
     stop::notify_ready();
     say_ready(config);
     options.announce(config);

@@ -87,12 +87,13 @@ pub struct Bound {
 }
 
 /// Binds one address of a listener; every front thread binds it again, and the kernel spreads connections: by hash,
-/// or where `processor` is given to the socket of the processor on which a connection begins.
+/// or where `processor` is given to the socket of the processor on which a connection begins. An address that `floats` need
+/// not be there (yet): it may be with the peer.
 ///
 /// # Errors
 /// What the system says.
-pub fn bind(address: SocketAddr, processor: Option<u16>) -> io::Result<std::net::TcpListener> {
-    let socket = bound(address, true)?;
+pub fn bind(address: SocketAddr, floats: bool, processor: Option<u16>) -> io::Result<std::net::TcpListener> {
+    let socket = bound(address, true, floats)?;
     if let Some(processor) = processor {
         // `SO_INCOMING_CPU`; among sockets that share a port it decides since Linux 6.2, before it does nothing.
         rustix::net::sockopt::set_socket_incoming_cpu(&socket, processor.into())?;
@@ -104,8 +105,8 @@ pub fn bind(address: SocketAddr, processor: Option<u16>) -> io::Result<std::net:
 ///
 /// # Errors
 /// What the system says, for instance that the address is in use.
-pub fn bind_alone(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    listen(bound(address, false)?)
+pub fn bind_alone(address: SocketAddr, floats: bool) -> io::Result<std::net::TcpListener> {
+    listen(bound(address, false, floats)?)
 }
 
 /// Fails when somebody listens at the address. [`bind`] alone would share it with a second daemon of the same user,
@@ -113,15 +114,18 @@ pub fn bind_alone(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 ///
 /// # Errors
 /// What the system says, for instance that the address is in use.
-pub fn ensure_free(address: SocketAddr) -> io::Result<()> {
-    bound(address, false).map(drop)
+pub fn ensure_free(address: SocketAddr, floats: bool) -> io::Result<()> {
+    bound(address, false, floats).map(drop)
 }
 
-fn bound(address: SocketAddr, shared: bool) -> io::Result<socket2::Socket> {
+fn bound(address: SocketAddr, shared: bool, floats: bool) -> io::Result<socket2::Socket> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
+    }
+    if floats {
+        if address.is_ipv6() { socket.set_freebind_v6(true)? } else { socket.set_freebind_v4(true)? }
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;

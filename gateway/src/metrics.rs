@@ -103,6 +103,8 @@ pub struct Snapshot {
     pub relay_engine: &'static str,
     /// How often workers on io_uring have entered the kernel.
     pub relay_enters: Option<u64>,
+    /// `None` where the appliance is alone.
+    pub ha: Option<crate::ha::Report>,
 }
 
 /// Sets the process's recorder, once.
@@ -230,6 +232,7 @@ impl Handle {
         writer.single(names::RELAY_WORKERS, Some(snapshot.relay_workers));
         writer.family(names::RELAY_ENGINE, [(vec![snapshot.relay_engine.to_owned()], 1)]);
         writer.single(names::RELAY_ENTERS, snapshot.relay_enters);
+        render_ha(snapshot.ha.as_ref(), &mut writer);
         render_forwards(&snapshot.forwards, &mut writer);
         xdp::render(&snapshot.xdp, &mut writer);
         node::render(&snapshot.directories, &mut writer);
@@ -265,6 +268,16 @@ impl Handle {
         let seconds = cpu.map(|all| format!("{}.{:06}", all / 1_000_000, all % 1_000_000));
         writer.single(names::CPU_SECONDS, seconds);
     }
+}
+
+fn render_ha(report: Option<&crate::ha::Report>, writer: &mut text::Writer) {
+    let Some(report) = report else { return };
+    let states =
+        crate::ha::State::ALL.map(|state| (vec![state.as_str().to_owned()], u8::from(state == report.state)));
+    writer.family(names::ha::HA_STATE, states);
+    writer.single(names::ha::HA_STATE_CHANGES, Some(report.changes));
+    writer.single(names::ha::HA_SERVES, Some(u8::from(report.standing == crate::ha::Standing::Serves)));
+    writer.single(names::ha::HA_ADDRESSES, Some(report.here.iter().filter(|here| **here).count()));
 }
 
 fn render_forwards(forwards: &[ForwardStatus], writer: &mut text::Writer) {

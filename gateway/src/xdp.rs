@@ -5,7 +5,8 @@
 //! `generations` writes it there beside what is in force; `confirm` takes back what nobody confirms; `loader` brings
 //! the program into the kernel and onto the interfaces, `watch` puts it back where others take it off; `maps` writes
 //! its tables and reads its counters, `carry` brings bans to a table of another size; `flows` admits the flows of
-//! sessions; `events` reads what was dropped, one by one. Nothing here decides about a packet:
+//! sessions; `links` says by which devices forwarded packets leave, as `netlink` hears it
+//! from the kernel; `events` reads what was dropped, one by one. Nothing here decides about a packet:
 //! `portcullis-ebpf-common` does, in the kernel and in `portcullis ports test` alike.
 
 mod carry;
@@ -16,8 +17,10 @@ mod flood;
 mod flows;
 pub mod forward;
 mod generations;
+mod links;
 pub mod loader;
 mod maps;
+mod netlink;
 mod outgoing;
 pub mod policy;
 pub mod presets;

@@ -21,6 +21,7 @@ mod gateway {
     mod fault_sta;
     mod fixture;
     mod forward;
+    mod high_availability;
     mod hostile;
     mod http;
     mod limits;
@@ -37,6 +38,7 @@ mod gateway {
     mod socks;
     mod tickets;
     mod tls;
+    mod tools;
     mod unknown;
     mod websocket;
 }

@@ -7,6 +7,9 @@ mod bans;
 #[path = "xdp/causes.rs"]
 mod causes;
 #[cfg(test)]
+#[path = "xdp/delay.rs"]
+mod delay;
+#[cfg(test)]
 #[path = "xdp/events.rs"]
 mod events;
 #[cfg(test)]
@@ -57,6 +60,12 @@ mod steer;
 #[cfg(test)]
 #[path = "xdp/verifier.rs"]
 mod verifier;
+#[cfg(test)]
+#[path = "xdp/vlan.rs"]
+mod vlan;
+#[cfg(test)]
+#[path = "xdp/vlan_program.rs"]
+mod vlan_program;
 #[cfg(test)]
 #[path = "xdp/wire.rs"]
 mod wire;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -11,10 +11,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use socket2::{Domain, Socket, Type};
 
+use crate::filtered::farm;
 use crate::wait::{self, PATIENCE};
-
-/// Where back ends listen: no address that clients or the gateway use, so that it can be searched for in answers.
-pub const FARM: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 77));
 
 /// A thread that handles each connection of a listener on a thread of its own, until it is dropped.
 #[derive(Debug)]
@@ -102,7 +100,7 @@ fn lock(open: &Mutex<HashMap<usize, TcpStream>>) -> MutexGuard<'_, HashMap<usize
 /// # Errors
 /// When nothing can be bound.
 pub fn echo() -> Result<Service> {
-    Service::start(FARM, |mut stream| {
+    Service::start(farm(), |mut stream| {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = stream.read(&mut buffer) {
             if stream.write_all(buffer.get(..count).unwrap_or_default()).is_err() {
@@ -124,7 +122,7 @@ impl Stage {
     /// # Errors
     /// When nothing can be bound.
     pub fn open() -> Result<Self> {
-        Self::at(FARM)
+        Self::at(farm())
     }
 
     /// # Errors
@@ -190,7 +188,7 @@ impl Hole {
     /// When the queue cannot be filled.
     pub fn dig() -> Result<Self> {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        listener.bind(&SocketAddr::new(FARM, 0).into())?;
+        listener.bind(&SocketAddr::new(farm(), 0).into())?;
         listener.listen(0)?;
         let address = listener.local_addr()?.as_socket().context("address of the hole")?;
         let mut queued = Vec::new();

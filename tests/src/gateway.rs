@@ -22,7 +22,7 @@ mod metrics;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -34,6 +34,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use toml::Table;
 
+use crate::filtered;
 use crate::pki::{Authority, Leaf};
 use crate::process::{self, Child, Output};
 use crate::topology::Place;
@@ -65,7 +66,8 @@ impl Setup {
     /// # Errors
     /// When a file or a certificate cannot be made.
     pub fn new() -> Result<Self> {
-        Self::with_names(&crate::pki::LOOPBACK_NAMES)
+        let edge = filtered::edge().to_string();
+        Self::with_names(&[&crate::pki::LOOPBACK_NAMES[..], &[&edge]].concat())
     }
 
     /// Like [`Setup::new`] for other names and addresses in the certificate.
@@ -117,12 +119,12 @@ impl Setup {
         self
     }
 
-    /// Adds a listener on a free port of 127.0.0.1, with `keys` as further TOML of its table.
+    /// Adds a listener on a free port of 127.0.0.1, or of what takes its place, with `keys` as further TOML of its table.
     ///
     /// # Errors
     /// When no port is free or `keys` is no TOML.
     pub fn listener(&mut self, name: &str, kind: &str, keys: &str) -> Result<SocketAddr> {
-        let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), process::free_port()?);
+        let address = SocketAddr::new(filtered::edge(), process::free_port()?);
         self.listener_at(name, kind, &[address], keys)?;
         Ok(address)
     }
@@ -132,7 +134,7 @@ impl Setup {
     /// # Errors
     /// When `keys` is no TOML.
     pub fn listener_at(&mut self, name: &str, kind: &str, at: &[SocketAddr], keys: &str) -> Result<()> {
-        let mut listener: Table = keys.parse().context("keys of the listener")?;
+        let mut listener: Table = filtered::translated(keys).parse().context("keys of the listener")?;
         let listen: Vec<String> = at.iter().map(SocketAddr::to_string).collect();
         listener.insert("name".into(), name.into());
         listener.insert("kind".into(), kind.into());
@@ -179,12 +181,18 @@ impl Setup {
         Ok(path)
     }
 
-    /// Starts the daemon in this process's network and waits until it is ready.
+    /// Starts the daemon in this process's network, or where all are filtered, and waits until it is ready.
     ///
     /// # Errors
     /// When it does not become ready: with the end of its log.
-    pub fn start(self) -> Result<Gateway> {
-        self.start_in(&Place::here())
+    pub fn start(mut self) -> Result<Gateway> {
+        let Some(place) = filtered::gateway() else { return self.start_in(&Place::here()) };
+        if self.pins.is_none() {
+            self.filtered(&[("edge", "edge"), ("farm", "farm")])?;
+            // Tests open more connections at once than one client should.
+            self.merge("xdp.flood = { syn_per_source = \"100000/s\", syn_total = \"100000/s\" }")?;
+        }
+        self.start_in(place)
     }
 
     /// Starts the daemon on a machine of a lab and waits until it is ready.
@@ -358,6 +366,15 @@ impl Gateway {
         if !status.success() {
             return Err(self.child.with_log(&anyhow::anyhow!("portcullisd ended with {status}")));
         }
+        Ok(self.setup)
+    }
+
+    /// What a daemon leaves that has ended, by itself or not, so that it can be started again.
+    ///
+    /// # Errors
+    /// When it still runs.
+    pub fn left(mut self) -> Result<Setup> {
+        self.child.wait(PATIENCE)?;
         Ok(self.setup)
     }
 

@@ -47,6 +47,11 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// One that another process has made. It goes when this is dropped, so a static holds it.
+    pub(crate) fn named(name: String) -> Self {
+        Self { name }
+    }
+
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::backend::Service;
+use crate::filtered;
 use crate::wait;
 
 /// How the double answers requests for the data of a ticket.
@@ -55,7 +56,7 @@ impl StaDouble {
     /// # Errors
     /// When nothing can be bound.
     pub fn start(id: &str) -> Result<Self> {
-        Self::start_at(id, SocketAddr::new(Ipv4Addr::new(127, 0, 0, 78).into(), 0), None)
+        Self::start_at(id, SocketAddr::new(filtered::authority(), 0), None)
     }
 
     /// Starts a double at an address of the caller's, with TLS when there is a configuration.

@@ -134,6 +134,11 @@ impl Place {
         Self { namespace: None, v4: vec![Ipv4Addr::LOCALHOST.into()], v6: vec![Ipv6Addr::LOCALHOST.into()] }
     }
 
+    /// The machine whose network another process has made, with one address.
+    pub(crate) fn of(namespace: Namespace, address: IpAddr) -> Self {
+        Self { namespace: Some(namespace), v4: vec![address], v6: Vec::new() }
+    }
+
     /// A command that runs on this machine of the lab.
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {

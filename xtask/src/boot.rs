@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use crate::ci::{Tally, target_directory};
 use crate::ebpf::{self, Toolchain};
-use crate::image::scenario::{self, Choice};
+use crate::image::scenario::{self, Choice, Report as Scenarios};
 use crate::shell;
 use guest::{Part, Work};
 use report::Report;
@@ -34,6 +34,8 @@ const VERIFIER: &str = "verifier::";
 const FRAMES: &str = "program::";
 /// The part of [`TEST`] with whole sessions.
 const SESSIONS: &str = "sessions::";
+/// The part of [`TEST`] with a client that is far away, which tells how fast that is.
+const DELAY: &str = "delay::";
 /// Where the guest notes skipped tests.
 const SKIPS: &str = "/run/boot/skips";
 /// For one program in the guest, which is about ten times slower than this machine.
@@ -61,6 +63,9 @@ pub(crate) struct Arguments {
     /// The tests of the kernel side, and then all scenarios of the appliance
     #[arg(long, conflicts_with_all = ["test", "command"])]
     all: bool,
+    /// Print what the scenarios came to as one JSON object on standard output; everything else goes to standard error
+    #[arg(long, requires = "scenario")]
+    json: bool,
     /// Arguments of the test program, such as a filter
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -69,7 +74,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     shell::unwind_on_interrupt()?;
     if !arguments.scenario.is_empty() {
-        return Ok(tell(&scenario::run(Choice::Named(&arguments.scenario))?));
+        return tell_scenarios(&scenario::run(Choice::Named(&arguments.scenario))?, arguments.json);
     }
     let machine = debian::ensure(arguments.mirror.as_deref(), arguments.update)?;
     let parts = match &arguments.command {
@@ -78,8 +83,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     };
     let mut tally = perform(&machine, parts)?;
     if arguments.all {
-        tally.add(scenario::run(Choice::All)?);
+        let scenarios = scenario::run(Choice::All)?;
+        scenarios.lines().iter().for_each(|line| shell::print(line));
+        tally.add(scenarios.tally());
     }
+    Ok(tell(&tally))
+}
+
+fn tell_scenarios(scenarios: &Scenarios, json: bool) -> Result<bool> {
+    let tally = scenarios.tally();
+    if json {
+        shell::print(&serde_json::to_string_pretty(scenarios).context("write the report")?);
+        return Ok(tally.failed.is_empty());
+    }
+    scenarios.lines().iter().for_each(|line| shell::print(line));
     Ok(tell(&tally))
 }
 
@@ -134,22 +151,23 @@ fn work_of(name: &str, arguments: &[String]) -> Result<Vec<Part>> {
         return Ok(vec![part(name, [call(&[]), arguments.to_vec()].concat())]);
     }
     let load = Part { decisive: true, ..part("verifier", call(&[VERIFIER, "--nocapture"])) };
-    let on_pairs = call(&["--skip", VERIFIER]);
+    let mut on_pairs = call(&["--skip", VERIFIER]);
+    let far_away = part("far away", call(&["--nocapture", DELAY]));
     // Once more with frames from a driver, as on a virtual appliance. Cards are few: one test at a time.
     let cards = [String::from("env"), format!("PORTCULLIS_CARDS={}", qemu::cards())];
-    let mut on_cards = call(&["--skip", VERIFIER, "--skip", FRAMES, "--test-threads", "1"]);
+    let mut on_cards = call(&["--skip", VERIFIER, "--skip", FRAMES, "--skip", DELAY, "--test-threads", "1"]);
     if arguments.is_empty() {
         // They take the longest, and have gone over the pairs.
         on_cards.extend(["--skip", SESSIONS].map(str::to_owned));
+        on_pairs.extend(["--skip", DELAY].map(str::to_owned));
     }
-    Ok(vec![
-        load,
-        part("on Ethernet pairs", [on_pairs, arguments.to_vec()].concat()),
-        part("on virtio_net", [&cards[..], &on_cards, arguments].concat()),
-    ])
+    let on_pairs = part("on Ethernet pairs", [on_pairs, arguments.to_vec()].concat());
+    let on_cards = part("on virtio_net", [&cards[..], &on_cards, arguments].concat());
+    // Who has chosen tests has them on the pairs.
+    Ok([load, on_pairs, on_cards].into_iter().chain(arguments.is_empty().then_some(far_away)).collect())
 }
 
-fn build_test(name: &str) -> Result<PathBuf> {
+pub(crate) fn build_test(name: &str) -> Result<PathBuf> {
     let mut cargo = shell::cargo(&["test", "--locked", "--workspace", "--no-run", "--test", name]);
     let messages = shell::output(cargo.arg("--message-format=json-render-diagnostics"))?;
     executable(&messages, name).with_context(|| format!("cargo built no test program `{name}`"))

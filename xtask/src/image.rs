@@ -6,11 +6,16 @@
 mod build;
 mod builder;
 mod formats;
+mod installer;
 mod keys;
+mod licences;
 mod release;
 mod sbom;
 pub(crate) mod scenario;
+mod sources;
+mod state;
 mod vm;
+mod wiring;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -19,15 +24,21 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::shell;
-use build::{Built, Order};
+use build::{Built, Kernel, Order};
 use builder::Builder;
 use formats::Format;
+use keys::Keys;
+use release::Key;
+use sources::Sources;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// What to make of the image, besides the disk image itself; may be given more than once
     #[arg(long = "format", value_enum, value_name = "FORMAT")]
     formats: Vec<Format>,
+    /// Which machines it is for
+    #[arg(long, value_enum, default_value = "cloud", conflicts_with = "no_build")]
+    kernel: Kernel,
     /// Version of the image [default: that of the workspace and the time of the commit]
     #[arg(long, value_name = "VERSION", alias = "image-version", value_parser = release::version_of)]
     version: Option<String>,
@@ -46,8 +57,8 @@ pub(crate) struct Arguments {
     /// Take the programs that are in target/release instead of building them
     #[arg(long)]
     no_cargo: bool,
-    /// Take the image that is in target/image instead of building it, and only make formats of it
-    #[arg(long, conflicts_with_all = ["twice", "secure_boot", "keys"])]
+    /// Take the image that is in target/image instead of building it, and only make formats of it; keys sign the ISO then
+    #[arg(long, conflicts_with = "twice")]
     no_build: bool,
     /// Make the builder root anew, with the newest packages
     #[arg(long)]
@@ -55,47 +66,69 @@ pub(crate) struct Arguments {
     /// Debian mirror, for example a snapshot of a day; the one that apt is configured for when absent
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
+    /// Mirror of Debian's security updates [default: beside the other, `…/debian-security…`]
+    #[arg(long, value_name = "URL")]
+    security_mirror: Option<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     shell::unwind_on_interrupt()?;
-    let builder = Builder::ensure(arguments.mirror.as_deref(), arguments.update)?;
+    let sources = Sources::find(arguments.mirror.as_deref(), arguments.security_mirror.as_deref())?;
+    let builder = Builder::ensure(&sources, arguments.update)?;
+    let keys = match &arguments.keys {
+        Some(directory) => Some(keys::given(directory)?),
+        None if arguments.secure_boot => Some(keys::ensure(&builder)?),
+        None => None,
+    };
+    let key = Key::find(arguments.keys.as_deref(), &builder)?;
     let (built, mut files) = if arguments.no_build {
         let built = Built::find()?;
         let files = built.files();
         (built, files)
     } else {
-        make(arguments, &builder)?
+        make(arguments, &builder, Given { keys: keys.as_ref(), key: &key, sources: &sources })?
     };
     for format in &arguments.formats {
         let begun = Instant::now();
-        let made = format.make(&builder, &built)?;
+        let made = match format {
+            Format::Iso => {
+                let cargo = !arguments.no_cargo;
+                installer::iso(
+                    &builder,
+                    &built,
+                    &installer::Order { sources: &sources, keys: keys.as_ref(), cargo },
+                )?
+            }
+            disk => disk.make(&builder, &built)?,
+        };
         tell(&made, begun)?;
         files.push(made);
     }
     let directory = builder::directory()?;
     let sums = formats::checksums(&builder, &directory, &files)?;
-    release::Key::find(arguments.keys.as_deref(), &builder)?.sign(&builder, &directory)?;
+    key.sign(&builder, &directory)?;
     shell::print(&format!("root hash {}", built.root_hash));
     shell::print(&format!("checksums {}", sums.display()));
     Ok(true)
 }
 
+/// What a build needs of what is there already.
+struct Given<'a> {
+    keys: Option<&'a Keys>,
+    key: &'a Key,
+    sources: &'a Sources,
+}
+
 /// Builds everything; returns the image and all files that go with it.
-fn make(arguments: &Arguments, builder: &Builder) -> Result<(Built, Vec<PathBuf>)> {
-    let keys = match &arguments.keys {
-        Some(directory) => Some(keys::given(directory)?),
-        None if arguments.secure_boot => Some(keys::ensure(builder)?),
-        None => None,
-    };
-    let key = release::Key::find(arguments.keys.as_deref(), builder)?;
+fn make(arguments: &Arguments, builder: &Builder, given: Given<'_>) -> Result<(Built, Vec<PathBuf>)> {
     if !arguments.no_cargo {
         build::programs()?;
     }
     // Once: somebody may commit while it builds.
     let epoch = build::commit_time()?;
     let version = arguments.version.clone().map_or_else(|| release::version(&epoch), Ok)?;
-    let mut order = Order { version, keys, key, epoch, more: None };
+    let Given { keys, key, sources } = given;
+    let mut order = Order { version, keys, key, kernel: arguments.kernel, sources, epoch, more: None };
     if arguments.trials {
         trials(builder, &mut order)?;
     }
@@ -123,7 +156,7 @@ fn make(arguments: &Arguments, builder: &Builder) -> Result<(Built, Vec<PathBuf>
 }
 
 /// What scenarios update to. The image itself is built after it, and takes its place.
-fn trials(builder: &Builder, order: &mut Order) -> Result<()> {
+fn trials(builder: &Builder, order: &mut Order<'_>) -> Result<()> {
     let version = order.version.clone();
     for (trial, number) in release::TRIALS.into_iter().zip(1..) {
         shell::say(&format!("building the update `{trial}` for scenarios …"));

@@ -65,6 +65,8 @@ causes! {
     Forwarded Pass "forwarded",
     /// an ICMP error about a forwarded flow
     ForwardedError Pass "forwarded_error",
+    /// it would begin a forwarded flow by an interface that takes no frames of the program, and user space forwards it
+    ForwardByUser Pass "forward_no_link",
     /// a rule accepts the port
     RuleAccepts Pass "rule",
     /// it belongs to a connection or a client socket of this machine
@@ -105,6 +107,8 @@ causes! {
     ForwardFull Drop "forward_full",
     /// forwarding: nothing routes there, or nobody there answers ARP or neighbour discovery
     ForwardNoRoute Drop "forward_no_route",
+    /// forwarding: the way leads by an interface that takes no frames of the program
+    ForwardNoLink Drop "forward_no_link",
     /// forwarding: it is larger than the next link takes
     ForwardTooBig Drop "forward_too_big",
     /// forwarding: it has been on its way for too long

@@ -30,6 +30,9 @@ pub const fn ring_bytes(events: u32) -> u32 {
     }
 }
 
+/// How many words a [`Sampler`] has.
+pub const SAMPLER_WORDS: usize = 8;
+
 /// How one processor takes its sample, and what became of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -42,6 +45,9 @@ pub struct Sampler {
     pub kept: u64,
     /// Events that found none.
     pub lost: u64,
+    /// The kernel's tick at which the clock was last read, and what it said.
+    tick: u64,
+    time: u64,
 }
 
 impl Sampler {
@@ -63,9 +69,32 @@ impl Sampler {
         Some(every)
     }
 
+    /// The time, by a clock that goes on with the tick and is asked once in each: a flood brings thousands of packets
+    /// in one.
+    #[inline(always)]
+    pub fn now(&mut self, tick: u64, clock: impl FnOnce() -> u64) -> u64 {
+        if self.tick != tick {
+            (self.tick, self.time) = (tick, clock());
+        }
+        self.time
+    }
+
+    /// Counts a drop between two that are shown, as most of a flood are: what is left for [`Self::take`] is seldom.
+    #[inline(always)]
+    pub fn passes_over(&mut self, now: u64) -> bool {
+        let (seen, every) = (self.seen.wrapping_add(1), 1 << (self.shift & 63));
+        if now.wrapping_sub(self.begun) >= WINDOW || seen & (every - 1) == 0 {
+            return false;
+        }
+        self.seen = seen;
+        true
+    }
+
     #[must_use]
-    pub const fn from_words([begun, seen, taken, shift, kept, lost]: [u64; 6]) -> Self {
-        Self { begun, seen, taken, shift, kept, lost }
+    pub const fn from_words(
+        [begun, seen, taken, shift, kept, lost, tick, time]: [u64; SAMPLER_WORDS],
+    ) -> Self {
+        Self { begun, seen, taken, shift, kept, lost, tick, time }
     }
 }
 
@@ -371,12 +400,12 @@ mod tests {
     #[test]
     fn events_and_samplers_are_words_without_padding() {
         assert_eq!(size_of::<Event>(), usize::try_from(EVENT_BYTES).unwrap());
-        assert_eq!(size_of::<Sampler>(), 48);
+        assert_eq!(size_of::<Sampler>(), 8 * SAMPLER_WORDS);
         let event = Event([1, 2, 3, 4, 5, 6, 7, 8]);
         let bytes: Vec<u8> = event.to_words().iter().flat_map(|word| word.to_ne_bytes()).collect();
         assert_eq!(Event::from_bytes(&bytes), Some(event));
         assert_eq!(Event::from_bytes(&bytes[1..]), None);
-        let sampler = Sampler::from_words([1, 2, 3, 4, 5, 6]);
+        let sampler = Sampler::from_words([1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!((sampler.kept, sampler.lost), (5, 6));
     }
 

@@ -42,8 +42,8 @@ pub struct Service {
     pub first_port: u16,
     /// How many ports; at least 1.
     pub ports: u32,
-    /// Keeps the size one of whole words.
-    pub spare: u32,
+    /// 1 where user space may forward what the program cannot, otherwise 0.
+    pub fallback: u32,
 }
 
 impl Service {
@@ -76,9 +76,10 @@ impl Service {
         let [l0, l1] = self.listener.to_ne_bytes();
         let [t0, t1, t2, t3] = self.table.to_ne_bytes();
         let [n0, n1, n2, n3] = self.ports.to_ne_bytes();
+        let [f0, f1, f2, f3] = self.fallback.to_ne_bytes();
         [
             u64::from_ne_bytes([t0, t1, t2, t3, l0, l1, p0, p1]),
-            u64::from_ne_bytes([n0, n1, n2, n3, 0, 0, 0, 0]),
+            u64::from_ne_bytes([n0, n1, n2, n3, f0, f1, f2, f3]),
         ]
     }
 }
@@ -192,7 +193,7 @@ mod tests {
 
     #[test]
     fn the_ports_that_are_tried_lie_in_the_range_and_differ() {
-        let service = Service { table: 3, listener: 1, first_port: 20_000, ports: 10_000, spare: 0 };
+        let service = Service { table: 3, listener: 1, first_port: 20_000, ports: 10_000, fallback: 0 };
         for hash in [0, 1, 0xdead_beef, u32::MAX] {
             let tried: BTreeSet<u16> = (0..TRIES).map(|attempt| service.port(hash, attempt)).collect();
             assert!(tried.iter().all(|port| (20_000..30_000).contains(port)), "{tried:?}");

@@ -5,6 +5,11 @@ pub trait Frame {
     /// Length of the whole frame.
     fn length(&self) -> u32;
 
+    /// Whether it is at least that long.
+    fn reaches(&self, end: u32) -> bool {
+        end <= self.length()
+    }
+
     /// `N` bytes from `at`, or `None` when they are not all there.
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
 }

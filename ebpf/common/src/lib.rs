@@ -14,6 +14,7 @@ pub mod event;
 mod flow;
 pub mod forward;
 mod frame;
+pub mod link;
 pub mod maglev;
 pub mod nat;
 mod packet;
@@ -35,4 +36,4 @@ pub use packet::{Addresses, Family, Kind, Layout, Packet, Payload, Ports, Protoc
 pub use rules::{Bogons, Policy};
 pub use synack::{Header, Opening, SynAck};
 pub use verdict::{Decision, Effect, Hit, Lookup, judge, verdict};
-pub use walk::{Seen, walk};
+pub use walk::{Gate, Seen, walk, walk_past};

@@ -7,8 +7,8 @@
 //! There are two generations of rules in the tables. [`Policy`], one word, says which one holds: a new policy is
 //! written beside the old one and comes into force in one step, and so does the old one when it is taken back.
 
-use crate::packet::Addresses;
-use crate::tables::Action;
+use crate::packet::{Addresses, Protocol};
+use crate::tables::{Action, PORT_WORDS, Role};
 
 /// In the place of a role: what this machine begins itself.
 pub const EGRESS: u8 = 0;
@@ -27,6 +27,17 @@ impl RuleKey {
     pub const fn new(role: u8, protocol: u8, port: u16) -> Self {
         let [high, low] = port.to_be_bytes();
         Self([role, protocol, high, low])
+    }
+
+    /// The port, if it is about one of that role and protocol.
+    #[must_use]
+    pub const fn port_of(self, role: Role, protocol: Protocol) -> Option<u16> {
+        let [own_role, own_protocol, high, low] = self.0;
+        if own_role & !GENERATION == role.to_byte() && own_protocol == protocol.number() {
+            Some(u16::from_be_bytes([high, low]))
+        } else {
+            None
+        }
     }
 
     /// The same key among the rules of that generation.
@@ -52,6 +63,30 @@ impl RuleKey {
     pub const fn is_second(self) -> bool {
         self.0[0] & GENERATION != 0
     }
+}
+
+/// Value of [`crate::tables::CLOSED`]: ports of one role and protocol that no rule is about, a bit for each. Where nothing
+/// was written no port is known to be closed, and the rules are asked.
+pub type Ports = [u64; PORT_WORDS];
+
+/// The place of a set of ports among [`crate::tables::CLOSED`].
+#[must_use]
+#[inline(always)]
+pub const fn closed_place(second: bool, role: u8, protocol: Protocol) -> u32 {
+    let second = if second { 8 } else { 0 };
+    let udp = match protocol {
+        Protocol::Tcp => 0,
+        Protocol::Udp => 1,
+    };
+    let [low, ..] = [role & 3, 0, 0, 0];
+    second | u32::from_le_bytes([low, 0, 0, 0]) << 1 | udp
+}
+
+/// Where a port's bit is: the word and the bit in it.
+#[must_use]
+#[inline(always)]
+pub const fn port_bit(port: u16) -> (u16, u64) {
+    (port >> 6, 1 << (port & 63))
 }
 
 /// Value of [`crate::tables::RULES`] and of the sets: what is done, and by which row with a limit.

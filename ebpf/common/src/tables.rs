@@ -14,6 +14,10 @@ pub const RULES_V6: &str = "RULES_V6";
 /// What sources have taken of their limits.
 pub const LIMITS: &str = "LIMITS";
 pub const INTERFACES: &str = "INTERFACES";
+/// The same by index, of those whose index is small.
+pub const NEAR_INTERFACES: &str = "NEAR_INTERFACES";
+/// Ports that no rule is about.
+pub const CLOSED: &str = "CLOSED";
 pub const BANS_V4: &str = "BANS_V4";
 pub const BANS_V6: &str = "BANS_V6";
 pub const COUNTERS: &str = "COUNTERS";
@@ -27,6 +31,7 @@ pub const SLOTS: &str = "SLOTS";
 pub const SERVERS: &str = "SERVERS";
 pub const FORWARDS: &str = "FORWARDS";
 pub const HALF_OPEN: &str = "HALF_OPEN";
+pub const LINKS: &str = "LINKS";
 pub const EVENTS: &str = "EVENTS";
 pub const SAMPLERS: &str = "SAMPLERS";
 /// Name of the program.
@@ -44,6 +49,11 @@ pub const SOURCES_MAX: u32 = 16_384;
 pub const LIMITS_MAX: u32 = 65_536;
 /// Filtered interfaces.
 pub const INTERFACES_MAX: u32 = 16;
+/// Interfaces with an index below that are found without a hash.
+pub const NEAR_INTERFACES_MAX: u32 = 4_096;
+/// Words of a set of ports, and how many such sets there are: two generations, four roles, two protocols.
+pub const PORT_WORDS: usize = 1_024;
+pub const CLOSED_MAX: u32 = 16;
 /// Banned prefixes, for each family.
 pub const BANS_MAX: u32 = 65_536;
 /// Flows that are admitted at the same time, two for each session; the configuration sets another number.
@@ -56,7 +66,7 @@ pub const FRAGMENTS_TIME: u64 = 30_000_000_000;
 pub const EVENTS_MAX: u32 = 4_096;
 /// Buckets in which SYNs are counted by source; a power of two. Two sources that share one by chance share a budget.
 pub const SYN_SOURCES_MAX: u32 = 262_144;
-/// Listening addresses whose share of SYNs reaches the kernel under pressure.
+/// Buckets for listening addresses whose share of SYNs reaches the kernel under pressure; a power of two.
 pub const LISTENERS_MAX: u32 = 1_024;
 /// SYNs a second that each of them gets: the kernel takes cookies only where it has lately sent one itself.
 pub const LISTENER_SYNS: u32 = 10;
@@ -91,6 +101,8 @@ pub enum Setting {
     Forward,
     /// Most drop events of one processor within a second.
     EventRate,
+    /// How many devices put VLAN tags on frames: answers of the program may need one that a card took off.
+    Tags,
     /// A number that nobody else knows, so that nobody can choose whose bucket of SYNs to share.
     Seed,
 }
@@ -159,16 +171,23 @@ impl SourceKey {
     #[inline(always)]
     pub fn place(self, seed: u64) -> u32 {
         let [first, second, family] = self.0;
-        let stir = |state: u64| {
-            let state = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let state = (state ^ state >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-            state ^ state >> 31
-        };
         let address = u64::from(first) | u64::from(second) << 32;
         let mixed = stir(stir(seed ^ address).wrapping_add(seed.rotate_left(32) ^ u64::from(family)));
-        let [a, b, c, d, ..] = mixed.to_le_bytes();
-        u32::from_le_bytes([a, b, c, d]) % SYN_SOURCES_MAX
+        low(mixed) % SYN_SOURCES_MAX
     }
+}
+
+#[inline(always)]
+const fn stir(state: u64) -> u64 {
+    let state = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let state = (state ^ state >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    state ^ state >> 31
+}
+
+#[inline(always)]
+const fn low(word: u64) -> u32 {
+    let [a, b, c, d, ..] = word.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
 }
 
 /// A listening address: destination and port.
@@ -182,6 +201,15 @@ impl ListenerKey {
     pub fn of(packet: &Packet) -> Self {
         let [a, b, c, d] = packet.addresses.destination;
         Self([a, b, c, d, u32::from(packet.ports.destination)])
+    }
+
+    /// The place of its bucket. Two addresses that share one by chance share its SYNs.
+    #[must_use]
+    #[inline(always)]
+    pub fn place(self) -> u32 {
+        let [a, b, c, d, port] = self.0;
+        let (high, rest) = (u64::from(a) | u64::from(b) << 32, u64::from(c) | u64::from(d) << 32);
+        low(stir(stir(high).wrapping_add(rest.rotate_left(17) ^ u64::from(port)))) % LISTENERS_MAX
     }
 }
 
@@ -241,42 +269,62 @@ impl Action {
 }
 
 /// Value of [`INTERFACES`], whose key is the interface's index in network order: the place of its counters, its
-/// role, and the ports from which this machine's own clients speak.
+/// role, and the ports from which this machine's own clients speak. One word, which is loaded at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
-pub struct Interface([u8; 8]);
+pub struct Interface(u64);
 
 impl Interface {
     #[must_use]
     pub const fn new(slot: u8, role: Role, client_ports: (u16, u16)) -> Self {
         let ([first_high, first_low], [last_high, last_low]) =
             (client_ports.0.to_be_bytes(), client_ports.1.to_be_bytes());
-        Self([slot, role.to_byte(), first_high, first_low, last_high, last_low, 0, 0])
+        Self(u64::from_ne_bytes([slot, role.to_byte(), first_high, first_low, last_high, last_low, 0, 0]))
     }
 
     #[must_use]
+    #[inline(always)]
     pub const fn slot(self) -> u8 {
-        self.0[0]
+        let [slot, ..] = self.0.to_ne_bytes();
+        slot
     }
 
     /// The role as it stands in keys of rules.
     #[must_use]
+    #[inline(always)]
     pub const fn role(self) -> u8 {
-        self.0[1]
+        let [_, role, ..] = self.0.to_ne_bytes();
+        role
+    }
+
+    /// Nothing was written where it lies.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_none(self) -> bool {
+        self.role() == 0
+    }
+
+    /// Whether a socket on that port can be a client's: the kernel gives them higher ones, and a program that chooses
+    /// its own chooses higher ones still.
+    #[must_use]
+    #[inline(always)]
+    pub const fn may_be_client_port(self, port: u16) -> bool {
+        let [_, _, first_high, first_low, ..] = self.0.to_ne_bytes();
+        port >= u16::from_be_bytes([first_high, first_low])
     }
 
     /// Whether a socket without a peer on that port is a client's.
     #[must_use]
     #[inline(always)]
     pub const fn is_client_port(self, port: u16) -> bool {
-        let [_, _, first_high, first_low, last_high, last_low, _, _] = self.0;
+        let [_, _, first_high, first_low, last_high, last_low, _, _] = self.0.to_ne_bytes();
         port >= u16::from_be_bytes([first_high, first_low])
             && port <= u16::from_be_bytes([last_high, last_low])
     }
 
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 8] {
-        self.0
+        self.0.to_ne_bytes()
     }
 }
 
@@ -332,7 +380,7 @@ mod tests {
     fn keys_and_values_are_bytes_without_padding() {
         assert_eq!((size_of::<RuleKey>(), align_of::<RuleKey>()), (4, 1));
         assert_eq!((size_of::<RuleValue>(), align_of::<RuleValue>()), (8, 8));
-        assert_eq!((size_of::<Interface>(), align_of::<Interface>()), (8, 1));
+        assert_eq!((size_of::<Interface>(), align_of::<Interface>()), (8, 8));
         assert_eq!((size_of::<Ban>(), align_of::<Ban>()), (8, 1));
         assert_eq!(RuleKey::new(1, 6, 443).to_bytes(), [1, 6, 1, 0xbb]);
         assert_eq!(Interface::new(3, Role::Farm, (0x0102, 0x0304)).to_bytes(), [3, 2, 1, 2, 3, 4, 0, 0]);

@@ -4,7 +4,7 @@
 use crate::cause::Cause;
 use crate::frame::Frame;
 use crate::packet::{Addresses, Family, Payload, Ports, Protocol, Quoted, TcpFlags};
-use crate::walk::Part;
+use crate::walk::{Gate, Part};
 
 const ICMP: u8 = 1;
 pub(crate) const ICMPV6: u8 = 58;
@@ -41,6 +41,30 @@ pub(crate) fn read_first<F: Frame + ?Sized>(
         },
         _ => Ok(Payload::Other { protocol: part.protocol }),
     }
+}
+
+/// Past the gate, before anything is made of the packet.
+#[inline(always)]
+pub(crate) fn pass<F: Frame + ?Sized, G: Gate>(frame: &F, part: Part, gate: &G) -> Result<(), Cause> {
+    let (protocol, port) = match part.protocol {
+        6 => {
+            // Most packets go on with a connection, and are read once only.
+            let [flags] = frame.read::<1>(part.at + 13).ok_or(Cause::TcpHeader)?;
+            if !TcpFlags(flags).opens() {
+                return Ok(());
+            }
+            match tcp(frame, part, true)? {
+                Payload::Tcp { ports, .. } => (Protocol::Tcp, ports.destination),
+                _ => return Ok(()),
+            }
+        }
+        17 => match udp(frame, part, true)? {
+            Payload::Udp { ports, .. } => (Protocol::Udp, ports.destination),
+            _ => return Ok(()),
+        },
+        _ => return Ok(()),
+    };
+    if gate.turns_away(protocol, port) { Err(Cause::NoRule) } else { Ok(()) }
 }
 
 #[inline(always)]

@@ -91,6 +91,12 @@ pub trait Lookup {
     /// What the rules of the interface's role say about a protocol and destination port (0 where there is none).
     fn rule(&self, addresses: &Addresses, protocol: u8, port: u16) -> Option<Action>;
 
+    /// Whether a client's socket of this machine may be on a port.
+    fn may_be_client_port(&self, port: u16) -> bool {
+        let _ = port;
+        true
+    }
+
     /// Which addresses cannot be right where the packet came in.
     fn refuses(&self, addresses: &Addresses) -> bool {
         let _ = addresses;
@@ -210,6 +216,9 @@ fn judge_stranger<L: Lookup>(packet: &Packet, tables: &L) -> Cause {
         None if !packet.has_ports() => Cause::OtherProtocol,
         // Nothing that we begin is answered by a first segment.
         None if packet.kind == Kind::Tcp && packet.flags.opens() => Cause::NoRule,
+        None if packet.kind == Kind::Udp && !tables.may_be_client_port(packet.ports.destination) => {
+            Cause::NoRule
+        }
         None if tables.is_ours(packet) => Cause::OwnSocket,
         None => Cause::NoRule,
     }

@@ -46,12 +46,38 @@ pub(crate) struct Part {
     pub(crate) hop_limit: u8,
 }
 
+/// What its port alone condemns, whoever sent it. Most of a flood is that, and ends here, before anything is made of it.
+pub trait Gate {
+    /// Whether a first segment, or a datagram, for that port need not be looked at any further: no rule is about it,
+    /// and nothing that this machine begins is answered there.
+    fn turns_away(&self, protocol: Protocol, port: u16) -> bool;
+}
+
+/// Turns nobody away.
+struct Open;
+
+impl Gate for Open {
+    #[inline(always)]
+    fn turns_away(&self, _: Protocol, _: u16) -> bool {
+        false
+    }
+}
+
 /// Walks through the headers of one frame.
 ///
 /// # Errors
 /// Why it is dropped as it is, whatever the rules say.
 #[inline(always)]
 pub fn walk<F: Frame + ?Sized>(frame: &F) -> Result<Seen, Cause> {
+    walk_past(frame, &Open)
+}
+
+/// The same, past a gate.
+///
+/// # Errors
+/// Also [`Cause::NoRule`], for what the gate turns away.
+#[inline(always)]
+pub fn walk_past<F: Frame + ?Sized, G: Gate>(frame: &F, gate: &G) -> Result<Seen, Cause> {
     let mut at = ETHERNET;
     let mut ethertype = frame.read::<2>(12).ok_or(Cause::Truncated)?;
     for _ in 0..TAGS_MAX {
@@ -62,8 +88,8 @@ pub fn walk<F: Frame + ?Sized>(frame: &F) -> Result<Seen, Cause> {
         at += 4;
     }
     match u16::from_be_bytes(ethertype) {
-        0x0800 => ipv4(frame, at).map(Seen::Ip),
-        0x86dd => ipv6(frame, at).map(Seen::Ip),
+        0x0800 => ipv4(frame, at, gate).map(Seen::Ip),
+        0x86dd => ipv6(frame, at, gate).map(Seen::Ip),
         0x0806 => arp(frame, at),
         // Slow protocols (LACP), EAP over LAN, LLDP.
         0x8809 | 0x888e | 0x88cc => Ok(Seen::LinkControl),
@@ -85,7 +111,7 @@ fn arp<F: Frame + ?Sized>(frame: &F, at: u32) -> Result<Seen, Cause> {
 }
 
 #[inline(always)]
-fn ipv4<F: Frame + ?Sized>(frame: &F, at: u32) -> Result<Packet, Cause> {
+fn ipv4<F: Frame + ?Sized, G: Gate>(frame: &F, at: u32, gate: &G) -> Result<Packet, Cause> {
     let header = frame.read::<20>(at).ok_or(Cause::Truncated)?;
     let [first, _, l0, l1, i0, i1, f0, f1, hop_limit, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] =
         header;
@@ -95,7 +121,7 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, at: u32) -> Result<Packet, Cause> {
     }
     let total = u32::from(u16::from_be_bytes([l0, l1]));
     let end = at + total;
-    if total < header_length || end > frame.length() {
+    if total < header_length || !frame.reaches(end) {
         return Err(Cause::IpLength);
     }
     let (source, destination) = ([s0, s1, s2, s3], [d0, d1, d2, d3]);
@@ -112,11 +138,14 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, at: u32) -> Result<Packet, Cause> {
     let identification = u32::from(u16::from_be_bytes([i0, i1]));
     let (offset, more) = (fragment & 0x1fff, fragment & 0x2000 != 0);
     let fragment = (offset != 0 || more).then_some((offset, more, identification));
+    if fragment.is_none() {
+        transport::pass(frame, part, gate)?;
+    }
     rest(frame, addresses, part, fragment, at)
 }
 
 #[inline(always)]
-fn ipv6<F: Frame + ?Sized>(frame: &F, at: u32) -> Result<Packet, Cause> {
+fn ipv6<F: Frame + ?Sized, G: Gate>(frame: &F, at: u32, gate: &G) -> Result<Packet, Cause> {
     let [first, _, _, _, l0, l1, next, hop_limit] = frame.read::<8>(at).ok_or(Cause::Truncated)?;
     let source = frame.read::<16>(at + 8).ok_or(Cause::Truncated)?;
     let destination = frame.read::<16>(at + 24).ok_or(Cause::Truncated)?;
@@ -126,7 +155,7 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, at: u32) -> Result<Packet, Cause> {
     let length = u32::from(u16::from_be_bytes([l0, l1]));
     let end = at + 40 + length;
     // Length 0 is a jumbogram (RFC 2675), which no interface of ours carries, or nothing at all.
-    if length == 0 || end > frame.length() {
+    if length == 0 || !frame.reaches(end) {
         return Err(Cause::IpLength);
     }
     let unspecified = source == [0; 16];
@@ -142,6 +171,9 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, at: u32) -> Result<Packet, Cause> {
     // Only neighbour discovery asks without an address, RFC 4862 §5.4.
     if unspecified && part.protocol != transport::ICMPV6 {
         return Err(Cause::Bogon);
+    }
+    if fragment.is_none() {
+        transport::pass(frame, part, gate)?;
     }
     rest(frame, addresses, part, fragment, at)
 }

@@ -49,6 +49,9 @@ pub enum Command {
     System,
     /// Show network interfaces: driver, queues, addresses, and where the packet filter sits
     Interfaces,
+    /// Show how this appliance does as one of two that share addresses
+    #[command(visible_alias = "ha")]
+    HighAvailability,
     /// Show and end sessions
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Sessions(Sessions),
@@ -84,8 +87,6 @@ pub enum Command {
     /// Other versions of the appliance: which there are, putting one in, going back
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Update(Update),
-    /// Show whether the gateway does what it should: exit code 1 when it does not
-    Health(Health),
     /// What the system runs for `update`
     #[command(hide = true)]
     UpdateJob {
@@ -93,8 +94,25 @@ pub enum Command {
         #[arg(long)]
         ended: bool,
     },
-    /// Addresses of a name, as this machine finds them
+    /// Addresses of a name, as the gateway finds them
     Resolve { name: String },
+    /// Send echoes from the gateway's machine to a host; exit code 1 when none is answered
+    Ping(Ping),
+    /// Show the way from the gateway's machine to a host, hop by hop
+    Trace(Trace),
+    /// Shake hands with a server from the gateway's machine: version, suite, chain, and whether it is believed
+    TlsTest(TlsTest),
+    /// Capture headers of packets, as pcap on standard output or kept under a name
+    Capture(Capture),
+    /// Show how the gateway does, check by check; exit code 1 when something is bad
+    Health(Health),
+    /// Show who has sessions
+    Users,
+    /// What support asks for
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Support(Support),
+    /// Make the machine what it was when it came: configuration, keys, logs and state are lost, and it starts again
+    FactoryReset(FactoryReset),
     /// Print the gateway's metrics in Prometheus's text format
     Metrics,
     /// Who may not come in: bans by hand, and those that the gateway makes after repeated offences
@@ -375,6 +393,8 @@ pub enum Config {
     },
     /// Check a configuration and what it names: exit code 78 when it is wrong, 1 when something needs attention
     Check(Check),
+    /// Give the configuration in force to the other of two appliances, where it is checked and committed
+    Push(Push),
     /// Make a line for a users file from a password, which is asked for or read from standard input
     HashPassword {
         /// Print `USER:HASH` instead of the hash alone
@@ -394,15 +414,23 @@ pub struct Check {
 pub enum Logs {
     /// Show the level, or set it until the next reload or restart
     Level { level: Option<Level> },
+    /// Show the newest lines, and with --follow those that come
+    Show(LogLines),
 }
 
 mod configure;
+mod high_availability;
 mod kernel;
+mod tools;
 mod update;
 
 pub use configure::{Audit, Commit, Configure, Shell};
+pub use high_availability::Push;
 pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Role, Top, Xdp};
-pub use update::{Health, Install, Update};
+pub use tools::{
+    Capture, CaptureCommand, FactoryReset, Health, LogLines, Method, Ping, Support, TlsTest, Trace, Way,
+};
+pub use update::{Install, Update};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Level {

@@ -81,18 +81,7 @@ fn told(context: &Context, answer: &Candidate, said: &str) -> Outcome {
 
 fn compare(context: &Context, back: Option<usize>) -> Outcome {
     let answer: Compared = context.call(&Command::ConfigCompare { back })?;
-    let mut shown = String::new();
-    for line in answer.diff.lines() {
-        let paint = match line.as_bytes().first() {
-            Some(b'+') => Paint::Good,
-            Some(b'-') => Paint::Bad,
-            Some(b'@') => Paint::Faint,
-            _ => Paint::Plain,
-        };
-        // The text is the operator's own, but a comment in it may hold anything.
-        let line: String = line.chars().filter(|c| !c.is_control() || *c == '\t').collect();
-        writeln!(shown, "{}", paint.paint(&line, context.output.colour)).ok();
-    }
+    let mut shown = coloured(&answer.diff, context.output.colour);
     if answer.diff.is_empty() {
         shown.push_str("nothing differs from the configuration in force\n");
     }
@@ -101,6 +90,23 @@ fn compare(context: &Context, back: Option<usize>) -> Outcome {
         context.output.warn("others have committed since this candidate began; `update` takes that in");
     }
     Ok(Exit::Ok)
+}
+
+/// A difference with its lines in colours.
+pub(super) fn coloured(diff: &str, colour: bool) -> String {
+    let mut shown = String::new();
+    for line in diff.lines() {
+        let paint = match line.as_bytes().first() {
+            Some(b'+') => Paint::Good,
+            Some(b'-') => Paint::Bad,
+            Some(b'@') => Paint::Faint,
+            _ => Paint::Plain,
+        };
+        // The text is the operator's own, but a comment in it may hold anything.
+        let line: String = line.chars().filter(|c| !c.is_control() || *c == '\t').collect();
+        writeln!(shown, "{}", paint.paint(&line, colour)).ok();
+    }
+    shown
 }
 
 fn validate(context: &Context) -> Outcome {
@@ -132,7 +138,7 @@ fn validate(context: &Context) -> Outcome {
     Ok(exit)
 }
 
-fn planned(title: &str, items: &[String]) -> String {
+pub(super) fn planned(title: &str, items: &[String]) -> String {
     match items {
         [] => String::new(),
         items => format!("{title}: {}\n", items.join(", ")),

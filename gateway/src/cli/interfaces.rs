@@ -17,7 +17,7 @@ use crate::exit::Exit;
 const INTERFACES: &str = "/sys/class/net";
 
 #[derive(Debug, Serialize)]
-struct Interface {
+pub(super) struct Interface {
     name: String,
     /// As `operstate`: `up`, `down`, `unknown`, …
     state: String,
@@ -79,7 +79,7 @@ pub(super) fn run(context: &Context) -> Outcome {
     Ok(Exit::Ok)
 }
 
-fn look(filtered: &[XdpInterfaceStatus]) -> Result<Vec<Interface>, Failure> {
+pub(super) fn look(filtered: &[XdpInterfaceStatus]) -> Result<Vec<Interface>, Failure> {
     let entries =
         fs::read_dir(INTERFACES).map_err(|error| Failure::file("list", INTERFACES.as_ref(), &error))?;
     let mut names: Vec<String> =

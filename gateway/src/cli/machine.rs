@@ -1,35 +1,51 @@
-//! `portcullis reboot`, `shutdown` and `resolve`.
+//! `portcullis reboot`, `shutdown` and `factory-reset`.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, ToSocketAddrs as _};
-
-use portcullis_proto::host_port::HostPort;
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 
 use super::Context;
-use super::output::{Failure, Outcome};
+use super::args::FactoryReset;
+use super::output::{Failure, Outcome, complain};
 use crate::ctl::protocol::{Command, MachineAction, MachineOrder};
 use crate::exit::Exit;
 
 pub(super) fn order(context: &Context, action: MachineAction) -> Outcome {
-    let done: MachineOrder = context.call(&Command::Machine(MachineOrder { action }))?;
+    let done: MachineOrder = context.call(&Command::Machine(MachineOrder { action, keep_network: false }))?;
     let text = match action {
         MachineAction::Reboot => "the machine starts again; sessions have the drain's time to end",
         MachineAction::PowerOff => "the machine switches itself off; sessions have the drain's time to end",
+        MachineAction::FactoryReset => "the machine starts again as it was when it came",
     };
     context.output.value_or_text(&done, text)?;
     Ok(Exit::Ok)
 }
 
-/// By the system's resolver, which waits as long as that is configured to.
-pub(super) fn resolve(context: &Context, name: &str) -> Outcome {
-    // The parser of names for sessions: what that refuses is no question for a name server either.
-    HostPort::parse(&format!("{name}:1"))
-        .map_err(|error| Failure::new(Exit::Usage, format!("`{name}` is no name: {error}")))?;
-    let found = (name, 0)
-        .to_socket_addrs()
-        .map_err(|error| Failure::new(Exit::Unavailable, format!("{name}: {error}")))?;
-    let addresses: BTreeSet<IpAddr> = found.map(|address| address.ip()).collect();
-    let lines: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    context.output.value_or_text(&addresses, &lines.join("\n"))?;
+/// What must be typed.
+const CONSENT: &str = "reset";
+const CONSENT_MAX_BYTES: u64 = 100;
+
+pub(super) fn factory_reset(context: &Context, reset: &FactoryReset) -> Outcome {
+    if !reset.yes {
+        if !io::stdin().is_terminal() {
+            let text = "nobody can be asked here: with `--yes` it is done, and configuration, keys and logs are lost";
+            return Err(Failure::new(Exit::Usage, text));
+        }
+        complain(
+            "Configuration, certificates, keys, logs, bans and captures will be lost, sessions end, and the machine starts as \
+             it was when it came.\nWho may log in is then what the machine is told at a first boot: without that nobody gets \
+             in.",
+        );
+        complain(&format!("Type `{CONSENT}` if this is to be:"));
+        let mut typed = String::new();
+        io::stdin().lock().take(CONSENT_MAX_BYTES).read_line(&mut typed)?;
+        if typed.trim() != CONSENT {
+            return Err(Failure::new(Exit::Negative, "nothing was done"));
+        }
+    }
+    let order = MachineOrder { action: MachineAction::FactoryReset, keep_network: reset.keep_network };
+    let done: MachineOrder = context.call(&Command::Machine(order))?;
+    let kept = if reset.keep_network { "the network's settings" } else { "nothing of what it knew" };
+    context
+        .output
+        .value_or_text(&done, &format!("the machine starts again as it was when it came; {kept} is kept"))?;
     Ok(Exit::Ok)
 }

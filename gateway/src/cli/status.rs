@@ -89,6 +89,9 @@ fn facts_of(status: &Status) -> Vec<(&'static str, String, Paint)> {
         lost => (format!("{}, {lost} lines lost", status.log_level), Paint::Doubtful),
     };
     facts.push(("log level", lost.0, lost.1));
+    if let Some(state) = &status.high_availability {
+        facts.push(("high availability", state.clone(), super::high_availability::paint(state)));
+    }
     facts.push(plain("eBPF", status.ebpf.clone()));
     facts.push(plain("relay engine", status.relay_engine.clone()));
     facts

@@ -20,7 +20,7 @@ const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11
 const PLACES: [&str; 2] = ["/", "/var"];
 
 #[derive(Debug, Serialize)]
-struct System {
+pub(super) struct System {
     host: String,
     product: String,
     image_version: Option<String>,
@@ -61,7 +61,7 @@ pub(super) fn run(context: &Context) -> Outcome {
     Ok(Exit::Ok)
 }
 
-fn look() -> System {
+pub(super) fn look() -> System {
     let release = read("/etc/os-release");
     let memory = read("/proc/meminfo");
     let (total, available) = (memory_mib(&memory, "MemTotal:"), memory_mib(&memory, "MemAvailable:"));

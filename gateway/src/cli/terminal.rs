@@ -1,8 +1,10 @@
 //! The terminal and the small runtime of commands that wait for more than one thing.
 
 use std::io::{self, BufRead as _, IsTerminal as _};
+use std::time::Duration;
 
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use zeroize::Zeroizing;
 
 use super::output::{Failure, complain};
@@ -54,5 +56,44 @@ impl Drop for Quiet {
         if let Err(error) = tcsetattr(io::stdin(), SetArg::TCSAFLUSH, &self.0) {
             complain(&format!("portcullis: the terminal stays quiet ({error}); `stty sane` repairs it"));
         }
+    }
+}
+
+/// A signal is seen when the runtime has looked, which it does while it waits.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Notices Ctrl-C and its like while a command goes on by steps, so that it can end in order.
+pub(super) struct Stop {
+    runtime: tokio::runtime::Runtime,
+    interrupt: Signal,
+    terminate: Signal,
+    /// Who has come by SSH has gone.
+    hangup: Signal,
+}
+
+impl Stop {
+    /// From now on.
+    pub(super) fn listen() -> Result<Self, Failure> {
+        let runtime = runtime()?;
+        let entered = runtime.enter();
+        let handler = |kind| signal(kind).map_err(|error| Failure::new(Exit::Internal, error.to_string()));
+        let (interrupt, terminate) = (handler(SignalKind::interrupt())?, handler(SignalKind::terminate())?);
+        let hangup = handler(SignalKind::hangup())?;
+        drop(entered);
+        Ok(Self { runtime, interrupt, terminate, hangup })
+    }
+
+    /// Waits that long, or until the command is to end: then it is true.
+    pub(super) fn within(&mut self, time: Duration) -> bool {
+        let Self { runtime, interrupt, terminate, hangup } = self;
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = interrupt.recv() => true,
+                _ = terminate.recv() => true,
+                _ = hangup.recv() => true,
+                () = tokio::time::sleep(time.max(LOOK)) => false,
+            }
+        })
     }
 }

@@ -1,16 +1,15 @@
-//! `portcullis update`, `health`, and the job that the system runs for updates.
+//! `portcullis update`, and the job that the system runs for updates.
 
 use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
 use super::Context;
-use super::args::{Health as HealthArguments, Install, Update};
+use super::args::{Install, Update};
 use super::machine;
 use super::output::{Failure, Outcome};
 use super::table::{Paint, Table};
 use crate::ctl::protocol::{
-    Command, Health, MachineAction, UpdateAsked, UpdateJob, UpdateOrder, UpdateSource, UpdateState,
-    UpdateStatus,
+    Command, MachineAction, UpdateAsked, UpdateJob, UpdateOrder, UpdateSource, UpdateState, UpdateStatus,
 };
 use crate::exit::Exit;
 use crate::update::{Places, SlotState, Url, Version, job, upload};
@@ -145,27 +144,6 @@ fn table(status: &UpdateStatus) -> Table {
         table.row(["last order".to_owned(), job.state.as_str().to_owned(), told], &[]);
     }
     table
-}
-
-pub(super) fn health(context: &Context, arguments: &HealthArguments) -> Outcome {
-    let begun = Instant::now();
-    let health = loop {
-        let asked = context.call::<Health>(&Command::Health {});
-        let well = asked.as_ref().is_ok_and(|health| if arguments.own { health.own } else { health.ready });
-        let waited = arguments.wait.is_none_or(|wait| begun.elapsed() >= wait);
-        if well || waited {
-            break asked?;
-        }
-        std::thread::sleep(LOOK);
-    };
-    let mut table = Table::new().column("CHECK").column("").wide("");
-    for check in &health.checks {
-        let (word, paint) = if check.ok { ("well", Paint::Good) } else { ("ill", Paint::Bad) };
-        table.row([check.name.clone(), word.to_owned(), check.told.clone()], &[(1, paint)]);
-    }
-    context.output.value_or_table(&health, &table)?;
-    let well = if arguments.own { health.own } else { health.ready };
-    Ok(if well { Exit::Ok } else { Exit::Negative })
 }
 
 /// The job itself, as root.

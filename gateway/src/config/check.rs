@@ -2,6 +2,7 @@
 //! legal but probably not meant.
 
 mod forward;
+mod high_availability;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -64,6 +65,9 @@ pub fn check(config: &Config) -> Vec<Finding> {
     bans(config, &mut findings);
     if let Some(xdp) = &config.xdp {
         check_xdp(config, xdp, &mut findings);
+    }
+    if let Some(ha) = &config.high_availability {
+        high_availability::check(ha, &mut findings);
     }
     if let Some(file) = &config.log.file
         && let Some(directory) = file.parent().filter(|directory| !directory.is_dir())

@@ -78,6 +78,7 @@ tables! {
         listener: Vec<Located<Listener>>,
         bans: Bans,
         xdp: Xdp,
+        high_availability: HighAvailability,
     }
     Server "server" {
         workers: i64,
@@ -199,6 +200,28 @@ tables! {
         server_name: String,
         ca: String,
         pin_sha256: String,
+    }
+    HighAvailability "high_availability" {
+        interface: String,
+        router_id: i64,
+        advertise: String,
+        preempt: bool,
+        track: Vec<Located<String>>,
+        directory: String,
+        virtual_address: Vec<Located<VirtualAddress>>,
+        node: Node,
+    }
+    VirtualAddress "high_availability.virtual_address" {
+        address: String,
+        interface: String,
+    }
+    Node "high_availability.node" {
+        priority: i64,
+        address: String,
+        peer: String,
+        peer_sha256: String,
+        port: i64,
+        keep: Vec<Located<String>>,
     }
     Bans "bans" {
         bad_tickets: Threshold,
@@ -404,6 +427,8 @@ mod tests {
             ("xdp", "interface"),
             ("xdp", "rule"),
             ("xdp", "egress"),
+            ("high_availability", "virtual_address"),
+            ("high_availability", "node"),
         ];
         let known: BTreeSet<(String, String)> = TABLES
             .iter()

@@ -50,6 +50,7 @@ pub(super) fn config(config: &Config) -> Value {
         "listener": config.listeners.iter().map(|config| listener(config)).collect::<Value>(),
         "bans": config.bans.as_ref().map(bans),
         "xdp": config.xdp.as_ref().map(xdp),
+        "high_availability": config.high_availability.as_ref().map(super::HighAvailability::to_json),
     })
 }
 
@@ -206,7 +207,7 @@ fn health(health: &HealthConfig) -> Value {
     })
 }
 
-fn digits(bytes: &[u8]) -> String {
+pub(super) fn digits(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -29,6 +29,11 @@ impl Token {
         Self(text)
     }
 
+    /// For those who look whether it has got anywhere.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+
     /// Whether the value of an `Authorization` header shows it; takes the same time for every wrong one of its length.
     #[must_use]
     pub fn is_shown_by(&self, authorization: &[u8]) -> bool {

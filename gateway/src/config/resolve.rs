@@ -9,6 +9,7 @@ mod addresses;
 mod bans;
 mod flood;
 mod forward;
+mod high_availability;
 mod limits;
 mod listener;
 mod secrets;
@@ -18,6 +19,7 @@ mod tables;
 mod values;
 mod xdp;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +42,7 @@ pub(super) fn resolve(text: &str, path: &Path) -> Result<Config, ConfigError> {
         bound: Vec::new(),
         idle_timeout: Duration::ZERO,
         has_xdp: false,
+        floating: Vec::new(),
     };
     let config = typed.map(|typed| resolver.config(typed, path));
     match (resolver.problems.into_error(path), config) {
@@ -61,6 +64,8 @@ struct Resolver<'a> {
     /// That of `[limits]`: what a listener without its own has.
     idle_timeout: Duration,
     has_xdp: bool,
+    /// Addresses that this machine has or its peer: the virtual ones.
+    floating: Vec<IpAddr>,
 }
 
 impl Resolver<'_> {
@@ -74,6 +79,7 @@ impl Resolver<'_> {
         self.refuse_shared_authority_ids(&stas, sta_server.as_ref());
         let limits = self.limits(table(typed.limits));
         (self.idle_timeout, self.has_xdp) = (limits.idle_timeout, typed.xdp.is_some());
+        let high_availability = typed.high_availability.and_then(|typed| self.high_availability(typed));
         let listeners = self.listeners(rows(typed.listener), &names);
         if listeners.is_empty() && sta_server.is_none() {
             let message = "no [[listener]] and no [sta_server]";
@@ -96,6 +102,7 @@ impl Resolver<'_> {
             listeners: listeners.into_iter().map(Arc::new).collect(),
             bans,
             xdp,
+            high_availability,
             remarks: std::mem::take(&mut self.remarks),
         }
     }

@@ -23,18 +23,24 @@ pub const SESSIONS_PER_ANSWER: usize = 10_000;
 pub const BANS_PER_ANSWER: usize = 10_000;
 
 mod bans;
+mod capture;
 mod config;
 mod forward;
+mod high_availability;
 mod kernel;
 mod least;
+mod log;
 mod machine;
 mod sessions;
 mod status;
+mod support;
 mod tickets;
+mod tools;
 mod traffic;
 mod update;
 
 pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
+pub use capture::{CAPTURE_PACKETS_MAX, CAPTURE_SECONDS_MAX, CaptureOrder, CapturePart, CaptureRow};
 pub use config::{
     Candidate, CommitOrder, Committed, Compared, ConfigText, HistoryRow, Me, ShownFinding, Validated,
     WhichText,
@@ -43,18 +49,23 @@ pub use forward::{
     ForwardFlow, ForwardFlowFilter, ForwardFlowPage, ForwardServer, ForwardStatus, KernelTotals, ServerRef,
 };
 
+pub use high_availability::{HaAddress, HaStatus, PushOrder, Pushed};
 pub use kernel::{
     Confirmed, XdpCount, XdpEventUse, XdpFlood, XdpFlowUse, XdpInterfaceStatus, XdpMap, XdpRules, XdpStatus,
     XdpSteering,
 };
+pub use log::{LOG_LINES_MAX, LogLine, LogPage, LogQuery};
 pub use machine::{MachineAction, MachineOrder};
 pub use sessions::{KillWhich, SessionFilter};
 pub use status::{AuthorityStatus, ConfigStatus, ListenerStatus, ReloadStatus, StaSummary, Status, Use};
+pub use support::{Check, CheckState, Health, SupportBundle};
 pub use tickets::{Issued, Redeemed, TicketOrder, TicketText};
-pub use traffic::{FlowFilter, FlowOrder, XdpEvent, XdpEventPage, XdpFlow, XdpFlowPage};
-pub use update::{
-    Health, HealthCheck, UpdateAsked, UpdateJob, UpdateOrder, UpdateSource, UpdateState, UpdateStatus,
+pub use tools::{
+    ECHO_MAX_BYTES, ECHOES_MAX, Family, HOPS_MAX, Hop, PROBES_MAX, PingOrder, Pinged, Probe, Resolved,
+    ShownCertificate, TlsTestOrder, TlsTested, TraceMethod, TraceOrder, Traced,
 };
+pub use traffic::{FlowFilter, FlowOrder, XdpEvent, XdpEventPage, XdpFlow, XdpFlowPage};
+pub use update::{UpdateAsked, UpdateJob, UpdateOrder, UpdateSource, UpdateState, UpdateStatus};
 
 /// What is asked. `{"v":1,"cmd":"…"}` plus the members of the variant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -111,6 +122,8 @@ pub enum Command {
     ConfigValidate {},
     /// [`Committed`]
     ConfigCommit(CommitOrder),
+    /// [`Pushed`]: the configuration in force goes to the other of two appliances.
+    ConfigPush(PushOrder),
     /// A list of [`HistoryRow`], newest first.
     ConfigHistory {},
     /// [`Me`]
@@ -130,8 +143,35 @@ pub enum Command {
     UpdateStatus {},
     /// [`UpdateAsked`], once the system has been told.
     Update(UpdateOrder),
+    /// [`Resolved`]
+    Resolve { name: String },
+    /// [`Pinged`]
+    Ping(PingOrder),
+    /// [`Traced`]
+    Trace(TraceOrder),
+    /// [`TlsTested`]
+    TlsTest(TlsTestOrder),
+    /// [`LogPage`]
+    LogRead(LogQuery),
+    /// [`CaptureRow`] of the one that has begun.
+    CaptureStart(CaptureOrder),
+    /// [`CaptureRow`] of the one that ends: of that name, or the one that runs.
+    CaptureStop {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// A list of [`CaptureRow`], oldest first.
+    CaptureList {},
+    /// [`CapturePart`]
+    CaptureRead { name: String, offset: u64 },
+    /// [`CaptureRow`] of the one that is gone.
+    CaptureDelete { name: String },
     /// [`Health`]
     Health {},
+    /// [`SupportBundle`]
+    SupportBundle {},
+    /// [`HaStatus`]
+    HighAvailability {},
     /// [`MetricsText`]
     Metrics {},
     /// [`XdpStatus`]
@@ -311,13 +351,19 @@ impl Answer {
             (Some(error), _) => ("failed", error.message.clone()),
             (None, Some(Value::Object(data))) => {
                 // A ticket that was issued is a secret; the rest of the answer says what it is for.
-                let told = data.iter().filter(|(key, _)| *key != "ticket");
+                // A bundle or a piece of a file is no record either.
+                let told = data.iter().filter(|(key, _)| !["ticket", "data"].contains(&key.as_str()));
                 let told: serde_json::Map<_, _> =
                     told.map(|(key, value)| (key.clone(), value.clone())).collect();
                 ("done", Value::Object(told).to_string())
             }
             (None, _) => ("done", String::new()),
         }
+    }
+
+    /// Why not, if the answer is no.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.error.as_ref().map(|error| error.message.clone())
     }
 
     /// The answer line, newline included.

@@ -19,9 +19,9 @@ const CLAIM_MAX_BYTES: usize = 256;
 pub enum Role {
     /// Looks at everything but secrets.
     Viewer,
-    /// Ends sessions, drains, bans.
+    /// Ends sessions, drains, bans, reads logs, asks other machines.
     Operator,
-    /// Changes the configuration and issues tickets.
+    /// Changes the configuration, issues tickets, captures packets, resets the machine.
     Administrator,
 }
 

@@ -1,26 +1,19 @@
 //! The answers to the control socket's commands, and the facts that metrics and readiness are made of.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use portcullis_core::answer::{TicketAnswer, Unavailable};
 use portcullis_core::limits::{BANS_MAX, SUSPECTS_MAX};
-use portcullis_core::session::{Record, Session, SessionId, Table};
-use portcullis_core::ticket_store::TicketData;
-use portcullis_proto::host_port::HostPort;
-use portcullis_proto::ticket::TicketString;
+use portcullis_core::session::Table;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::protocol::{
-    Answer, AuthorityStatus, Command, ConfigStatus, ErrorCode, Failure, Issued, KillWhich, Killed,
-    ListenerStatus, MetricsText, Redeemed, ReloadStatus, Reloaded, SESSIONS_PER_ANSWER, SessionFilter,
-    SessionRow, StaSummary, Status, TicketOrder, TicketText, Use,
+    Answer, AuthorityStatus, Command, ConfigStatus, ErrorCode, Failure, ListenerStatus, LogLevel,
+    MetricsText, ReloadStatus, Reloaded, StaSummary, Status, Use,
 };
 use super::role::Caller;
 use crate::audit::{Audit, Record as AuditRecord};
@@ -28,6 +21,7 @@ use crate::bans::Bans;
 use crate::config::{Config, ListenerConfig, ReloadPlan};
 use crate::forward::Balancers;
 use crate::front::gate::Gate;
+use crate::ha::Ha;
 use crate::log;
 use crate::metrics::{self, Snapshot};
 use crate::relay::{self, EngineKind};
@@ -43,14 +37,24 @@ use crate::xdp::Kernel;
 
 mod audited;
 mod bans;
+mod capture;
 mod config;
 mod forward;
+mod health;
+mod high_availability;
 mod kernel;
-mod logs;
+mod log_lines;
 mod machine;
+mod push;
 mod ready;
+mod sessions;
+mod support;
+mod tickets;
+mod tools;
 mod traffic;
 mod update;
+
+pub use tools::Bench;
 
 /// How long a reload may take before who asked is told that it goes on without them.
 const RELOAD_WAIT: Duration = Duration::from_secs(20);
@@ -82,11 +86,6 @@ pub struct ReloadRequest {
     pub reply: oneshot::Sender<Result<Applied, String>>,
 }
 
-/// By listener and protocol.
-type SessionCounts = BTreeMap<(String, &'static str), usize>;
-/// Up and down, by listener.
-type SessionBytes = BTreeMap<String, (u64, u64)>;
-
 /// What the commands work on.
 #[derive(Debug)]
 pub struct Services {
@@ -102,6 +101,8 @@ pub struct Services {
     pub kernel: Arc<Kernel>,
     pub bans: Arc<Bans>,
     pub balancers: Arc<Balancers>,
+    pub bench: Bench,
+    pub ha: Arc<Ha>,
     pub log: log::Control,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub last_reload: Mutex<Option<ReloadStatus>>,
@@ -142,6 +143,7 @@ impl Services {
             Command::ConfigSaved {} => reply(Ok(lock(&self.store).saved_names())),
             Command::ConfigValidate {} => reply(self.validate(caller)),
             Command::ConfigCommit(order) => reply(self.commit(caller, &order).await),
+            Command::ConfigPush(order) => reply(self.push(caller, &order).await),
             Command::ConfigHistory {} => reply(Ok(self.history())),
             Command::WhoAmI {} => reply(Ok(Self::me(caller))),
             Command::AuditList { limit } => {
@@ -152,7 +154,19 @@ impl Services {
             Command::Machine(order) => reply(machine::ask(&order)),
             Command::UpdateStatus {} => reply(update::status(&Places::default())),
             Command::Update(order) => reply(update::ask(&Places::default(), order)),
-            Command::Health {} => reply(Ok(self.health())),
+            Command::Resolve { name } => reply(self.resolve(&name).await),
+            Command::Ping(order) => reply(self.ping(order).await),
+            Command::Trace(order) => reply(self.trace(order).await),
+            Command::TlsTest(order) => reply(self.tls_test(order).await),
+            Command::LogRead(query) => reply(self.read_log(query).await),
+            Command::CaptureStart(order) => reply(self.start_capture(order)),
+            Command::CaptureStop { name } => reply(self.stop_capture(name.as_deref())),
+            Command::CaptureList {} => reply(Ok(self.bench.captures.list())),
+            Command::CaptureRead { name, offset } => reply(self.read_capture(&name, offset).await),
+            Command::CaptureDelete { name } => reply(self.delete_capture(&name)),
+            Command::Health {} => reply(self.health().await),
+            Command::SupportBundle {} => reply(self.support_bundle(caller).await),
+            Command::HighAvailability {} => reply(self.high_availability()),
             Command::Metrics {} => reply(Ok(MetricsText { text: self.render_metrics() })),
             Command::XdpStatus {} => reply(self.kernel_status()),
             Command::XdpRules {} => reply(self.kernel_rules()),
@@ -243,61 +257,10 @@ impl Services {
             },
             ebpf: self.kernel.to_string(),
             relay_engine: self.relay_engine.as_str().to_owned(),
+            high_availability: self.ha_state(),
             log_level: self.log.level(),
             log_lines_lost: self.log.lines_lost(),
         }
-    }
-
-    fn sessions(&self, filter: &SessionFilter) -> Outcome<Vec<SessionRow>> {
-        let source = filter.source.as_deref().map(prefix).transpose()?;
-        let after = filter.after.as_deref().map(session_id).transpose()?;
-        let user = filter.user.as_ref().map(|user| user.to_lowercase());
-        let wanted = |session: &Session| {
-            let of_user =
-                |user: &String| session.info.user.as_ref().is_some_and(|name| name.to_lowercase() == *user);
-            user.as_ref().is_none_or(of_user)
-                && source.is_none_or(|source| source.contains(&session.info.source.ip().to_canonical()))
-                && after.is_none_or(|after| session.id > after)
-        };
-        let table = lock(&self.sessions);
-        let rows: Vec<SessionRow> = if filter.ended {
-            table.ended().filter(|record| wanted(&record.session)).map(ended_row).collect()
-        } else {
-            table.list().iter().filter(|session| wanted(session)).map(live_row).collect()
-        };
-        Ok(rows.into_iter().take(SESSIONS_PER_ANSWER).collect())
-    }
-
-    fn session(&self, id: &str) -> Outcome<SessionRow> {
-        let id = session_id(id)?;
-        let table = lock(&self.sessions);
-        let ended = || table.ended().find(|record| record.session.id == id).map(ended_row);
-        table.get(id).map(live_row).or_else(ended).ok_or_else(|| no_session(id))
-    }
-
-    fn kill(&self, which: &KillWhich) -> Outcome<Killed> {
-        let table = lock(&self.sessions);
-        let killed = match which {
-            KillWhich { id: Some(id), user: None, all: false } => {
-                let id = session_id(id)?;
-                if !table.kill(id) {
-                    return Err(no_session(id));
-                }
-                1
-            }
-            KillWhich { id: None, user: Some(user), all: false } => {
-                let user = user.to_lowercase();
-                table.kill_where(|session| {
-                    session.info.user.as_ref().is_some_and(|name| name.to_lowercase() == user)
-                })
-            }
-            KillWhich { id: None, user: None, all: true } => table.kill_where(|_| true),
-            _ => return Err(Failure::bad_request("name exactly one of id, user and all")),
-        };
-        drop(table);
-        self.relay.look_for_killed();
-        tracing::info!(killed, "sessions were told to end by an operator");
-        Ok(Killed { killed })
     }
 
     async fn test_sta(&self, name: &str) -> Outcome<crate::sta::pool::StaStatus> {
@@ -308,86 +271,23 @@ impl Services {
         }
     }
 
-    fn issue(&self, order: TicketOrder) -> Outcome<Issued> {
-        let authority = self.authority.as_ref().ok_or_else(no_authority)?;
-        let config = self.config.load();
-        let server = config.sta_server.as_ref().ok_or_else(no_authority)?;
-        let life = order.life_seconds.map_or(server.ticket_life, Duration::from_secs);
-        let address = |text: &str| {
-            HostPort::parse(text).map_err(|error| Failure::bad_request(format!("{text}: {error}")))
-        };
-        let data = TicketData {
-            ica: Some(address(&order.target)?),
-            cgp: order.cgp.as_deref().map(address).transpose()?,
-            user: order.user,
-            domain: order.domain,
-            application: order.application,
-        };
-        let ticket = authority
-            .issue(data, order.refreshable, Some(life))
-            .map_err(|refusal| Failure::new(ErrorCode::Refused, refusal.to_string()))?;
-        Ok(Issued {
-            ticket: TicketText::new(ticket.expose()),
-            authority_id: authority.id().to_string(),
-            refreshable: order.refreshable,
-            life_seconds: life.min(portcullis_core::ticket_store::LIFE_MAX).as_secs(),
-        })
-    }
-
-    /// Tries the tickets of a string in order, as a client's would be.
-    async fn redeem(&self, ticket: &TicketText) -> Outcome<Redeemed> {
-        let ticket = TicketString::parse(ticket.expose())
-            .map_err(|error| Failure::bad_request(format!("the ticket string is malformed: {error}")))?;
-        let mut names: Vec<String> = self.config.load().stas.iter().map(|sta| sta.name.clone()).collect();
-        names.push(ListenerConfig::LOCAL_STA.to_owned());
-        let mut last = Failure::new(ErrorCode::Refused, "no ticket");
-        for ticket in ticket.into_tickets() {
-            match self.pool.redeem(&names, &ticket).await {
-                TicketAnswer::Granted(data) => {
-                    return Ok(Redeemed {
-                        target: data.ica.map(|address| address.to_string()),
-                        cgp: data.cgp.map(|address| address.to_string()),
-                        user: data.user,
-                        domain: data.domain,
-                        application: data.application,
-                    });
-                }
-                TicketAnswer::Refused(refusal) => {
-                    last = Failure::new(ErrorCode::Refused, format!("{}: {refusal}", ticket.authority));
-                }
-                TicketAnswer::Unavailable(why) => {
-                    let why = format!("{}: {}", ticket.authority, unavailable(why));
-                    last = Failure::new(ErrorCode::Unavailable, why);
-                }
-            }
-        }
-        Err(last)
-    }
-
     async fn reload(&self, caller: &Caller) -> Outcome<Reloaded> {
         let Applied { plan, .. } = self.order(caller, Order::Reload).await?;
         let confirm_within_seconds = self.reverts_in_seconds();
         Ok(Reloaded { live: plan.live, restart: plan.restart, confirm_within_seconds })
     }
 
-    /// Live sessions by listener and protocol, their bytes up and down by listener, and how many they are.
-    fn session_totals(&self) -> (SessionCounts, SessionBytes, usize) {
-        let table = lock(&self.sessions);
-        let mut sessions: BTreeMap<(&str, &'static str), usize> = BTreeMap::new();
-        let mut bytes: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-        for session in table.live() {
-            let listener = session.info.listener.as_str();
-            let count = sessions.entry((listener, session.info.protocol.as_str())).or_default();
-            *count = count.saturating_add(1);
-            let (up, down) = bytes.entry(listener).or_default();
-            *up = up.saturating_add(session.counters.bytes_up.load(Ordering::Relaxed));
-            *down = down.saturating_add(session.counters.bytes_down.load(Ordering::Relaxed));
+    fn log_level(&self, level: Option<&str>) -> Outcome<LogLevel> {
+        if let Some(level) = level {
+            let known = ["error", "warn", "info", "debug", "trace"].contains(&level);
+            let parsed = level.parse().ok().filter(|_| known);
+            let Some(parsed) = parsed else {
+                return Err(Failure::bad_request("the level is one of error, warn, info, debug and trace"));
+            };
+            self.log.set_level(parsed);
+            tracing::info!(log_level = level, "the log level was changed by an operator");
         }
-        let sessions = sessions
-            .into_iter()
-            .map(|((listener, protocol), count)| ((listener.to_owned(), protocol), count));
-        let bytes = bytes.into_iter().map(|(listener, counts)| (listener.to_owned(), counts));
-        (sessions.collect(), bytes.collect(), table.len())
+        Ok(LogLevel { level: self.log.level() })
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -421,6 +321,7 @@ impl Services {
             relay_workers: self.workers,
             relay_engine: self.relay_engine.as_str(),
             relay_enters: self.relay.enters(),
+            ha: self.ha.report().map(|(_, report)| report),
         }
     }
 }
@@ -432,59 +333,8 @@ fn reply<T: Serialize>(outcome: Outcome<T>) -> Answer {
     Answer::from(data)
 }
 
-fn unavailable(why: Unavailable) -> &'static str {
-    match why {
-        Unavailable::NoAuthority => "no ticket authority of that id is known",
-        Unavailable::Down => "the ticket authority is down",
-        Unavailable::Timeout => "the ticket authority did not answer in time",
-        Unavailable::Garbage => "the ticket authority's answer is malformed",
-        Unavailable::Overloaded => "too many requests are under way",
-    }
-}
-
-fn session_id(text: &str) -> Outcome<SessionId> {
-    text.parse()
-        .map_err(|_| Failure::bad_request(format!("`{text}` is no session id (16 hexadecimal digits)")))
-}
-
-fn no_session(id: SessionId) -> Failure {
-    Failure::new(ErrorCode::NotFound, format!("there is no session {id}"))
-}
-
-fn no_authority() -> Failure {
-    let text = "this gateway is no ticket authority; configure [sta_server], or ask your own STA";
-    Failure::new(ErrorCode::Unavailable, text)
-}
-
 fn prefix(text: &str) -> Outcome<IpNet> {
     let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
     let parsed = text.parse().ok().or_else(address);
     parsed.ok_or_else(|| Failure::bad_request(format!("`{text}` is no address or prefix")))
-}
-
-fn live_row(session: &Session) -> SessionRow {
-    let state = if session.established { "established" } else { "connecting" };
-    row(session, state, session.started.elapsed(), None)
-}
-
-fn ended_row(record: &Record) -> SessionRow {
-    row(&record.session, "ended", record.duration, Some(record.reason.as_str().to_owned()))
-}
-
-fn row(session: &Session, state: &str, duration: Duration, reason: Option<String>) -> SessionRow {
-    SessionRow {
-        id: session.id.to_string(),
-        state: state.to_owned(),
-        listener: session.info.listener.clone(),
-        protocol: session.info.protocol.as_str().to_owned(),
-        source: session.info.source.to_string(),
-        user: session.info.user.clone(),
-        application: session.info.application.clone(),
-        target: session.info.target.clone(),
-        started: log::rfc3339(session.started_at),
-        duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-        bytes_up: session.counters.bytes_up.load(Ordering::Relaxed),
-        bytes_down: session.counters.bytes_down.load(Ordering::Relaxed),
-        reason,
-    }
 }

@@ -181,9 +181,11 @@ impl Sockets {
             ctl::server::open_to_groups(&config.control.socket)
                 .context("open the control socket to groups")?;
         }
+        let ha = config.high_availability.as_ref();
+        let floats = |address: SocketAddr| ha.is_some_and(|ha| ha.floats(address.ip()));
         let failed = |address: SocketAddr, what: &str| format!("{what}: cannot listen on {address}");
         let alone = |address: SocketAddr, what: &str| {
-            front::bind_alone(address).with_context(|| failed(address, what))
+            front::bind_alone(address, floats(address)).with_context(|| failed(address, what))
         };
         let metrics = config.metrics.as_ref().map(|metrics| alone(metrics.listen, "metrics")).transpose()?;
         let sta = config.sta_server.iter().flat_map(|server| &server.listen);
@@ -196,13 +198,13 @@ impl Sockets {
             })
         };
         for (address, _, name) in addresses() {
-            front::ensure_free(address).with_context(|| failed(address, &name))?;
+            front::ensure_free(address, floats(address)).with_context(|| failed(address, &name))?;
         }
         let mut threads = Vec::new();
         for index in 0..config.server.workers {
             let mut bound = Vec::new();
             for (address, listener, name) in addresses() {
-                let socket = front::bind(address, cores.accepts_from(index))
+                let socket = front::bind(address, floats(address), cores.accepts_from(index))
                     .with_context(|| failed(address, &name))?;
                 bound.push(Bound { listener: Arc::clone(listener), socket });
             }

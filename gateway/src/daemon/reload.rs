@@ -105,6 +105,9 @@ impl Reloader {
         self.change_policy(&new, text, hold)?;
         self.log.reconfigure(&new.log).map_err(|error| error.to_string())?;
         self.services.config.store(Arc::new(new.clone()));
+        if let Err(error) = self.services.ha.apply(new.high_availability.as_ref()) {
+            tracing::error!("high availability: {error}");
+        }
         self.fingerprint = certs::fingerprint(&new.certificates);
         self.current = new;
         Ok(plan)

@@ -12,6 +12,7 @@ use crate::control_plane::{self, Ask, WebAsk};
 use crate::ctl;
 use crate::ctl::services::Services;
 use crate::forward::Balancers;
+use crate::ha::peer;
 use crate::metrics;
 use crate::metrics::http::Page;
 use crate::sta;
@@ -27,6 +28,11 @@ const WEB_CONNECTIONS_MAX: usize = 1024;
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// How soon a filter is put back that others have taken off.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
+/// How soon a change of this appliance's standing is noticed, or of keepalived's state.
+const KEEPALIVED_EVERY: Duration = Duration::from_millis(250);
+/// How soon a changed peer is served, and how soon it is tried again where that failed.
+const PEER_EVERY: Duration = Duration::from_secs(1);
+const PEER_AGAIN: Duration = Duration::from_secs(10);
 /// How soon pressure is noticed; until then SYNs over the budget are dropped, and clients send them again.
 const FLOOD_EVERY: Duration = Duration::from_millis(100);
 
@@ -52,11 +58,13 @@ pub(super) fn spawn(
     tokio::spawn(async move { pool.run_health().await });
     tokio::spawn(upkeep(Arc::clone(services)));
     tokio::spawn(watch_for_floods(Arc::clone(services)));
+    tokio::spawn(follow_keepalived(Arc::clone(services)));
+    tokio::spawn(answer_peer(Arc::clone(services)));
     tokio::spawn(follow_forwards(Arc::clone(services)));
     tokio::spawn(sweep_forwards(Arc::clone(services)));
     let bans = Arc::clone(&services.bans);
     tokio::spawn(async move { bans.run().await });
-    tokio::spawn(watch_filter(Arc::clone(&services.kernel)));
+    tokio::spawn(watch_filter(Arc::clone(services)));
     let kernel = Arc::clone(&services.kernel);
     tokio::spawn(async move { kernel.read_events().await });
     if let Some(socket) = sockets.control.take() {
@@ -95,16 +103,61 @@ async fn upkeep(services: Arc<Services>) {
     }
 }
 
-/// Puts the filter back where others take it off.
-async fn watch_filter(kernel: Arc<Kernel>) {
+/// What keepalived says, and what it is told.
+async fn follow_keepalived(services: Arc<Services>) {
+    let mut interval = tokio::time::interval(KEEPALIVED_EVERY);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        services.look_at_ha();
+    }
+}
+
+/// Serves the other of two appliances, wherever the configuration says at the time.
+async fn answer_peer(services: Arc<Services>) {
+    let configured = || services.config.load().high_availability.as_ref().and_then(|ha| ha.node.sync.clone());
+    let mut interval = tokio::time::interval(PEER_EVERY);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let Some(sync) = configured() else { continue };
+        let changed = async {
+            let mut look = tokio::time::interval(PEER_EVERY);
+            while configured().as_ref() == Some(&sync) {
+                look.tick().await;
+            }
+        };
+        let serving = async {
+            let identity = services.identity().map_err(std::io::Error::other)?;
+            let services = Arc::clone(&services);
+            let answer = move |from, request| {
+                let services = Arc::clone(&services);
+                async move { services.answer_peer(from, request).await }
+            };
+            peer::serve(&identity, &sync, answer).await
+        };
+        tokio::select! {
+            () = changed => {}
+            Err(error) = serving => {
+                tracing::error!(%error, at = %sync.listen, "the peer cannot be served");
+                tokio::time::sleep(PEER_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Puts the filter back where others take it off, and follows the devices by which forwarded packets leave.
+async fn watch_filter(services: Arc<Services>) {
     let mut interval = tokio::time::interval(WATCH_EVERY);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        let kernel = Arc::clone(&kernel);
+        let kernel = Arc::clone(&services.kernel);
         // A driver may take its time to attach.
-        if tokio::task::spawn_blocking(move || kernel.watch()).await.is_err() {
-            tracing::error!("the filter was not looked after");
+        match tokio::task::spawn_blocking(move || kernel.watch()).await {
+            Ok(true) => take_forwards(&services.kernel, &services.balancers),
+            Ok(false) => {}
+            Err(_panicked) => tracing::error!("the filter was not looked after"),
         }
     }
 }

@@ -83,6 +83,13 @@ fn everything() -> String {
         relay_workers: 2,
         relay_engine: "io_uring",
         relay_enters: Some(12),
+        ha: Some(crate::ha::Report {
+            state: crate::ha::State::Backup,
+            since: UNIX_EPOCH,
+            changes: 2,
+            standing: crate::ha::Standing::Serves,
+            here: vec![true, false],
+        }),
     };
     ::metrics::with_local_recorder(&recorder, || {
         describe();

@@ -40,7 +40,7 @@ impl Disk {
     }
 
     /// Makes a directory that only its owner reads.
-    pub(super) fn make_directory(&self, path: &Path) -> io::Result<()> {
+    pub(crate) fn make_directory(&self, path: &Path) -> io::Result<()> {
         self.moment()?;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
     }
@@ -80,7 +80,7 @@ impl Disk {
     }
 
     /// Stages and adopts.
-    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         self.stage(path, bytes)?;
         self.adopt(path)
     }

@@ -215,7 +215,7 @@ pub(super) fn certified_key(files: &CertificateFiles) -> Result<Arc<CertifiedKey
 }
 
 /// ring with our suites, the preferred first. The groups are ring's: X25519, P-256, P-384.
-pub(super) fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     let cipher_suites = vec![
         suite::TLS13_AES_128_GCM_SHA256,
         suite::TLS13_AES_256_GCM_SHA384,

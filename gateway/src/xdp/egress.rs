@@ -15,6 +15,7 @@ use portcullis_proto::host_port::{Host, HostPort};
 
 use super::policy::Line;
 use super::presets::Passage;
+use super::protocols::VRRP;
 use crate::config::{Config, XdpConfig};
 
 /// Where the machine's resolvers are, unless the configuration says.
@@ -61,6 +62,7 @@ pub fn rows(config: &Config, xdp: &XdpConfig) -> Vec<EgressRow> {
             rows.push(accept(protocol, (vec![address], port..=port), "dns".to_owned()));
         }
     }
+    high_availability(config, &mut rows);
     listeners(config, &mut rows);
     for (row, preset) in xdp.preset.into_iter().flat_map(|preset| preset.rows().map(move |row| (row, preset)))
     {
@@ -75,6 +77,17 @@ pub fn rows(config: &Config, xdp: &XdpConfig) -> Vec<EgressRow> {
         }
     }
     rows
+}
+
+/// What goes to the other of two appliances. keepalived's adverts are no socket of the daemon's, but leave the machine.
+fn high_availability(config: &Config, rows: &mut Vec<EgressRow>) {
+    let Some(ha) = &config.high_availability else { return };
+    let (to, origin) = (vec![IpNet::from(ha.node.peer)], "high_availability".to_owned());
+    if let Some(sync) = &ha.node.sync {
+        let port = sync.peer.port();
+        rows.push(accept(Protocol::Tcp, (to.clone(), port..=port), origin.clone()));
+    }
+    rows.push(EgressRow { protocol: VRRP, ports: None, to, action: Action::Accept, origin });
 }
 
 /// What sessions are relayed to.

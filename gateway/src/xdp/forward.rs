@@ -21,14 +21,12 @@ use portcullis_ebpf_common::forward::{
 use portcullis_ebpf_common::{Addresses, FlowKey, Ports, Protocol, tables};
 
 use super::XdpError;
+use super::links::{self, Links};
 use super::maps::{COUNTED_MAX, now, take};
+
 use crate::config::DataPath;
 use crate::forward::{Path, Service};
 
-/// Where the kernel says whether what "comes from" the loopback interface may be routed on. Nothing does but the
-/// program's own questions for routes.
-const MAY_FORWARD: [&str; 2] =
-    ["/proc/sys/net/ipv4/conf/lo/forwarding", "/proc/sys/net/ipv6/conf/lo/forwarding"];
 /// How long a flow stays after both sides have finished, for what is still on its way.
 const CLOSED: Duration = Duration::from_secs(10);
 /// How long one side may go on alone.
@@ -217,24 +215,29 @@ impl Forwarder {
     }
 
     /// Takes these listeners over as they are now, and gives back those that are not among them. `refused` is why
-    /// the kernel side can take none that may also run in user space. Returns where each runs.
+    /// the kernel side can take none that may also run in user space, `links` the devices by which frames can leave.
+    /// Returns where each runs, and whether one would run here if there were a way to its servers.
     pub(super) fn write(
         &mut self,
         services: &[Arc<Service>],
+        links: &Links,
         refused: Option<&'static str>,
-    ) -> Vec<(String, Path)> {
-        let mut paths = Vec::new();
+    ) -> (Vec<(String, Path)>, bool) {
+        let (mut paths, mut waits) = (Vec::new(), false);
         let mut keep = HashSet::new();
         for service in services {
             let forced = service.data_path == DataPath::Xdp;
             let path = match (service.user_only, refused.filter(|_| !forced)) {
                 (Some(reason), _) | (None, Some(reason)) => Path::User(reason.to_owned()),
-                (None, None) => match self.write_service(service) {
+                (None, None) => match self.write_service(service, links) {
                     Ok(keys) => {
                         keep.extend(keys);
                         Path::Kernel
                     }
-                    Err(reason) => Path::User(reason),
+                    Err(reason) => {
+                        waits = true;
+                        Path::User(reason)
+                    }
                 },
             };
             paths.push((service.listener.to_string(), path));
@@ -246,11 +249,11 @@ impl Forwarder {
         self.written = keep;
         let servers = services.iter().flat_map(|service| service.servers.iter().map(|server| server.address));
         self.nudged.0 = servers.collect();
-        paths
+        (paths, waits)
     }
 
-    fn write_service(&mut self, service: &Service) -> Result<Vec<FlowKey>, String> {
-        allow_routes()?;
+    fn write_service(&mut self, service: &Service, links: &Links) -> Result<Vec<FlowKey>, String> {
+        links::allow_routes()?;
         let mut listener = self.listener(service)?;
         let failed = |error: MapError| format!("its tables cannot be written: {error}");
         let first = listener.table * SERVERS_EACH;
@@ -258,6 +261,7 @@ impl Forwarder {
             let source = service
                 .source_towards(server.address.ip())
                 .map_err(|error| format!("nothing routes to {}: {error}", server.address))?;
+            links.check_way(server.address.ip())?;
             nudge(server.address);
             let key = key_of(SocketAddr::new(source, 0), server.address);
             self.servers.set(place, key.to_words(), 0).map_err(failed)?;
@@ -272,7 +276,8 @@ impl Forwarder {
             listener: listener.number,
             first_port,
             ports: u32::from(last_port.saturating_sub(first_port)) + 1,
-            spare: 0,
+            // Who insists on the kernel gets no flow that is not forwarded there.
+            fallback: u32::from(service.data_path != DataPath::Xdp),
         };
         let mut keys = Vec::new();
         for at in concrete(&service.listen)? {
@@ -416,18 +421,6 @@ fn concrete(listen: &[SocketAddr]) -> Result<Vec<SocketAddr>, String> {
     }
     let most = usize::try_from(portcullis_ebpf_common::forward::SERVICES_MAX).unwrap_or(usize::MAX);
     if all.len() > most { Err(format!("it has more than {most} addresses")) } else { Ok(all) }
-}
-
-fn allow_routes() -> Result<(), String> {
-    for path in MAY_FORWARD {
-        // A machine without IPv6 has no such file.
-        let Ok(now) = std::fs::read_to_string(path) else { continue };
-        if now.trim() != "1" {
-            std::fs::write(path, "1")
-                .map_err(|error| format!("{path} cannot be set to 1 ({error}); set it by sysctl"))?;
-        }
-    }
-    Ok(())
 }
 
 /// Makes the kernel learn the server's link address, which the program only looks up.

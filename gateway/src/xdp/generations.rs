@@ -4,10 +4,13 @@ use std::fmt;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{HashMap, LpmTrie, MapData, MapError};
+use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError};
 use ipnet::IpNet;
-use portcullis_ebpf_common::rules::{RuleKey, RuleValue, SET_BITS, set_key_v4, set_key_v6};
-use portcullis_ebpf_common::tables;
+use portcullis_ebpf_common::Protocol;
+use portcullis_ebpf_common::rules::{
+    Ports, RuleKey, RuleValue, SET_BITS, closed_place, port_bit, set_key_v4, set_key_v6,
+};
+use portcullis_ebpf_common::tables::{self, PORT_WORDS, Role};
 
 use super::XdpError;
 use super::maps::take;
@@ -15,6 +18,8 @@ use super::policy::{Compiled, Policy};
 
 pub(super) struct Generations {
     rules: HashMap<MapData, [u8; 4], u64>,
+    /// What no rule is about, by which most of a flood is known without a look at the rules.
+    closed: Array<MapData, Ports>,
     sources_v4: LpmTrie<MapData, [u32; 2], u64>,
     sources_v6: LpmTrie<MapData, [u32; 5], u64>,
     /// Whether the second one is in force.
@@ -33,6 +38,7 @@ impl Generations {
     pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, XdpError> {
         Ok(Self {
             rules: HashMap::try_from(take(ebpf, tables::RULES)?)?,
+            closed: Array::try_from(take(ebpf, tables::CLOSED)?)?,
             sources_v4: LpmTrie::try_from(take(ebpf, tables::RULES_V4)?)?,
             sources_v6: LpmTrie::try_from(take(ebpf, tables::RULES_V6)?)?,
             // So that the first one is written.
@@ -62,6 +68,10 @@ impl Generations {
                 None => *value,
             };
             self.rules.insert(of(*key, second), value.to_word(), 0)?;
+        }
+        for (role, protocol) in Role::ALL.iter().flat_map(|role| Protocol::ALL.map(|one| (*role, one))) {
+            let place = closed_place(second, role.to_byte(), protocol);
+            self.closed.set(place, closed(&policy.entries, role, protocol), 0)?;
         }
         Ok(word)
     }
@@ -96,6 +106,18 @@ impl Generations {
         }
         Ok(())
     }
+}
+
+/// The ports of a role and protocol that no rule is about.
+fn closed(entries: &Compiled, role: Role, protocol: Protocol) -> Ports {
+    let mut ports = [u64::MAX; PORT_WORDS];
+    let of_role = entries.rules.keys().filter_map(|key| key.port_of(role, protocol));
+    for (word, bit) in of_role.map(port_bit) {
+        if let Some(word) = ports.get_mut(usize::from(word)) {
+            *word &= !bit;
+        }
+    }
+    ports
 }
 
 fn of(key: RuleKey, second: bool) -> [u8; 4] {

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use aya::programs::Xdp;
@@ -25,6 +26,7 @@ use super::events::Events;
 use super::flood::{self, Defence, FloodState};
 use super::flows::Flows;
 use super::forward::{ForwardedFlow, Forwarder, Swept};
+use super::links::Links;
 use super::maps::{self, BanRow, MapUse, Maps};
 use super::outgoing::Outgoing;
 use super::policy::{Policy, rule_rows};
@@ -102,6 +104,9 @@ pub(super) struct Active {
     defence: Mutex<Defence>,
     cores: Cores,
     forwarder: Mutex<Forwarder>,
+    links: Mutex<Links>,
+    /// Whether a listener has no way into the kernel now and may have one later.
+    waits_for_ways: AtomicBool,
     flows: Flows,
     pub(super) events: Events,
     pub(super) outgoing: Mutex<Outgoing>,
@@ -161,6 +166,7 @@ impl Kernel {
         }
         maps.set(Setting::Seed, seed())?;
         maps.set(Setting::EventRate, xdp.event_rate.into())?;
+        let links = Links::new(&mut ebpf)?;
         let flows = Flows::of(&mut ebpf, xdp.sizes.flows)?;
         program(&mut ebpf)?.load()?;
         // First what leaves: where that cannot be judged nothing has been changed yet.
@@ -192,6 +198,8 @@ impl Kernel {
             defence: Mutex::new(defence),
             cores: cores.clone(),
             forwarder: Mutex::new(forwarder),
+            links: Mutex::new(links),
+            waits_for_ways: AtomicBool::new(false),
             flows,
             events: Events::default(),
             outgoing: Mutex::new(Outgoing {
@@ -282,6 +290,7 @@ impl Kernel {
             entries: Some(lock(&active.policy).running.entries),
             most: RULES_MAX,
         });
+        uses.push(lock(&active.links).usage());
         let forwards = lock(&active.forwarder).entries();
         uses.push(MapUse { name: FORWARDS, entries: Some(forwards), most: active.config.sizes.forwards });
         uses.sort_by_key(|map| map.name);
@@ -374,11 +383,35 @@ impl Kernel {
         let Some(active) = &self.active else { return Ok(Vec::new()) };
         let generic = lock(&active.interfaces).iter().any(|interface| interface.mode == Mode::Generic);
         let refused = generic.then_some("an interface is filtered behind its driver (generic mode)");
-        let paths = lock(&active.forwarder).write(services, refused);
+        self.follow_links()?;
+        let (paths, waits) = lock(&active.forwarder).write(services, &lock(&active.links), refused);
+        active.waits_for_ways.store(waits, Ordering::Relaxed);
         if paths.iter().any(|(_, path)| *path == forward::Path::Kernel) {
             lock(&active.maps).set(Setting::Forward, 1)?;
         }
         Ok(paths)
+    }
+
+    /// Tells the program by which devices its frames can leave. Whether that has changed, or a listener waits for its
+    /// route.
+    pub(super) fn follow_links(&self) -> Result<bool, XdpError> {
+        let Some(active) = &self.active else { return Ok(false) };
+        let filtered: Vec<u32> = lock(&active.interfaces).iter().map(|interface| interface.index).collect();
+        let mut links = lock(&active.links);
+        let changed = links.follow(&filtered)?;
+        if changed {
+            let tagged = links.tagged();
+            if tagged > 0
+                && let Err(reason) = super::links::allow_routes()
+            {
+                tracing::warn!(
+                    reason,
+                    "answers of the filter may leave without the VLAN tags that a card took off"
+                );
+            }
+            lock(&active.maps).set(Setting::Tags, tagged)?;
+        }
+        Ok(changed || active.waits_for_ways.load(Ordering::Relaxed))
     }
 
     /// The flows that the program forwards now.

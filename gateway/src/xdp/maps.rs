@@ -12,9 +12,9 @@ use aya::maps::{Array, CpuMap, HashMap, LpmTrie, Map, MapData, MapError, PerCpuA
 use ipnet::IpNet;
 use nix::time::{ClockId, clock_gettime};
 use portcullis_ebpf_common::Cause;
-use portcullis_ebpf_common::event::{Sampler, ring_bytes};
+use portcullis_ebpf_common::event::{SAMPLER_WORDS, Sampler, ring_bytes};
 use portcullis_ebpf_common::tables::{
-    self, Ban, Cookies, DIAL_SLOT, EGRESS_SLOT, Interface, NO_SLOT, Setting,
+    self, Ban, Cookies, DIAL_SLOT, EGRESS_SLOT, Interface, NEAR_INTERFACES_MAX, NO_SLOT, Setting,
 };
 
 use super::XdpError;
@@ -61,7 +61,7 @@ pub(super) struct Maps {
     bans_v4: LpmTrie<MapData, [u8; 4], [u8; 8]>,
     bans_v6: LpmTrie<MapData, [u8; 16], [u8; 8]>,
     counters: PerCpuArray<MapData, u64>,
-    samplers: PerCpuArray<MapData, [u64; 6]>,
+    samplers: PerCpuArray<MapData, [u64; SAMPLER_WORDS]>,
     fragments: HashMap<MapData, [u64; 5], u64>,
     /// Until somebody reads it.
     ring: Option<RingBuf<MapData>>,
@@ -84,10 +84,8 @@ impl Maps {
         interfaces: &[(u32, Interface)],
         policy: &Policy,
     ) -> Result<Self, XdpError> {
-        // It stays with the object: nothing is changed in it later.
-        let mut table: HashMap<_, [u8; 4], [u8; 8]> = HashMap::try_from(borrow(ebpf, tables::INTERFACES)?)?;
         for (index, interface) in interfaces {
-            table.insert(index.to_be_bytes(), interface.to_bytes(), 0)?;
+            assign(ebpf, *index, *interface)?;
         }
         let pinned = [tables::BANS_V4, tables::BANS_V6].map(|name| Ok((name, again(borrow(ebpf, name)?)?)));
         let mut maps = Self {
@@ -171,7 +169,7 @@ impl Maps {
     /// Drop events that found a place in the ring, and those that did not.
     pub(super) fn event_counts(&self) -> Result<(u64, u64), MapError> {
         let samplers = self.samplers.get(&0, 0)?;
-        let sum = |sum: (u64, u64), words: &[u64; 6]| {
+        let sum = |sum: (u64, u64), words: &[u64; SAMPLER_WORDS]| {
             let sampler = Sampler::from_words(*words);
             (sum.0.wrapping_add(sampler.kept), sum.1.wrapping_add(sampler.lost))
         };
@@ -266,6 +264,29 @@ pub(super) fn queue(ebpf: &mut Ebpf, cores: &Cores) -> Result<(), XdpError> {
         if let Err(error) = queues.set((*processor).into(), steering::QUEUE, None, 0) {
             tracing::warn!(processor, %error, "packets cannot be steered to a processor");
         }
+    }
+    Ok(())
+}
+
+/// Gives an interface its role, where the program looks for it. These tables stay with the object.
+pub(super) fn assign(ebpf: &mut Ebpf, index: u32, interface: Interface) -> Result<(), XdpError> {
+    let mut table: HashMap<_, [u8; 4], [u8; 8]> = HashMap::try_from(borrow(ebpf, tables::INTERFACES)?)?;
+    table.insert(index.to_be_bytes(), interface.to_bytes(), 0)?;
+    set_near(ebpf, index, interface.to_bytes())
+}
+
+/// Takes it away again. That it is gone already is as good.
+pub(super) fn withdraw(ebpf: &mut Ebpf, index: u32) -> Result<(), XdpError> {
+    set_near(ebpf, index, [0; 8])?;
+    let mut table: HashMap<_, [u8; 4], [u8; 8]> = HashMap::try_from(borrow(ebpf, tables::INTERFACES)?)?;
+    table.remove(&index.to_be_bytes()).ok();
+    Ok(())
+}
+
+fn set_near(ebpf: &mut Ebpf, index: u32, value: [u8; 8]) -> Result<(), XdpError> {
+    if index < NEAR_INTERFACES_MAX {
+        let mut near: Array<_, [u8; 8]> = Array::try_from(borrow(ebpf, tables::NEAR_INTERFACES)?)?;
+        near.set(index, value, 0)?;
     }
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! Names of the protocols above IP that a rule can name, by IANA's registry.
 
+/// The Virtual Router Redundancy Protocol (RFC 5798).
+pub const VRRP: u8 = 112;
+
 /// The usual ones; all others have a number only.
 const NAMES: [(&str, u8); 16] = [
     ("tcp", 6),
@@ -15,7 +18,7 @@ const NAMES: [(&str, u8); 16] = [
     ("eigrp", 88),
     ("ospf", 89),
     ("pim", 103),
-    ("vrrp", 112),
+    ("vrrp", VRRP),
     ("l2tp", 115),
     ("sctp", 132),
 ];

@@ -14,7 +14,8 @@ use portcullis_ebpf_common::{
 
 use super::policy::Line;
 use super::presets::Passage;
-use crate::config::{Config, XdpConfig, XdpRule, interface_of};
+use super::protocols::VRRP;
+use crate::config::{Config, XdpConfig, XdpInterface, XdpRule, interface_of};
 
 /// The port of SSH, by which administrators come.
 pub const SSH: u16 = 22;
@@ -71,6 +72,7 @@ impl Table {
             }
         }
         rows.extend(listeners(config, xdp));
+        rows.extend(high_availability(config, xdp));
         for (row, preset) in
             xdp.preset.into_iter().flat_map(|preset| preset.rows().map(move |row| (row, preset)))
         {
@@ -229,7 +231,8 @@ fn listeners(config: &Config, xdp: &XdpConfig) -> Vec<Row> {
     listening.retain(|(_, _, at, _)| !at.ip().is_loopback() && at.port() != 0);
     let mut rows = Vec::new();
     for (origin, usual, at, from) in listening {
-        let name = interface_of(at.ip());
+        let floating = config.high_availability.as_ref().and_then(|ha| ha.interface_of(at.ip()));
+        let name = floating.map(str::to_owned).or_else(|| interface_of(at.ip()));
         let named = xdp.interfaces.iter().find(|interface| Some(&interface.name) == name.as_ref());
         let role = match (named, name) {
             (Some(interface), _) => interface.role,
@@ -240,6 +243,18 @@ fn listeners(config: &Config, xdp: &XdpConfig) -> Vec<Row> {
         rows.push(Row::accept(role, Protocol::Tcp, at.port(), from, origin));
     }
     rows
+}
+
+/// What the other of two appliances sends to this one: VRRP, and configurations.
+fn high_availability(config: &Config, xdp: &XdpConfig) -> Vec<Row> {
+    let Some(ha) = &config.high_availability else { return Vec::new() };
+    let filtered = xdp.interfaces.iter().find(|interface| interface.name == ha.interface);
+    let Some(XdpInterface { role, .. }) = filtered else { return Vec::new() };
+    let (from, origin) = (vec![IpNet::from(ha.node.peer)], "high_availability".to_owned());
+    let port = ha.node.sync.as_ref().map(|sync| sync.listen.port());
+    let pushed = port.map(|port| Row::accept(*role, Protocol::Tcp, port, from.clone(), origin.clone()));
+    let adverts = Row { protocol: VRRP, ports: None, ..Row::accept(*role, Protocol::Tcp, 0, from, origin) };
+    [Some(adverts), pushed].into_iter().flatten().collect()
 }
 
 /// Source prefixes as a row has them: none where they are everybody.
@@ -315,6 +330,25 @@ mod tests {
         let (cause, row) = table.test(&farm(50));
         assert_eq!((cause, row.unwrap().per_second), (Cause::RuleAccepts, 100));
         assert_eq!(table.test(&farm(51)).0, Cause::OtherProtocol);
+    }
+
+    #[test]
+    fn the_peer_of_two_is_heard_and_nobody_else() {
+        let ha = "[high_availability]\ninterface = \"m\"\nrouter_id = 51\n\
+                  virtual_address = [{ address = \"203.0.113.9/24\", interface = \"e\" }]\n\
+                  [high_availability.node]\npriority = 100\naddress = \"10.0.0.2\"\npeer = \"10.0.0.3\"\n\
+                  peer_sha256 = \"0000000000000000000000000000000000000000000000000000000000000000\"\n";
+        let table = table(&format!("{BASE}{ha}"));
+        let from = |source: &str, role, protocol, port| {
+            let probe =
+                Probe { source: source.parse().unwrap(), protocol, port, ..probe(role, Protocol::Tcp, 0) };
+            table.test(&probe).0
+        };
+        assert_eq!(from("10.0.0.3", Role::Mgmt, 112, 0), Cause::RuleAccepts);
+        assert_eq!(from("10.0.0.3", Role::Mgmt, 6, 9465), Cause::RuleAccepts);
+        assert_eq!(from("10.0.0.4", Role::Mgmt, 112, 0), Cause::OtherProtocol);
+        assert_eq!(from("10.0.0.4", Role::Mgmt, 6, 9465), Cause::NoRule);
+        assert_eq!(from("10.0.0.3", Role::Edge, 112, 0), Cause::OtherProtocol);
     }
 
     #[test]

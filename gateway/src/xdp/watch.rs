@@ -12,14 +12,12 @@
 
 use std::fmt;
 
-use aya::maps::HashMap;
 use nix::net::if_::{if_indextoname, if_nametoindex};
-use portcullis_ebpf_common::tables::INTERFACES;
 
 use super::loader::attach::{Enforced, enforce, is_taken, program_of, replace};
 use super::loader::error::chain;
 use super::loader::{Active, Filtered, pins, program};
-use super::{Kernel, XdpError, outgoing};
+use super::{Kernel, XdpError, maps, outgoing};
 use crate::config::XdpInterface;
 use crate::sync::lock;
 
@@ -51,9 +49,10 @@ impl fmt::Display for Condition {
 }
 
 impl Kernel {
-    /// Looks at every interface once, and puts back what is missing. It may wait for drivers.
-    pub fn watch(&self) {
-        let Some(active) = &self.active else { return };
+    /// Looks at every interface once, and puts back what is missing. It may wait for drivers. Says whether forwarded
+    /// packets can leave by other devices than before.
+    pub fn watch(&self) -> bool {
+        let Some(active) = &self.active else { return false };
         let detached = pins::is_marked_detached(&active.config.pins);
         if !detached && let Err(error) = lock(&active.maps).keep_pins(&active.config.pins) {
             tracing::warn!(error = %chain(&error), "bans cannot be pinned; they end with the daemon");
@@ -69,6 +68,10 @@ impl Kernel {
         // Nobody else writes it.
         *lock(&active.interfaces) = interfaces;
         look_outside(active, detached);
+        self.follow_links().unwrap_or_else(|error| {
+            tracing::warn!(error = %chain(&error), "VLANs and other devices are not followed");
+            false
+        })
     }
 }
 
@@ -173,11 +176,8 @@ fn adopt(active: &Active, interface: &mut Filtered, index: u32) -> Result<Condit
     }
     outgoing::let_go(&active.config, &interface.name)?;
     let mut ebpf = lock(&active.ebpf);
-    let table = ebpf.map_mut(INTERFACES).ok_or(XdpError::Object(INTERFACES))?;
-    let mut table: HashMap<_, [u8; 4], [u8; 8]> = HashMap::try_from(table)?;
-    table.insert(index.to_be_bytes(), interface.value.to_bytes(), 0)?;
-    // That it is gone already is as good.
-    table.remove(&interface.index.to_be_bytes()).ok();
+    maps::assign(&mut ebpf, index, interface.value)?;
+    maps::withdraw(&mut ebpf, interface.index)?;
     drop(ebpf);
     interface.index = index;
     put_back(active, interface)?;

@@ -61,6 +61,7 @@ fn value(data: impl serde::Serialize) -> Result<Value, Failure> {
 
 fn status() -> Status {
     Status {
+        high_availability: None,
         version: "1.2.3".into(),
         state: "ready".into(),
         pid: 42,

@@ -11,6 +11,8 @@ mod files;
 #[cfg(test)]
 mod forward;
 #[cfg(test)]
+mod high_availability;
+#[cfg(test)]
 mod kernel;
 #[cfg(test)]
 mod meaning;

@@ -155,6 +155,7 @@ pub(super) fn run(bench: &Bench, progress: &mut impl Write) -> Result<(Vec<Vec<S
     for filter in [Filter::Ours].into_iter().chain(Filter::PEERS) {
         contenders.push(Contender::start(filter, bench, pace, dir.path())?);
     }
+    crate::cpu::pin(bench.cpus.contender)?;
     let mut series = Vec::new();
     for round in 1..=rounds {
         let mut all: Vec<Samples> = contenders.iter().map(Contender::nothing).collect();
@@ -169,6 +170,7 @@ pub(super) fn run(bench: &Bench, progress: &mut impl Write) -> Result<(Vec<Vec<S
         writeln!(progress, "round {round}/{rounds}: ns per dropped packet: {}", costs.join(", "))?;
         series.push(all);
     }
+    crate::cpu::pin(bench.cpus.load)?;
     let goals = goals(&series);
     Ok((series, goals))
 }

@@ -25,8 +25,8 @@ use crate::stats::float;
 
 /// Of one frame: 2 million a second.
 const PERIOD: Duration = Duration::from_nanos(500);
-/// As many messages as the other core can make beside the flood: about a third of the gateway's core in peace.
-const MIX: Mix = Mix { active: 200, gap: Duration::from_millis(25), ..MIX_OF_SESSIONS };
+/// Somewhat less than half of the gateway's core in peace, so that a flood leaves room for them or does not.
+const MIX: Mix = Mix { active: 200, gap: Duration::from_millis(12), ..MIX_OF_SESSIONS };
 const SETTLE: Duration = Duration::from_millis(300);
 /// A flood ends at the latest after this, whatever else goes wrong.
 const FLOOD_LIMIT: Duration = Duration::from_secs(30);
@@ -73,13 +73,14 @@ struct Contender {
     label: &'static str,
     site: Site,
     shots: Vec<Shot>,
-    pace: Pace,
+    /// The gateway's.
+    cpu: usize,
     /// Takes what answers the flood.
     _mouth: Ebpf,
 }
 
 impl Contender {
-    fn start(label: &'static str, bench: &Bench, pace: Pace, dir: &Path) -> Result<Self> {
+    fn start(label: &'static str, bench: &Bench, dir: &Path) -> Result<Self> {
         let ours = label == LABELS[0];
         let mut site = Site::start("flood", bench.cpus, ours.then_some(&bench.pins))?;
         site.bed.sysctl("net.ipv4.tcp_syncookies", "1")?;
@@ -96,14 +97,14 @@ impl Contender {
         let macs = site.bed.macs()?;
         // Half of it SYNs for the open port, half datagrams for a closed one.
         let shots = [(Junk::Syn, OPEN), (Junk::Udp, CLOSED)].map(|(junk, port)| {
-            Shot::new(&site.bed, junk.frame(macs, GATEWAY, port), pace, Some(junk.vary()))
+            Shot::new(&site.bed, junk.frame(macs, GATEWAY, port), Pace::FASTEST, Some(junk.vary()))
         });
         let shots = shots.into_iter().collect::<Result<_>>()?;
-        Ok(Self { label, site, shots, pace, _mouth: mouth })
+        Ok(Self { label, site, shots, cpu: bench.cpus.contender, _mouth: mouth })
     }
 
     fn slice(&mut self, window: Duration) -> Result<Sample> {
-        let (site, shots, label, pace) = (&self.site, &mut self.shots, self.label, self.pace);
+        let (site, shots, label, cpu) = (&self.site, &mut self.shots, self.label, self.cpu);
         let sample = site.bed.outside.enter(|| {
             let mut load = site.connect(MIX)?;
             let measure = |load: &mut _| {
@@ -121,8 +122,9 @@ impl Contender {
             let stop = AtomicBool::new(false);
             std::thread::scope(|scope| {
                 let begin = Instant::now();
-                let generator = scope
-                    .spawn(|| generator::flood(shots, pace, FLOOD_LIMIT, || stop.load(Ordering::Relaxed)));
+                let generator = scope.spawn(|| {
+                    generator::flood(shots, cpu, PERIOD, FLOOD_LIMIT, || stop.load(Ordering::Relaxed))
+                });
                 let measured = measure(&mut load);
                 stop.store(true, Ordering::Relaxed);
                 let sent = generator.join().map_err(|_| anyhow::anyhow!("the generator panicked"))??;
@@ -161,9 +163,9 @@ impl Contender {
 pub(super) fn run(bench: &Bench, progress: &mut impl Write) -> Result<(Vec<Vec<Sample>>, Vec<Goal>)> {
     let (rounds, window) = (bench.plan.rounds, bench.window());
     let dir = tempfile::tempdir().context("make a temporary directory")?;
-    let (pace, mut contenders) = (Pace::new(PERIOD)?, Vec::new());
+    let mut contenders = Vec::new();
     for label in LABELS {
-        contenders.push(Contender::start(label, bench, pace, dir.path())?);
+        contenders.push(Contender::start(label, bench, dir.path())?);
     }
     let mut series = Vec::new();
     for round in 1..=rounds {

@@ -35,7 +35,7 @@ const INNER: [u8; 4] = [10, 77, 0, 1];
 const SERVER: [u8; 4] = [10, 77, 0, 10];
 const PORT: u16 = 7_000;
 /// Connections of the small requests.
-const CONNECTIONS: usize = 32;
+const CONNECTIONS: usize = 256;
 /// Connections into which the generator sends.
 const FLOWS: usize = 8;
 /// Segments into one connection in a row.
@@ -285,6 +285,7 @@ pub(super) fn run(bench: &Bench, progress: &mut impl Write) -> Result<(Vec<Vec<S
         }
     };
     let mut series = Vec::new();
+    cpu::pin(bench.cpus.contender)?;
     for round in 1..=bench.plan.rounds {
         let there = contenders.iter().chain(contenders.iter().rev());
         let samples = there.map(|one| one.requests(bench.window())).collect::<Result<Vec<Sample>>>()?;
@@ -292,6 +293,8 @@ pub(super) fn run(bench: &Bench, progress: &mut impl Write) -> Result<(Vec<Vec<S
         series.push(samples);
     }
     contenders.retain(|one| one.label != HAPROXY);
+    // As in the measure of drops.
+    cpu::pin(bench.cpus.contender)?;
     let pace = Pace::new(bench.plan.period)?;
     contenders.iter_mut().try_for_each(|one| one.open_flows(bench, pace))?;
     let laps = if bench.plan.quick { 1 } else { 3 };
@@ -304,6 +307,7 @@ pub(super) fn run(bench: &Bench, progress: &mut impl Write) -> Result<(Vec<Vec<S
         }
         describe(round, bench, samples, "segments", progress)?;
     }
+    cpu::pin(bench.cpus.load)?;
     let goals = goals(&series, missing.as_deref());
     Ok((series, goals))
 }

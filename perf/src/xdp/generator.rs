@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::programs::xdp::XdpMode;
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
@@ -16,7 +16,7 @@ use portcullis_tests::netns::Namespace;
 
 use super::assembly::{self, Vary};
 use super::bed::{self, Bed};
-use crate::interrupt;
+use crate::{cpu, interrupt};
 
 /// Frames that the kernel makes and hands over at once. Half of a pair's ring, so that the receiver empties one half
 /// while the other is filled: what does not fit in the ring is handed back to the generator's pool, whose lock both
@@ -24,8 +24,8 @@ use crate::interrupt;
 const BATCH: u32 = 128;
 /// What a frame costs the generator itself, about.
 const OWN: Duration = Duration::from_nanos(250);
-/// A flood comes in pieces of that length, and looks up between them whether it shall end.
-const PIECE: Duration = Duration::from_millis(2);
+/// A flood comes in bursts, as fast as the generator is, one in that time; between them its core is the clients'.
+const PIECE: Duration = Duration::from_micros(500);
 /// A flood that is late by more does not catch up.
 const LATE: Duration = Duration::from_millis(20);
 
@@ -33,7 +33,6 @@ const LATE: Duration = Duration::from_millis(20);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     turns: u32,
-    per_piece: u32,
 }
 
 impl Pace {
@@ -50,10 +49,11 @@ impl Pace {
         }
         let wait = period.saturating_sub(OWN);
         let turns = wait.as_nanos() * u128::from(TURNS) / fastest.as_nanos().max(1);
-        let turns = u32::try_from(turns)?.min(assembly::TURNS_MAX);
-        let per_piece = u32::try_from(PIECE.as_nanos() / period.as_nanos().max(1))?;
-        Ok(Self { turns, per_piece })
+        Ok(Self { turns: u32::try_from(turns)?.min(assembly::TURNS_MAX) })
     }
+
+    /// As fast as the generator can.
+    pub(super) const FASTEST: Self = Self { turns: 0 };
 }
 
 /// One frame and the program that sends it.
@@ -110,26 +110,27 @@ fn xdp_mut(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
     Ok(program.try_into()?)
 }
 
-/// Fires the shots in turn until `stop` says so or the time is over, and returns how many frames went out.
+/// Fires the shots in turn, a frame every `period` on average, until `stop` says so or the time is over, and returns how
+/// many frames went out. Nothing on its core delays the calling thread.
 pub(super) fn flood(
     shots: &mut [Shot],
-    pace: Pace,
+    on: usize,
+    period: Duration,
     limit: Duration,
     mut stop: impl FnMut() -> bool,
 ) -> Result<u64> {
+    cpu::pin(on)?;
+    ensure!(cpu::hurry(), "the generator may not run before the clients: this needs root");
+    let per_piece = u32::try_from(PIECE.as_nanos() / period.as_nanos().max(1))?;
     let begin = Instant::now();
     let (mut due, mut sent) = (begin, 0);
     while !stop() && begin.elapsed() < limit {
         interrupt::check()?;
         for shot in shots.iter_mut() {
-            // Frames that do not fit into a ring cost the generator less: it is ahead then. It does not sleep, because
-            // the clients on its CPU would then speak in its pauses only, and meet an empty ring.
-            while Instant::now() < due {
-                std::hint::spin_loop();
-            }
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
             due = due.max(Instant::now().checked_sub(LATE).unwrap_or(begin)) + PIECE;
-            shot.fire(pace.per_piece)?;
-            sent += u64::from(pace.per_piece);
+            shot.fire(per_piece)?;
+            sent += u64::from(per_piece);
         }
     }
     Ok(sent)

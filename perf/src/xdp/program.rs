@@ -9,8 +9,8 @@ use aya::maps::{Array, HashMap};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use portcullis_ebpf_common::Protocol;
-use portcullis_ebpf_common::rules::{RuleKey, RuleValue};
-use portcullis_ebpf_common::tables::{self, Action, Interface, Role, Setting};
+use portcullis_ebpf_common::rules::{Ports, RuleKey, RuleValue, closed_place, port_bit};
+use portcullis_ebpf_common::tables::{self, Action, Interface, PORT_WORDS, Role, Setting};
 use portcullis_tests::process;
 use serde::Serialize;
 
@@ -98,6 +98,19 @@ fn fill(ebpf: &mut Ebpf) -> Result<()> {
     let mut table: HashMap<_, [u8; 4], [u8; 8]> = interfaces.try_into()?;
     let interface = Interface::new(0, Role::Edge, (32_768, 60_999));
     table.insert(LOOPBACK.to_be_bytes(), interface.to_bytes(), 0)?;
+    let near = ebpf.map_mut(tables::NEAR_INTERFACES).context("the object has no near interfaces")?;
+    let mut near: Array<_, [u8; 8]> = near.try_into()?;
+    near.set(LOOPBACK, interface.to_bytes(), 0)?;
+    let closed = ebpf.map_mut(tables::CLOSED).context("the object has no closed ports")?;
+    let mut closed: Array<_, Ports> = closed.try_into()?;
+    for protocol in Protocol::ALL {
+        let mut ports = [u64::MAX; PORT_WORDS];
+        let (word, bit) = port_bit(OPEN);
+        if let Some(word) = ports.get_mut(usize::from(word)).filter(|_| protocol == Protocol::Tcp) {
+            *word &= !bit;
+        }
+        closed.set(closed_place(false, Role::Edge.to_byte(), protocol), ports, 0)?;
+    }
     let rules = ebpf.map_mut(tables::RULES).context("the object has no rules")?;
     let mut table: HashMap<_, [u8; 4], u64> = rules.try_into()?;
     let key = RuleKey::new(Role::Edge.to_byte(), Protocol::Tcp.number(), OPEN);

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use portcullis_tests::backend::{self, Hole, Service, Stage};
+use portcullis_tests::filtered;
 use portcullis_tests::process;
 use portcullis_tests::speak::Speak as _;
 use portcullis_tests::wait::PATIENCE;
@@ -14,7 +15,7 @@ const UNKNOWN: &str = ";40;STA999999999;0123456789ABCDEF0123456789ABCDEF";
 /// An HTTP server that answers any request with `farm page`.
 pub(crate) fn page() -> Service {
     use std::io::{Read as _, Write as _};
-    Service::start(backend::FARM, |mut stream| {
+    Service::start(filtered::farm(), |mut stream| {
         let mut request = [0; 4096];
         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\nfarm page";
         if stream.read(&mut request).is_ok() {
@@ -126,7 +127,7 @@ fn curl_reaches_a_page_with_a_ticket() {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--max-time", "20", "--proxytunnel", "--proxy-cacert"])
         .arg(edge.ca());
-    curl.args(["--proxy", &format!("https://localhost:{}", edge.at.port())]);
+    curl.args(["--proxy", &format!("https://{}", edge.at)]);
     // The name in the URL goes into the inner request, the ticket into CONNECT.
     curl.args(["--connect-to", &format!("::{ticket}:1494"), "http://farm.example/"]);
     let output = process::run(&mut curl, PATIENCE).unwrap().ok().unwrap();
@@ -142,7 +143,7 @@ fn curl_is_told_of_a_refused_ticket() {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--max-time", "20", "--proxytunnel", "--proxy-cacert"])
         .arg(edge.ca());
-    curl.args(["--proxy", &format!("https://localhost:{}", edge.at.port())]);
+    curl.args(["--proxy", &format!("https://{}", edge.at)]);
     curl.args(["--connect-to", &format!("::{UNKNOWN}:1494"), "http://farm.example/"]);
     let output = process::run(&mut curl, PATIENCE).unwrap();
     assert!(!output.success() && output.stderr.contains("403"), "{output:?}");

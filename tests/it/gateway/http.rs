@@ -26,7 +26,7 @@ fn curl_gets_the_status_page() {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--fail", "--max-time", "20", "--cacert"]).arg(edge.ca());
     curl.args(["--write-out", "\n%{http_code} %{content_type}"]);
-    curl.arg(format!("https://localhost:{}/", edge.at.port()));
+    curl.arg(format!("https://{}/", edge.at));
     let output = process::run(&mut curl, PATIENCE).unwrap().ok().unwrap();
     assert!(output.stdout.contains("\n200 text/html"), "{}", output.stdout);
     assert!(output.stdout.starts_with("<!DOCTYPE html>"), "{}", output.stdout);

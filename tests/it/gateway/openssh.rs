@@ -8,7 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::unistd::User;
-use portcullis_tests::backend::{FARM, Pattern};
+use portcullis_tests::backend::Pattern;
+use portcullis_tests::filtered;
 use portcullis_tests::process::{self, Child};
 use portcullis_tests::skip::skip;
 use portcullis_tests::wait::PATIENCE;
@@ -47,7 +48,7 @@ impl Sshd {
             skip("sshd needs /run/sshd, which cannot be made");
             return None;
         }
-        let address = SocketAddr::new(FARM, process::free_port().unwrap());
+        let address = SocketAddr::new(filtered::farm(), process::free_port().unwrap());
         let shown = dir.path().display();
         let config = format!(
             "ListenAddress {address}\nHostKey {shown}/host\nAuthorizedKeysFile {shown}/authorized\n\

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use portcullis_tests::backend::FARM;
+use portcullis_tests::filtered;
 use portcullis_tests::process::{self, Child};
 use portcullis_tests::wait::{self, PATIENCE};
 use serde_json::{Value, json};
@@ -70,9 +70,14 @@ fn an_rdp_session_shows_what_its_server_shows() {
     let (inside, outside) =
         (Screen::start("inside", "640x480x24", home), Screen::start("outside", "800x600x24", home));
     inside.paint("#d02070", home);
-    let server = SocketAddr::new(FARM, process::free_port().unwrap());
+    let server = SocketAddr::new(filtered::farm(), process::free_port().unwrap());
     let mut shadow = inside.command("freerdp-shadow-cli", home);
-    shadow.args([&format!("/bind-address:{FARM}"), &format!("/port:{}", server.port()), "-auth", "/sec:tls"]);
+    shadow.args([
+        &format!("/bind-address:{}", server.ip()),
+        &format!("/port:{}", server.port()),
+        "-auth",
+        "/sec:tls",
+    ]);
     let mut shadow = Child::spawn("shadow", &mut shadow, home).unwrap();
     shadow.wait_for_port(server, PATIENCE).unwrap();
     let local = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), process::free_port().unwrap());

@@ -290,7 +290,7 @@ fn sixteen_mebibytes_pass_unchanged_without_tls() {
     let edge = Edge::of_kind("socks", super::fixture::PROXY_LOCAL, "");
     let server = backend::echo().unwrap();
     let mut client = Client::plain(edge.at).unwrap();
-    assert_eq!(client.socks("127.0.0.77", server.address().port()).unwrap(), 0);
+    assert_eq!(client.socks(&server.address().ip().to_string(), server.address().port()).unwrap(), 0);
     let Client { mut sender, mut receiver } = client;
     let up = thread::spawn(move || {
         let mut pattern = Pattern::new(3);

@@ -30,6 +30,10 @@ const IN_TABLES: How = Not("which server is chosen is looked up in the kernel's 
 const FORWARD_KERNEL: How = Test("forward_program.rs", "what_cannot_begin_is_dropped_by_its_reason");
 const ERROR_KERNEL: How = Test("forward_program.rs", "errors_are_forwarded_and_what_is_too_big_is_answered");
 const SENDERS_LEARN: How = Test("forward.rs", "senders_learn_how_much_the_next_link_takes");
+const NO_LINK_KERNEL: How =
+    Test("vlan_program.rs", "what_cannot_leave_is_left_to_user_space_when_it_begins_and_dropped_otherwise");
+const NO_LINK_WIRE: How =
+    Test("vlan.rs", "a_flow_whose_way_is_no_filtered_interface_is_forwarded_by_user_space");
 const BUDGETS: How = Not("budgets and cookies are counted in the kernel's maps; the function is told");
 const COOKIES_KERNEL: How = Test("flood.rs", "a_cookie_comes_back_and_is_known_and_another_number_is_not");
 const TOTAL_KERNEL: How = Test("flood.rs", "all_together_open_so_many_connections_and_echo_so_often");
@@ -56,6 +60,8 @@ const HOST: Rest = &[
     (ForwardFull, FORWARD_HOST),
     (ForwardNoRoute, Not("the kernel's route lookup says so, after the verdict")),
     (ForwardTooBig, Not("the kernel's route lookup says so, after the verdict")),
+    (ForwardByUser, Not("the kernel's route lookup says so, after the verdict")),
+    (ForwardNoLink, Not("the kernel's route lookup says so, after the verdict")),
     (ForwardHopLimit, Test("nat/tests.rs", "a_packet_at_the_end_of_its_hops_is_not_forwarded")),
     (Steered, Test("verdict.rs", "a_live_flow_comes_before_everything")),
     (Cookie, Test("verdict.rs", "at_an_open_port_a_segment_belongs_to_a_connection_or_is_dropped")),
@@ -87,6 +93,8 @@ const KERNEL: Rest = &[
     (ForwardFull, FORWARD_KERNEL),
     (ForwardNoRoute, FORWARD_KERNEL),
     (ForwardTooBig, ERROR_KERNEL),
+    (ForwardByUser, NO_LINK_KERNEL),
+    (ForwardNoLink, NO_LINK_KERNEL),
     (ForwardHopLimit, ERROR_KERNEL),
     (
         Steered,
@@ -124,6 +132,8 @@ const WIRE: Rest = &[
         Test("forward_wire.rs", "an_answer_to_a_client_that_nobody_knows_is_dropped_as_without_a_route"),
     ),
     (ForwardTooBig, SENDERS_LEARN),
+    (ForwardByUser, NO_LINK_WIRE),
+    (ForwardNoLink, NO_LINK_WIRE),
     (ForwardHopLimit, FORWARD_WIRE),
     (Steered, Test("steer.rs", "a_connection_whose_packets_change_the_processor_loses_nothing")),
     (Cookie, COOKIES_WIRE),

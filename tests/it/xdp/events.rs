@@ -6,7 +6,7 @@ use std::process::Stdio;
 use aya::EbpfLoader;
 use aya::maps::{Array, HashMap, PerCpuArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
-use portcullis_ebpf_common::event::{Sampler, ring_bytes};
+use portcullis_ebpf_common::event::{SAMPLER_WORDS, Sampler, ring_bytes};
 use portcullis_ebpf_common::tables::{self, Interface, Role, Setting};
 use portcullis_tests::wait::{self, PATIENCE};
 use serde_json::Value;
@@ -123,7 +123,8 @@ fn a_full_ring_costs_events_and_nothing_else() {
     options.repeat = PACKETS;
     const XDP_DROP: u32 = 1;
     assert_eq!(program.test_run(options).unwrap().return_value, XDP_DROP);
-    let samplers: PerCpuArray<_, [u64; 6]> = ebpf.map(tables::SAMPLERS).unwrap().try_into().unwrap();
+    let samplers: PerCpuArray<_, [u64; SAMPLER_WORDS]> =
+        ebpf.map(tables::SAMPLERS).unwrap().try_into().unwrap();
     let (mut kept, mut lost) = (0, 0);
     for words in samplers.get(&0, 0).unwrap().iter() {
         let sampler = Sampler::from_words(*words);

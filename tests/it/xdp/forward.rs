@@ -276,7 +276,7 @@ fn tls_ends_at_the_server_whose_certificate_the_client_sees() {
 }
 
 /// Sends so many bytes, which come back; both are compared.
-fn transfer(client: Client, words: usize) -> (Client, u64) {
+pub(crate) fn transfer(client: Client, words: usize) -> (Client, u64) {
     let Client { mut sender, mut receiver } = client;
     let sending = thread::spawn(move || {
         let mut pattern = Pattern::new(9);

@@ -3,7 +3,9 @@
 
 use aya::maps::{Array, HashMap};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use nix::net::if_::if_nametoindex;
 use portcullis_ebpf_common::forward::{Forward, Service, WORDS_EACH, to_word};
+use portcullis_ebpf_common::link::Link;
 use portcullis_ebpf_common::tables::{self, Setting};
 use portcullis_ebpf_common::{Addresses, Cause, FlowKey, Packet, Ports, Protocol, Seen, nat, walk};
 use portcullis_tests::netns;
@@ -13,20 +15,20 @@ use portcullis_tests::topology::Lab;
 use crate::object;
 use crate::program::{Program, ethernet, tcp};
 
-const XDP_DROP: u32 = 1;
-const XDP_REDIRECT: u32 = 4;
+pub(crate) const XDP_DROP: u32 = 1;
+pub(crate) const XDP_REDIRECT: u32 = 4;
 
-const CLIENT: [u8; 4] = [192, 0, 2, 1];
-const SERVICE: [u8; 4] = [192, 0, 2, 2];
-const OURS: [u8; 4] = [10, 77, 0, 1];
-const SERVER: [u8; 4] = [10, 77, 0, 10];
-const BEHIND: u16 = 7_443;
-const SYN: u8 = 0x02;
-const SYN_ACK: u8 = 0x12;
-const ACK: u8 = 0x10;
+pub(crate) const CLIENT: [u8; 4] = [192, 0, 2, 1];
+pub(crate) const SERVICE: [u8; 4] = [192, 0, 2, 2];
+pub(crate) const OURS: [u8; 4] = [10, 77, 0, 1];
+pub(crate) const SERVER: [u8; 4] = [10, 77, 0, 10];
+pub(crate) const BEHIND: u16 = 7_443;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const SYN_ACK: u8 = 0x12;
+pub(crate) const ACK: u8 = 0x10;
 
 /// A program with one service, whose table of servers has this in every slot.
-fn program(sizes: &[(&'static str, u32)], slot: Option<u16>, ports: u32) -> Option<Program> {
+pub(crate) fn program(sizes: &[(&'static str, u32)], slot: Option<u16>, ports: u32) -> Option<Program> {
     let mut program = Program::load_sized(&object()?, sizes);
     let ebpf = &mut program.ebpf;
     let mut table: Array<_, u64> = ebpf.map_mut(tables::SETTINGS).unwrap().try_into().unwrap();
@@ -40,12 +42,27 @@ fn program(sizes: &[(&'static str, u32)], slot: Option<u16>, ports: u32) -> Opti
     servers.set(0, key((OURS, 0), (SERVER, BEHIND)).to_words(), 0).unwrap();
     let mut services: HashMap<_, [u64; 5], [u64; 2]> =
         ebpf.map_mut(tables::SERVICES).unwrap().try_into().unwrap();
-    let entry = Service { table: 0, listener: 0, first_port: 20_000, ports, spare: 0 };
+    let entry = Service { table: 0, listener: 0, first_port: 20_000, ports, fallback: 0 };
     services.insert(key(([0; 4], 0), (SERVICE, 443)).to_words(), entry.to_words(), 0).unwrap();
+    for interface in ["edge", "farm"] {
+        let index = if_nametoindex(interface).unwrap();
+        link(&mut program, interface, Some(Link::new(index, &[], 1500).unwrap()));
+    }
     Some(program)
 }
 
-fn key(source: ([u8; 4], u16), destination: ([u8; 4], u16)) -> FlowKey {
+/// Says how frames leave by a device, or that they cannot.
+pub(crate) fn link(program: &mut Program, device: &str, link: Option<Link>) {
+    let mut links: HashMap<_, u32, [u64; 3]> =
+        program.ebpf.map_mut(tables::LINKS).unwrap().try_into().unwrap();
+    let device = if_nametoindex(device).unwrap();
+    match link {
+        Some(link) => links.insert(device, link.to_words(), 0).unwrap(),
+        None => links.remove(&device).unwrap(),
+    }
+}
+
+pub(crate) fn key(source: ([u8; 4], u16), destination: ([u8; 4], u16)) -> FlowKey {
     let ports = Ports { source: source.1, destination: destination.1 };
     FlowKey::new(&Addresses::v4(source.0, destination.0), Protocol::Tcp, ports)
 }
@@ -57,21 +74,21 @@ fn ip(from: [u8; 4], to: [u8; 4], hops: u8, protocol: u8, payload: &[u8]) -> Vec
 }
 
 /// A segment of the client's.
-fn client(port: u16, flags: u8, hops: u8, data: usize) -> Vec<u8> {
+pub(crate) fn client(port: u16, flags: u8, hops: u8, data: usize) -> Vec<u8> {
     let mut segment = [&tcp(443, flags)[..], &vec![7; data]].concat();
     segment[..2].copy_from_slice(&port.to_be_bytes());
     ethernet(0x0800, &ip(CLIENT, SERVICE, hops, 6, &segment))
 }
 
 /// A segment of the server's to one of our ports.
-fn server(port: u16, flags: u8) -> Vec<u8> {
+pub(crate) fn server(port: u16, flags: u8) -> Vec<u8> {
     let mut segment = tcp(port, flags);
     segment[..2].copy_from_slice(&BEHIND.to_be_bytes());
     ethernet(0x0800, &ip(SERVER, OURS, 64, 6, &segment))
 }
 
 /// Runs a frame; what leaves instead of it.
-fn run(program: &mut Program, frame: &[u8]) -> (u32, Cause, Vec<u8>) {
+pub(crate) fn run(program: &mut Program, frame: &[u8]) -> (u32, Cause, Vec<u8>) {
     let (action, cause) = program.run(frame);
     if action == XDP_DROP {
         return (action, cause, Vec::new());
@@ -86,19 +103,19 @@ fn run(program: &mut Program, frame: &[u8]) -> (u32, Cause, Vec<u8>) {
     (action, cause, out)
 }
 
-fn parsed(frame: &[u8]) -> Packet {
+pub(crate) fn parsed(frame: &[u8]) -> Packet {
     walk(frame).and_then(Seen::packet).unwrap()
 }
 
 /// What the host makes of the frame on the same way, but for the addresses of the link.
-fn rewritten(frame: &[u8], out: &FlowKey) -> Vec<u8> {
+pub(crate) fn rewritten(frame: &[u8], out: &FlowKey) -> Vec<u8> {
     let (packet, mut frame) = (parsed(frame), frame.to_vec());
     nat::rewrite(frame.as_mut_slice(), &packet, out).unwrap();
     frame.split_off(12)
 }
 
 /// The gateway of a lab whose neighbours are known.
-fn lab() -> Option<Lab> {
+pub(crate) fn lab() -> Option<Lab> {
     object()?;
     if let Err(reason) = netns::available() {
         skip(&format!("no network namespaces: {reason}"));

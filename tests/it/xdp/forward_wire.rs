@@ -88,13 +88,13 @@ fn open_flows_move_to_a_table_of_another_size() {
 }
 
 /// tcpdump on one interface, into a file that it is asked about afterwards.
-struct Witness {
+pub(crate) struct Witness {
     dir: TempDir,
     child: Child,
 }
 
 impl Witness {
-    fn start(place: &Place, interface: &str) -> Self {
+    pub(crate) fn start(place: &Place, interface: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut command: Command = place.command(process::find_program("tcpdump").unwrap());
         command.args(["-i", interface, "-n", "-U", "--immediate-mode", "-Z", "root", "-w"]);
@@ -104,9 +104,17 @@ impl Witness {
     }
 
     /// What it says of the frames for which a filter of its own holds, one line each.
-    fn says(&self, filter: &str) -> Vec<String> {
+    pub(crate) fn says(&self, filter: &str) -> Vec<String> {
+        self.says_first(usize::MAX >> 33, filter)
+    }
+
+    /// The same of so many frames at most.
+    pub(crate) fn says_first(&self, most: usize, filter: &str) -> Vec<String> {
         let mut command = Command::new("tcpdump");
-        command.args(["-n", "-e", "-vv", "-r"]).arg(self.dir.path().join("seen")).arg(filter);
+        command
+            .args(["-n", "-e", "-vv", "-c", &most.to_string(), "-r"])
+            .arg(self.dir.path().join("seen"))
+            .arg(filter);
         let text = process::run(&mut command, PATIENCE).unwrap().ok().unwrap().stdout;
         // Of IPv4 the addresses stand in a second line, indented.
         let mut lines: Vec<String> = Vec::new();

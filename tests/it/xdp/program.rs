@@ -96,7 +96,8 @@ impl Program {
         let program: &mut Xdp = self.ebpf.program_mut(tables::PROGRAM).unwrap().try_into().unwrap();
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
-        let mut left = vec![0; frame.len()];
+        // It may leave longer than it came.
+        let mut left = vec![0; frame.len() + 256];
         options.data_out = Some(&mut left);
         let result = program.test_run(options).unwrap();
         let counted: Vec<Cause> = Cause::ALL

@@ -35,14 +35,14 @@ const LOSSES: [&str; 10] = [
 ];
 
 /// An outside client, a filtered gateway, and a farm.
-struct Scene {
+pub(crate) struct Scene {
     // The daemon ends before its networks go.
-    gateway: Gateway,
-    lab: Lab,
+    pub(crate) gateway: Gateway,
+    pub(crate) lab: Lab,
 }
 
 impl Scene {
-    fn build() -> Option<Self> {
+    pub(crate) fn build() -> Option<Self> {
         let ready = filter_available().and_then(|()| netns::available());
         if let Err(reason) = ready {
             skip(&format!("no filter between namespaces: {reason}"));
@@ -69,22 +69,22 @@ impl Scene {
     }
 
     /// The gateway's addresses at the edge.
-    fn addresses(&self) -> [IpAddr; 2] {
+    pub(crate) fn addresses(&self) -> [IpAddr; 2] {
         [self.lab.gateway.v4[0], self.lab.gateway.v6[0]]
     }
 
-    fn client(&self, ip: IpAddr) -> Client {
+    pub(crate) fn client(&self, ip: IpAddr) -> Client {
         let ca = self.gateway.ca_file();
         self.lab.outside.enter(|| Client::tls(SocketAddr::new(ip, 443), &ca)).unwrap()
     }
 
     /// A server in the farm, of the family of `like`.
-    fn server(&self, like: IpAddr) -> Stage {
+    pub(crate) fn server(&self, like: IpAddr) -> Stage {
         let farm = if like.is_ipv4() { self.lab.farm.v4[0] } else { self.lab.farm.v6[0] };
         self.lab.farm.enter(|| Stage::at(farm)).unwrap()
     }
 
-    fn ticket(&self, server: &Stage) -> String {
+    pub(crate) fn ticket(&self, server: &Stage) -> String {
         self.gateway.issue(&server.address().unwrap().to_string()).unwrap()
     }
 

@@ -257,18 +257,29 @@ fn configuration(place: &str) -> String {
 }
 
 pub(crate) fn configured_mirror() -> Result<String> {
-    let format = "$(REPO_URI)|$(LABEL)|$(COMPONENT)";
-    let mut ask = Command::new("apt-get");
-    let targets =
-        process::run(ask.args(["indextargets", "--format", format, "Created-By: Packages"]), LIMIT)?
-            .ok()?
-            .stdout;
+    let targets = configured_targets()?;
     let mirror = mirror_of(&targets);
     mirror.map(str::to_owned).context("apt is configured for no mirror of Debian; name one with --mirror")
 }
 
-/// The first source that calls itself Debian's main archive, or, when no list was fetched yet, looks like it.
+/// Where this machine's apt gets Debian's security updates, if it does.
+pub(crate) fn configured_security_mirror() -> Result<Option<String>> {
+    Ok(archive_of(&configured_targets()?, "Debian-Security", "/debian-security").map(str::to_owned))
+}
+
+fn configured_targets() -> Result<String> {
+    let format = "$(REPO_URI)|$(LABEL)|$(COMPONENT)";
+    let mut ask = Command::new("apt-get");
+    ask.args(["indextargets", "--format", format, "Created-By: Packages"]);
+    Ok(process::run(&mut ask, LIMIT)?.ok()?.stdout)
+}
+
 fn mirror_of(targets: &str) -> Option<&str> {
+    archive_of(targets, "Debian", "/debian")
+}
+
+/// The first source that calls itself so, or, when no list was fetched yet, looks like it by the end of its address.
+fn archive_of<'a>(targets: &'a str, name: &str, ending: &str) -> Option<&'a str> {
     let rows = || {
         targets.lines().filter_map(|line| {
             let mut fields = line.split('|');
@@ -276,8 +287,8 @@ fn mirror_of(targets: &str) -> Option<&str> {
             (component == "main").then_some((uri.trim_end_matches('/'), label))
         })
     };
-    let named = rows().find(|(_, label)| *label == "Debian");
-    named.or_else(|| rows().find(|(uri, _)| uri.ends_with("/debian"))).map(|(uri, _)| uri)
+    let named = rows().find(|(_, label)| *label == name);
+    named.or_else(|| rows().find(|(uri, _)| uri.ends_with(ending))).map(|(uri, _)| uri)
 }
 
 /// The package of a kernel that the package without a version depends on.
@@ -296,6 +307,7 @@ mod tests {
         let targets = "http://m.example/security/|Debian-Security|main\nhttp://m.example/d/|Debian|contrib\n\
                        http://m.example/d/|Debian|main\nhttp://n.example/debian/|Debian|main\n";
         assert_eq!(mirror_of(targets), Some("http://m.example/d"));
+        assert_eq!(archive_of(targets, "Debian-Security", "/x"), Some("http://m.example/security"));
     }
 
     #[test]

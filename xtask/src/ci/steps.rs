@@ -5,7 +5,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use portcullis_tests::process;
+use portcullis_tests::filtered::World;
+use portcullis_tests::gateway::BpfFs;
+use portcullis_tests::{netns, process};
 use serde_json::Value;
 
 use super::tally::Tally;
@@ -21,6 +23,25 @@ const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// Tests are made to end within 25 minutes on two cores.
 const TEST_LIMIT: Duration = Duration::from_secs(30 * 60);
 const FUZZ: &str = "tests/fuzz/Cargo.toml";
+
+/// Modules of the gateway's tests that run behind the filter too.
+const FILTERED: &[&str] = &[
+    "gateway::cgp",
+    "gateway::connect::",
+    "gateway::drain",
+    "gateway::http",
+    "gateway::relay::",
+    "gateway::socks",
+    "gateway::tickets",
+    "gateway::tls::",
+    "gateway::websocket",
+];
+/// Tests among these that cannot.
+const ON_LOOPBACK: &[&str] = &[
+    "a_server_over_ipv6_is_reached",
+    "a_ticket_for_loopback_is_refused_by_default",
+    "our_own_authority_serves_the_xml_of_storefront",
+];
 
 pub(crate) struct Step {
     pub(crate) name: &'static str,
@@ -73,8 +94,13 @@ pub(crate) const STEPS: &[Step] = &[
     }),
     step("test", "unit, conformance, integration tests, replay of fuzz findings", test),
     slow("epoll", "sessions again on the relay engine for machines without io_uring", |_| on_epoll()),
+    slow("filtered", "sessions again with the packet filter on both interfaces of every gateway", |_| {
+        filtered()
+    }),
     slow("boot", "the kernel side on the appliance's kernel, in QEMU", |_| boot::step()),
-    slow("appliance", "the image starts in QEMU, where one was built", |_| scenario::run(Choice::Quick)),
+    slow("appliance", "the image starts in QEMU, where one was built", |_| {
+        Ok(scenario::run(Choice::Quick)?.tally())
+    }),
     slow("demo", "the whole picture on this machine", |_| demonstration()),
 ];
 
@@ -132,6 +158,26 @@ fn on_epoll() -> Result<Tally> {
     let mut tests = cargo(&["test", "--locked", "-p", "portcullis-tests", "--test", "gateway", "--"]);
     tests.args(["relay", "websocket", "tls", "records", "drain", "hostile", "http", "fault"]);
     tests.env(portcullis_tests::gateway::RELAY_ENGINE, "epoll");
+    run_tests(tests)
+}
+
+/// Behind the filter daemons run one after the other. Left out is what speaks of loopback itself, as `filtered` says, and
+/// what has namespaces of its own.
+fn filtered() -> Result<Tally> {
+    if let Err(missing) = Toolchain::find() {
+        return Ok(Tally::skipped(&missing));
+    }
+    let mounted = || BpfFs::mount().map(drop).map_err(|error| format!("{error:#}"));
+    if let Err(reason) = netns::available().and_then(|()| mounted()) {
+        return Ok(Tally::skipped(&format!("no filter between namespaces: {reason}")));
+    }
+    let program = boot::build_test("gateway")?;
+    let world = World::build()?;
+    let mut tests = world.command(program.to_str().context("the test program's path is no text")?);
+    tests.current_dir(process::repository().join("tests")).args(["--test-threads", "1"]).args(FILTERED);
+    for left_out in ON_LOOPBACK {
+        tests.args(["--skip", left_out]);
+    }
     run_tests(tests)
 }
 

@@ -17,6 +17,10 @@ pub(crate) const NO_RUSTC: &str = "no Rust compiler for the kernel's target: `ap
                                    libstd-rust-web-dev-bpf` on Debian 12, or elsewhere `rustup toolchain install \
                                    nightly --component rust-src`";
 
+const NO_SOURCE: &str = "rustup's nightly is here, but not the source of core, from which it builds for the kernel's target: \
+                         `rustup component add rust-src --toolchain nightly`";
+const RUSTUP: &str = "rustup";
+
 /// What builds for the kernel.
 pub(crate) struct Toolchain {
     compiler: Compiler,
@@ -33,7 +37,7 @@ pub(crate) enum Compiler {
 impl Toolchain {
     /// What there is, or what is missing and how to get it.
     pub(crate) fn find() -> Result<Self, String> {
-        let compiler = Compiler::find().ok_or(NO_RUSTC)?;
+        let compiler = Compiler::find()?;
         let linker = Linker::find(&compiler)?;
         Ok(Self { compiler, linker })
     }
@@ -98,14 +102,18 @@ impl Toolchain {
 }
 
 impl Compiler {
-    pub(crate) fn find() -> Option<Self> {
-        let ready = PathBuf::from(DEBIAN_RUSTC);
+    /// What there is, or what is missing and how to get it.
+    pub(crate) fn find() -> Result<Self, &'static str> {
+        Self::find_by(DEBIAN_RUSTC.into(), Path::new(RUSTUP))
+    }
+
+    fn find_by(ready: PathBuf, rustup: &Path) -> Result<Self, &'static str> {
         if let Some(libraries) = libraries(&ready).filter(|_| ready.is_file()) {
-            return Some(Self::Ready(ready, libraries));
+            return Ok(Self::Ready(ready, libraries));
         }
-        let sysroot = printed(&mut nightly(&["rustc", "--print", "sysroot"]))?;
+        let sysroot = printed(&mut nightly_of(rustup, &["rustc", "--print", "sysroot"])).ok_or(NO_RUSTC)?;
         let source = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs");
-        source.is_file().then_some(Self::Nightly)
+        if source.is_file() { Ok(Self::Nightly) } else { Err(NO_SOURCE) }
     }
 
     fn describe(&self) -> String {
@@ -144,7 +152,11 @@ fn libraries(rustc: &Path) -> Option<PathBuf> {
 }
 
 fn nightly(command: &[&str]) -> Command {
-    let mut rustup = Command::new("rustup");
+    nightly_of(Path::new(RUSTUP), command)
+}
+
+fn nightly_of(rustup: &Path, command: &[&str]) -> Command {
+    let mut rustup = Command::new(rustup);
     rustup.args(["run", "nightly"]).args(command);
     rustup
 }
@@ -158,4 +170,52 @@ fn answers(command: &mut Command) -> bool {
 fn printed(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8(output.stdout).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// A program that does this, in a line of shell.
+    fn program(directory: &Path, name: &str, line: &str) -> PathBuf {
+        let path = directory.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{line}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[test]
+    fn without_debians_compiler_it_is_nightly_with_the_source_of_core_or_the_way_to_get_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path();
+        let nothing = at.join("nothing");
+        let found = |rustc: &Path, rustup: &Path| Compiler::find_by(rustc.to_owned(), rustup);
+        assert_eq!(found(&nothing, &nothing).err(), Some(NO_RUSTC));
+        for way in [
+            "apt-get install rustc-web libstd-rust-web-dev-bpf",
+            "rustup toolchain install nightly --component rust-src",
+        ] {
+            assert!(NO_RUSTC.contains(way));
+        }
+        // As rustup answers for a toolchain that is not installed.
+        let without =
+            program(at, "without", "echo \"error: toolchain 'nightly' is not installed\" >&2; exit 1");
+        assert_eq!(found(&nothing, &without).err(), Some(NO_RUSTC));
+        let asked = "[ \"$*\" = 'run nightly rustc --print sysroot' ] || exit 64";
+        let rustup = program(at, "rustup", &format!("{asked}; echo {}", at.join("sysroot").display()));
+        assert_eq!(found(&nothing, &rustup).err(), Some(NO_SOURCE));
+        assert!(NO_SOURCE.contains("rustup component add rust-src --toolchain nightly"));
+        let source = at.join("sysroot/lib/rustlib/src/rust/library/core/src");
+        fs::create_dir_all(&source).unwrap();
+        fs::write(source.join("lib.rs"), "").unwrap();
+        assert!(matches!(found(&nothing, &rustup), Ok(Compiler::Nightly)));
+        // A stable compiler that has core for the target comes first; one that names a directory without it is none.
+        let empty = program(at, "rustc", &format!("echo {}", nothing.display()));
+        assert!(matches!(found(&empty, &rustup), Ok(Compiler::Nightly)));
+        let ready = program(at, "rustc-web", &format!("echo {}", at.display()));
+        assert!(matches!(found(&ready, &rustup), Ok(Compiler::Ready(..))));
+    }
 }

@@ -6,33 +6,76 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
 use portcullis_tests::process;
+use serde::Deserialize;
 
 use super::builder::{self, Builder};
 use super::keys::Keys;
+use super::licences;
 use super::release::Key;
 use super::sbom;
+use super::sources::Sources;
 use crate::ci::target_directory;
 use crate::{ebpf, shell};
 
 /// The image's description in the repository.
 const DESCRIPTION: &str = "appliance-image";
 /// What of it mkosi reads.
-const PARTS: [&str; 4] = ["mkosi.conf", "mkosi.images", "mkosi.repart", "overlay"];
+const PARTS: [&str; 5] = ["mkosi.conf", "mkosi.images", "mkosi.profiles", "mkosi.repart", "overlay"];
 /// Our programs, and where the gateway's unit expects them.
 const PROGRAMS: [(&str, &str); 2] = [("portcullisd", "usr/local/sbin"), ("portcullis", "usr/local/bin")];
 const UNIT: &str = "gateway/portcullis.service";
+/// What goes with the programs, below `usr/share/doc/portcullis`: rules and a dashboard for Prometheus, what operators read,
+/// our licence.
+const DOCUMENTS: [&str; 6] =
+    ["gateway/docs", "gateway/monitoring", "CHANGELOG.md", "LICENSE", "LICENSE-APACHE", "LICENSE-MIT"];
 /// There when the image was signed.
 const SIGNED: &str = "portcullis.signed";
 const MOMENT: Duration = Duration::from_secs(120);
 
+/// Which kernel and which drivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kernel {
+    /// For virtual machines
+    Cloud,
+    /// For bare metal, with firmware and microcode; runs in virtual machines too
+    Full,
+}
+
+impl Kernel {
+    /// What its packages are called in mkosi.profiles.
+    fn profile(self) -> &'static str {
+        match self {
+            Self::Cloud => "cloud",
+            Self::Full => "full",
+        }
+    }
+
+    /// Which one an image has with these packages.
+    fn of(packages: &str) -> Self {
+        if packages.contains("linux-image-amd64 ") { Self::Full } else { Self::Cloud }
+    }
+
+    /// The parts of Debian that they come from.
+    fn components(self) -> &'static str {
+        match self {
+            Self::Cloud => "main",
+            Self::Full => "main non-free-firmware",
+        }
+    }
+}
+
 /// What is to be built.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct Order<'a> {
     pub(super) version: String,
-    pub(super) keys: Option<Keys>,
+    pub(super) keys: Option<&'a Keys>,
     /// Who signs updates: the image takes those of no one else.
-    pub(super) key: Key,
+    pub(super) key: &'a Key,
+    pub(super) kernel: Kernel,
+    pub(super) sources: &'a Sources,
     /// More files for the image, below a directory.
     pub(super) more: Option<PathBuf>,
     /// Seconds since 1970: times in the image are no later.
@@ -49,6 +92,7 @@ pub(super) struct Built {
     pub(super) sbom: PathBuf,
     /// Versions of all Debian packages.
     pub(super) packages: PathBuf,
+    pub(super) boots: Kernel,
     pub(super) root_hash: String,
     pub(super) version: String,
     /// Whether firmware with the keys in `target/image/keys` starts it.
@@ -66,6 +110,7 @@ impl Built {
             raw: file("portcullis.raw"),
             kernel,
             sbom: file("portcullis.spdx.json"),
+            boots: Kernel::of(&fs::read_to_string(file("portcullis.packages")).unwrap_or_default()),
             packages: file("portcullis.packages"),
             root_hash,
             version,
@@ -94,18 +139,19 @@ pub(super) fn programs() -> Result<()> {
     Ok(())
 }
 
-pub(super) fn image(builder: &Builder, order: &Order) -> Result<Built> {
+pub(super) fn image(builder: &Builder, order: &Order<'_>) -> Result<Built> {
     let directory = builder::directory()?;
     let work = directory.join("work");
-    stage(builder, &work)?;
+    stage(&work, order)?;
     order.key.stage(builder, &work)?;
     let Order { version, epoch, .. } = order;
     if let Some(more) = &order.more {
         copy(&more.join("."), &work.join("overlay"))?;
     }
-    let mut mkosi = vec!["mkosi", "--mirror", &builder.mirror, "--image-version", version];
+    let mut mkosi = vec!["mkosi", "--mirror", &order.sources.mirror, "--image-version", version];
+    mkosi.extend(["--profile", order.kernel.profile()]);
     mkosi.extend(["--source-date-epoch", epoch, "--force"]);
-    if let Some(keys) = &order.keys {
+    if let Some(keys) = order.keys {
         keys.stage(&work)?;
         mkosi.extend(["--secure-boot=yes", "--secure-boot-auto-enroll=no", "--sign-expected-pcr=no"]);
         mkosi.extend(["--secure-boot-key=keys/db.key", "--secure-boot-certificate=keys/db.crt"]);
@@ -132,14 +178,14 @@ pub(super) fn image(builder: &Builder, order: &Order) -> Result<Built> {
 }
 
 /// What of mkosi's output is for the person who watches: the names of its steps.
-fn progress(line: &str) -> Option<String> {
+pub(super) fn progress(line: &str) -> Option<String> {
     let step = line.strip_prefix('‣')?;
     // The workspace lies in memory, the result does not.
     (!step.contains("Could not rename")).then(|| format!("  {step}"))
 }
 
 /// Puts together what mkosi reads.
-fn stage(builder: &Builder, work: &Path) -> Result<()> {
+fn stage(work: &Path, order: &Order<'_>) -> Result<()> {
     let repository = process::repository();
     for part in PARTS.into_iter().chain(["mkosi.sandbox", "programs", "out", "keys"]) {
         let place = work.join(part);
@@ -159,11 +205,7 @@ fn stage(builder: &Builder, work: &Path) -> Result<()> {
     let sources = work.join("mkosi.sandbox/etc/apt/sources.list.d");
     fs::create_dir_all(&sources).context("make apt's directory")?;
     // mkosi's own sources name archives that not every mirror has.
-    let text = format!(
-        "Types: deb\nURIs: {}\nSuites: trixie trixie-updates\nComponents: main\n\
-         Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n",
-        builder.mirror
-    );
+    let text = order.sources.text(order.kernel.components());
     fs::write(sources.join("mkosi.sources"), text).context("write apt's sources")?;
     let release = target_directory()?.join("release");
     for (name, place) in PROGRAMS {
@@ -177,7 +219,22 @@ fn stage(builder: &Builder, work: &Path) -> Result<()> {
         process::run(strip.arg("--strip-debug").arg(place.join(name)), MOMENT)?.ok()?;
     }
     let unit = work.join("programs/usr/lib/systemd/system/portcullis.service");
-    fs::copy(repository.join(UNIT), unit).context("copy the gateway's unit").map(drop)
+    fs::copy(repository.join(UNIT), unit).context("copy the gateway's unit")?;
+    documents(&work.join("programs"))
+}
+
+fn documents(programs: &Path) -> Result<()> {
+    let repository = process::repository();
+    let place = programs.join("usr/share/doc/portcullis");
+    fs::create_dir_all(&place).context("make the documents' directory")?;
+    for name in DOCUMENTS {
+        let mut copy = Command::new("cp");
+        // Links are followed: what they lead to is not in the image.
+        copy.args(["-r", "-L", "--no-preserve=mode,ownership,timestamps"]);
+        process::run(copy.arg(repository.join(name)).arg(&place), MOMENT)?.ok()?;
+    }
+    fs::write(place.join("licences-of-crates"), licences::document(&sbom::crates()?)?)
+        .context("write the licences")
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
@@ -214,6 +271,12 @@ fn text_after(bytes: &[u8], key: &[u8], belongs: impl Fn(&&u8) -> bool) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_packages_tell_the_kernel() {
+        assert_eq!(Kernel::of("kmod 34-2 amd64\nlinux-image-amd64 6.12.117-1 amd64\n"), Kernel::Full);
+        assert_eq!(Kernel::of("linux-image-cloud-amd64 6.12.117-1 amd64\n"), Kernel::Cloud);
+    }
 
     #[test]
     fn root_hash_and_version_are_found_in_the_kernel_image() {

@@ -14,13 +14,14 @@ use nix::unistd::Uid;
 use portcullis_tests::process::{self, Child};
 use portcullis_tests::wait;
 
-use crate::boot::debian::{Apt, KEYRINGS, SUITE, configured_mirror, program};
+use super::sources::Sources;
+use crate::boot::debian::{Apt, KEYRINGS, SUITE, program};
 use crate::boot::lines::Lines;
 use crate::ci::target_directory;
 use crate::shell;
 
 /// mkosi and what it calls; what turns disks into other formats; firmware, and what enrols keys in it.
-const PACKAGES: [&str; 24] = [
+const PACKAGES: [&str; 25] = [
     "mkosi",
     "systemd",
     "systemd-repart",
@@ -45,9 +46,10 @@ const PACKAGES: [&str; 24] = [
     "kmod",
     "cpio",
     "python3-virt-firmware",
+    "xorriso",
 ];
 /// Raised when the builder must be made anew.
-const GENERATION: &str = "1";
+const GENERATION: &str = "3";
 pub(super) const LIMIT: Duration = Duration::from_secs(30 * 60);
 /// Runs in the namespaces. Everything that is not kept lies in memory: much of the work is small files.
 const INSIDE: &str = r#"
@@ -74,28 +76,25 @@ pub(crate) fn directory() -> Result<PathBuf> {
 pub(crate) struct Builder {
     root: PathBuf,
     logs: PathBuf,
-    /// Where Debian's packages come from.
-    pub(crate) mirror: String,
 }
 
 impl Builder {
     /// The builder that is there, or a new one.
-    pub(crate) fn ensure(mirror: Option<&str>, update: bool) -> Result<Self> {
+    pub(crate) fn ensure(sources: &Sources, update: bool) -> Result<Self> {
         let directory = directory()?;
-        let mirror = mirror.map_or_else(configured_mirror, |mirror| Ok(mirror.to_owned()))?;
-        let builder = Self { root: directory.join("builder"), logs: directory.clone(), mirror };
+        let builder = Self { root: directory.join("builder"), logs: directory.clone() };
         if !update && builder.is_whole() {
             return Ok(builder);
         }
         can_build()?;
-        builder.make(&directory)?;
+        builder.make(&directory, &sources.mirror)?;
         Ok(builder)
     }
 
     /// The builder that is there, for its programs and firmware.
     pub(crate) fn find() -> Option<Self> {
         let directory = directory().ok()?;
-        let builder = Self { root: directory.join("builder"), logs: directory, mirror: String::new() };
+        let builder = Self { root: directory.join("builder"), logs: directory };
         builder.is_whole().then_some(builder)
     }
 
@@ -103,9 +102,9 @@ impl Builder {
         fs::read_to_string(self.root.join("generation")).is_ok_and(|text| text == GENERATION)
     }
 
-    fn make(&self, directory: &Path) -> Result<()> {
+    fn make(&self, directory: &Path, mirror: &str) -> Result<()> {
         shell::say("making a Debian 13 with mkosi in target/image/builder, 330 MB; nothing is installed …");
-        let apt = Apt::new(&directory.join("apt"), Some(&self.mirror), SUITE)?;
+        let apt = Apt::new(&directory.join("apt"), Some(mirror), SUITE)?;
         apt.run(&["update"])?;
         apt.run(&["download", "mmdebstrap"])?;
         let tools = directory.join("mmdebstrap");
@@ -128,10 +127,7 @@ impl Builder {
         mmdebstrap.arg("--aptopt=Apt::Install-Recommends \"false\"");
         mmdebstrap.arg("--dpkgopt=path-exclude=/usr/share/man/*");
         mmdebstrap.arg(format!("--include=apt,debian-archive-keyring,{}", PACKAGES.join(",")));
-        mmdebstrap
-            .arg(SUITE)
-            .arg(&new)
-            .arg(format!("deb [signed-by={keyring}] {} {SUITE} main", self.mirror));
+        mmdebstrap.arg(SUITE).arg(&new).arg(format!("deb [signed-by={keyring}] {mirror} {SUITE} main"));
         process::run(&mut mmdebstrap, LIMIT)?.ok()?;
         // A program from outside of it finds the loader where it was built to look.
         if !new.join("lib64").exists() {

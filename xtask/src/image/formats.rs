@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use portcullis_tests::process;
 
@@ -31,6 +31,8 @@ pub(crate) enum Format {
     Ova,
     /// Hyper-V, second generation
     Vhdx,
+    /// Bare metal: starts from a USB stick or an optical drive and installs on a disk
+    Iso,
 }
 
 impl Format {
@@ -56,6 +58,7 @@ impl Format {
                 to("vmdk"),
             ),
             Self::Ova => ova(builder, &Self::Vmdk.make(builder, built)?, to("ova")),
+            Self::Iso => bail!("the installation medium is made from more than an image"),
             Self::Vhdx => convert(builder, built, &["-O", "vhdx", "-o", "subformat=dynamic"], to("vhdx")),
         }
     }
@@ -65,7 +68,12 @@ impl Format {
 pub(super) fn disk(raw: &Path, to: &Path) -> Result<()> {
     let mut copy = Command::new("cp");
     process::run(copy.arg("--sparse=always").arg(raw).arg(to), LIMIT)?.ok()?;
-    let file = File::options().write(true).open(to).context("open the disk")?;
+    empty_disk(to)
+}
+
+/// A disk of that size, with what the file holds already.
+pub(super) fn empty_disk(to: &Path) -> Result<()> {
+    let file = File::options().create(true).truncate(false).write(true).open(to).context("open the disk")?;
     file.set_len(DISK_BYTES).context("give the disk its size")
 }
 
@@ -104,7 +112,7 @@ fn ova(builder: &Builder, vmdk: &Path, to: PathBuf) -> Result<PathBuf> {
     Ok(to)
 }
 
-fn sha256(builder: &Builder, path: &Path) -> Result<String> {
+pub(super) fn sha256(builder: &Builder, path: &Path) -> Result<String> {
     let mut sum = builder.program("usr/bin/sha256sum");
     let said = process::run(sum.arg(path), LIMIT)?.ok()?.stdout;
     said.split_whitespace().next().map(str::to_owned).context("sha256sum said nothing")

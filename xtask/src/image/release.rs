@@ -120,7 +120,7 @@ fn gpg(builder: &Builder, keys: &Path, script: &str) -> Result<()> {
 /// Packs what the last build has left into `target/image/update`, and returns the one file that holds all of it.
 pub(super) fn make(
     builder: &Builder,
-    order: &Order,
+    order: &Order<'_>,
     built: &Built,
     trial_of: Option<&str>,
 ) -> Result<PathBuf> {

@@ -31,6 +31,16 @@ pub(super) struct Crate {
     licence: String,
 }
 
+impl Crate {
+    pub(super) fn is(&self, name: &str, version: &str) -> bool {
+        self.name == name && self.version == version
+    }
+
+    pub(super) fn licence(&self) -> &str {
+        &self.licence
+    }
+}
+
 /// The packages of root and initrd.
 pub(super) fn packages(manifests: &[PathBuf]) -> Result<BTreeSet<Package>> {
     let mut packages = BTreeSet::new();

@@ -2,28 +2,37 @@
 //!
 //! A scenario has a machine of its own, and steps in order; the first that fails ends it.
 
+mod outside;
+mod report;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use portcullis_tests::{process, wait};
+use portcullis_tests::{netns, process, wait};
 use serde::Deserialize;
 
-use super::build::Built;
+use super::build::{Built, Kernel};
 use super::builder::Builder;
+use super::installer;
 use super::release;
-use super::vm::{self, Settings, Visit, Vm};
+use super::vm::{self, Medium, Settings, Visit, Vm};
+use super::wiring::Card;
 use crate::boot::debian::{self, Machine};
-use crate::ci::Tally;
 use crate::shell;
+use outside::{Certificate, Expected, Outside, Run, Start};
+pub(crate) use report::Report;
+use report::{Image, Measured, Outcome, Row};
 
 const DIRECTORY: &str = "appliance-image/scenarios";
 /// From power on to SSH. A minute on an idle machine; this one may be busy.
 const BOOT_LIMIT: Duration = Duration::from_secs(10 * 60);
 /// What an administrator is asked with.
 const PROMPT: &str = "# ";
+/// For a text on the console, which may be the end of an installation.
+const CONSOLE_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// For handing over an update and writing it to the disk: 100 MiB, emulated.
 const UPDATE_LIMIT: Duration = Duration::from_secs(25 * 60);
 /// For a version that is tried in vain: as often as it is, each time as long as it may take.
@@ -42,9 +51,21 @@ pub(super) struct Scenario {
     /// Whether the firmware starts only what is signed with the keys in `target/image/keys`.
     #[serde(default)]
     secure_boot: bool,
+    /// Which kernel the image must have; any when absent.
+    kernel: Option<Kernel>,
+    /// Starts the installation medium on a machine with an empty disk.
+    medium: Option<Medium>,
     command_line: Option<String>,
     #[serde(default)]
     credentials: BTreeMap<String, String>,
+    /// The machine's network cards; without any it has one on QEMU's own network, by which SSH comes.
+    #[serde(default)]
+    card: Vec<Card>,
+    #[serde(default)]
+    certificate: BTreeMap<String, Certificate>,
+    /// Outside of the machine, by their names.
+    #[serde(default)]
+    files: BTreeMap<String, String>,
     step: Vec<Step>,
 }
 
@@ -63,6 +84,8 @@ enum Step {
     Ended,
     /// Let it start again as often as it wants to, until an administrator gets in and a line prints what is expected.
     Restarts { run: String, expect: String },
+    /// Take the installation medium out.
+    Eject,
     /// Change the root file system on the disk.
     Tamper,
     /// Some text must not have been on the console.
@@ -97,8 +120,18 @@ enum Step {
     },
     /// Wait until a line prints what is expected.
     Await { run: String, expect: String },
-    /// Say how long the last start took and how much memory is in use.
+    /// Report how much memory is in use.
     Measure,
+    /// Run a program outside of the machine: it must succeed, or fail, and print what is expected.
+    Run(Run),
+    /// Start a program outside of the machine.
+    Serve(Start),
+    /// Stop it again.
+    Stop { name: String },
+    /// Fill the state partition to the last block, with the machine switched off.
+    Fill,
+    /// Give the room back.
+    Empty,
 }
 
 fn administrator() -> String {
@@ -106,22 +139,44 @@ fn administrator() -> String {
 }
 
 impl Scenario {
+    /// Why it cannot be run on this machine or with this image.
+    fn impossible(&self, built: &Built) -> Option<String> {
+        if self.secure_boot && !built.signed {
+            return Some("the image is not signed: cargo xtask image --secure-boot".to_owned());
+        }
+        if !self.card.is_empty()
+            && let Err(reason) = netns::available()
+        {
+            return Some(format!("network namespaces are not allowed here: {reason}"));
+        }
+        if self.medium.is_some() && installer::find().is_none() {
+            return Some("there is no installation medium: cargo xtask image --format iso".to_owned());
+        }
+        if let Some(update) = self.missing() {
+            return Some(format!("there is no update `{update}`: cargo xtask image --trials"));
+        }
+        match (self.kernel?, built.boots) {
+            (wanted, found) if wanted == found => None,
+            (Kernel::Cloud, _) => Some("the image is for bare metal: cargo xtask image".to_owned()),
+            (Kernel::Full, _) => {
+                Some("the image is for virtual machines: cargo xtask image --kernel full".to_owned())
+            }
+        }
+    }
+
     fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
         toml::from_str(&text).with_context(|| format!("{}", path.display()))
     }
 
     /// An update that it needs and that was not built.
-    fn missing(&self) -> Result<Option<PathBuf>> {
-        for step in &self.step {
-            if let Step::Ssh { update: Some(name), .. } = step {
-                let path = release::trial(name)?;
-                if !path.is_file() {
-                    return Ok(Some(path));
-                }
-            }
-        }
-        Ok(None)
+    fn missing(&self) -> Option<String> {
+        let mut named = self.step.iter().filter_map(|step| match step {
+            Step::Ssh { update, .. } => update.as_deref(),
+            _ => None,
+        });
+        let built = |name: &str| release::trial(name).is_ok_and(|path| path.is_file());
+        named.find(|name| !built(name)).map(str::to_owned)
     }
 }
 
@@ -147,7 +202,7 @@ pub(crate) enum Choice<'a> {
 }
 
 /// Runs scenarios on the image that was built last; skipped where there is none.
-pub(crate) fn run(choice: Choice<'_>) -> Result<Tally> {
+pub(crate) fn run(choice: Choice<'_>) -> Result<Report> {
     let scenarios = all()?;
     if let Choice::Named(names) = choice
         && let Some(unknown) = names.iter().find(|name| !scenarios.contains_key(name.as_str()))
@@ -156,124 +211,154 @@ pub(crate) fn run(choice: Choice<'_>) -> Result<Tally> {
         bail!("there is no scenario `{unknown}`; there are: {}", known.join(", "));
     }
     let (Some(builder), Ok(built)) = (Builder::find(), Built::find()) else {
-        return Ok(Tally::skipped("no image of the appliance to boot: run `cargo xtask image`"));
+        return Ok(Report::skipped("no image of the appliance to boot: run `cargo xtask image`"));
     };
     let machine = match debian::ensure(None, false) {
         Ok(machine) => machine,
-        Err(error) => return Ok(Tally::skipped(&format!("no QEMU to boot the appliance in: {error:#}"))),
+        Err(error) => return Ok(Report::skipped(&format!("no QEMU to boot the appliance in: {error:#}"))),
     };
-    let mut tally = Tally::default();
+    let mut report = Report { image: Some(Image::of(&built)?), ..Report::default() };
     for (name, scenario) in &scenarios {
         let chosen = match choice {
             Choice::All => true,
             Choice::Quick => scenario.quick,
             Choice::Named(names) => names.contains(name),
         };
-        if !chosen {
-            continue;
-        }
-        if scenario.secure_boot && !built.signed {
-            tally.skipped.push(format!("{name}: the image is not signed: cargo xtask image --secure-boot"));
-            continue;
-        }
-        if let Some(missing) = scenario.missing()? {
-            tally
-                .skipped
-                .push(format!("{name}: {} is missing: cargo xtask image --trials", missing.display()));
-            continue;
-        }
-        shell::say(&format!("── {name}: {}", scenario.about));
-        let begun = Instant::now();
-        match perform(&machine, &builder, &built, scenario) {
-            Ok(()) => {
-                tally.passed += 1;
-                shell::print(&format!("{name}: ok, {:.0} s", begun.elapsed().as_secs_f64()));
-            }
-            Err(error) => tally.failed.push(format!("{name}: {error:#}")),
+        if chosen {
+            report.scenarios.push(row(&machine, &builder, &built, name, scenario));
         }
         if wait::interrupted() {
             break;
         }
     }
-    Ok(tally)
+    Ok(report)
 }
 
-fn perform(machine: &Machine, builder: &Builder, built: &Built, scenario: &Scenario) -> Result<()> {
+fn row(machine: &Machine, builder: &Builder, built: &Built, name: &str, scenario: &Scenario) -> Row {
+    let mut measured = Measured::new();
+    let begun = Instant::now();
+    let (outcome, why) = match scenario.impossible(built) {
+        Some(why) => (Outcome::Skipped, Some(why)),
+        None => {
+            shell::say(&format!("── {name}: {}", scenario.about));
+            match perform(machine, builder, built, scenario, &mut measured) {
+                Ok(()) => (Outcome::Passed, None),
+                Err(error) => (Outcome::Failed, Some(format!("{error:#}"))),
+            }
+        }
+    };
+    let seconds = begun.elapsed().as_secs_f64();
+    if outcome == Outcome::Passed {
+        shell::say(&format!("{name}: ok, {seconds:.0} s"));
+    }
+    Row { name: name.to_owned(), outcome, why, seconds, measured }
+}
+
+fn perform(
+    machine: &Machine,
+    builder: &Builder,
+    built: &Built,
+    scenario: &Scenario,
+    measured: &mut Measured,
+) -> Result<()> {
+    let outside = Outside::new()?;
+    outside.write(&scenario.files)?;
+    let given = outside.issue(&scenario.certificate)?;
     let settings = Settings {
-        credentials: scenario.credentials.clone().into_iter().collect(),
+        credentials: scenario.credentials.clone().into_iter().chain(given).collect(),
         command_line: scenario.command_line.clone(),
         secure_boot: scenario.secure_boot,
+        cards: scenario.card.clone(),
+        medium: scenario.medium.zip(installer::find()),
     };
-    let mut vm = Vm::new(machine, builder, &built.raw, settings)?;
-    let mut took = Duration::ZERO;
+    let vm = Vm::new(machine, builder, &built.raw, settings)?;
+    // Programs outside end before the networks go that they are in.
+    let mut stage = Stage { outside, vm, measured };
     for (number, step) in scenario.step.iter().enumerate() {
         let at = || format!("step {}, {step:?}", number + 1);
-        take(&mut vm, step, &mut took).with_context(at)?;
+        stage.take(step).with_context(at)?;
     }
     Ok(())
 }
 
-fn take(vm: &mut Vm<'_>, step: &Step, took: &mut Duration) -> Result<()> {
-    match step {
-        Step::Boot => {
-            vm.start()?;
-            *took = vm.wait_for_ssh(BOOT_LIMIT)?;
-            shell::say(&format!("  SSH answered after {:.1} s", took.as_secs_f64()));
-            Ok(())
-        }
-        Step::Start => vm.start(),
-        Step::Console { text } => vm.wait_for_console(text, BOOT_LIMIT),
-        Step::CutPower => vm.cut_power(),
-        Step::Ended => vm.wait_for_end(LINE_LIMIT),
-        Step::Tamper => vm.tamper(),
-        Step::Silent { text } => vm.check_console_is_without(text),
-        Step::Restarts { run, expect } => restarts(vm, run, expect),
-        Step::Ssh { run, user, options, update, cut_at: Some(cut_at), .. } => {
-            let update = update.as_deref().map(release::trial).transpose()?;
-            vm.cut_during(&Visit { user, options }, run, update.as_deref(), cut_at, UPDATE_LIMIT)
-        }
-        Step::Ssh { run, user, options, update, expect, refuse, fails, cut_at: None } => {
-            let visit = Visit { user, options };
-            let output = match update {
-                Some(update) => vm.hand_over(&visit, run, &release::trial(update)?, UPDATE_LIMIT)?,
-                None => vm.visit(&visit, run, LINE_LIMIT)?,
-            };
-            let said = format!("{}{}", output.stdout, output.stderr);
-            if output.success() == *fails {
-                let how = if *fails { "succeeded" } else { "failed" };
-                bail!("it {how} and said: {}", said.trim());
+/// What the steps act on.
+struct Stage<'a> {
+    outside: Outside,
+    vm: Vm<'a>,
+    measured: &'a mut Measured,
+}
+
+impl Stage<'_> {
+    fn take(&mut self, step: &Step) -> Result<()> {
+        let vm = &mut self.vm;
+        match step {
+            Step::Boot => {
+                vm.start()?;
+                let took = vm.wait_for_ssh(BOOT_LIMIT)?;
+                shell::say(&format!("  SSH answered after {:.1} s", took.as_secs_f64()));
+                // Of the first start, in which the machine is made.
+                self.measured.entry("ssh_seconds".to_owned()).or_insert(took.as_secs_f64());
+                Ok(())
             }
-            if let Some(missing) = expect.iter().find(|text| !said.contains(text.as_str())) {
-                bail!("it did not say `{missing}`, but: {}", said.trim());
+            Step::Start => vm.start(),
+            Step::Console { text } => vm.wait_for_console(text, CONSOLE_LIMIT),
+            Step::CutPower => vm.cut_power(),
+            Step::Ended => vm.wait_for_end(LINE_LIMIT),
+            Step::Eject => vm.eject(),
+            Step::Tamper => vm.tamper(),
+            Step::Silent { text } => vm.check_console_is_without(text),
+            Step::Restarts { run, expect } => restarts(vm, run, expect),
+            Step::Ssh { run, user, options, update, cut_at: Some(cut_at), .. } => {
+                let update = update.as_deref().map(release::trial).transpose()?;
+                vm.cut_during(&Visit { user, options }, run, update.as_deref(), cut_at, UPDATE_LIMIT)
             }
-            if let Some(wrong) = refuse.iter().find(|text| said.contains(text.as_str())) {
-                bail!("it said `{wrong}`: {}", said.trim());
+            Step::Ssh { run, user, options, update, expect, refuse, fails, cut_at: None } => {
+                let visit = Visit { user, options };
+                let output = match update {
+                    Some(update) => vm.hand_over(&visit, run, &release::trial(update)?, UPDATE_LIMIT)?,
+                    None => vm.visit(&visit, run, LINE_LIMIT)?,
+                };
+                let said = format!("{}{}", output.stdout, output.stderr);
+                outside::check(&Expected { fails: *fails, expect, refuse }, output.success(), &said)
             }
-            Ok(())
-        }
-        Step::Type { keys, refuse } => type_keys(vm, keys, refuse),
-        Step::Await { run, expect } => {
-            let mut last = String::new();
-            let found = wait::attempt(AWAIT_LIMIT, expect, || {
-                // Nobody may get in for now: the next attempt may.
-                let Ok(output) = vm.attempt(run) else { return Ok(None) };
-                last = format!("{}{}", output.stdout, output.stderr);
-                Ok::<_, anyhow::Error>(last.contains(expect.as_str()).then_some(()))
-            });
-            found.with_context(|| format!("it said last: {}", last.trim()))
-        }
-        Step::Measure => {
-            let said = vm.ssh("show system --json", LINE_LIMIT)?.ok()?.stdout;
-            let system: serde_json::Value = serde_json::from_str(&said).context("read `show system`")?;
-            shell::print(&format!(
-                "measured under emulation: SSH {:.1} s after power on; {} MiB of memory in use; up {} s",
-                took.as_secs_f64(),
-                system["memory_used_mib"],
-                system["uptime_seconds"]
-            ));
-            Ok(())
+            Step::Type { keys, refuse } => type_keys(vm, keys, refuse),
+            Step::Await { run, expect } => await_line(vm, run, expect),
+            Step::Measure => self.measure(),
+            Step::Run(run) => {
+                self.outside.run(vm.wiring(), run)?;
+                if let Some(name) = &run.measure {
+                    let on = vm.on_for().as_secs_f64();
+                    shell::say(&format!("  {name}: {on:.1} s after power on"));
+                    self.measured.insert(format!("{name}_seconds"), on);
+                }
+                Ok(())
+            }
+            Step::Serve(start) => self.outside.start(vm.wiring(), start),
+            Step::Stop { name } => self.outside.stop(name),
+            Step::Fill => vm.fill(),
+            Step::Empty => vm.empty(),
         }
     }
+
+    fn measure(&mut self) -> Result<()> {
+        let said = self.vm.ssh("show system --json", LINE_LIMIT)?.ok()?.stdout;
+        let system: serde_json::Value = serde_json::from_str(&said).context("read `show system`")?;
+        let memory = system["memory_used_mib"].as_f64().context("`show system` tells no memory in use")?;
+        shell::say(&format!("  {memory:.0} MiB of memory in use"));
+        self.measured.insert("memory_used_mib".to_owned(), memory);
+        Ok(())
+    }
+}
+
+fn await_line(vm: &Vm<'_>, run: &str, expect: &str) -> Result<()> {
+    let mut last = String::new();
+    let found = wait::attempt(AWAIT_LIMIT, expect, || {
+        // Nobody may get in for now: the next attempt may.
+        let Ok(output) = vm.attempt(run) else { return Ok(None) };
+        last = format!("{}{}", output.stdout, output.stderr);
+        Ok::<_, anyhow::Error>(last.contains(expect).then_some(()))
+    });
+    found.with_context(|| format!("it said last: {}", last.trim()))
 }
 
 fn restarts(vm: &mut Vm<'_>, run: &str, expect: &str) -> Result<()> {
@@ -321,7 +406,8 @@ mod tests {
         assert!(scenarios.values().any(|scenario| scenario.quick));
         for (name, scenario) in scenarios {
             assert!(!scenario.about.is_empty(), "{name}");
-            let first = scenario.step.iter().find(|step| !matches!(step, Step::Tamper));
+            let before = |step: &&Step| matches!(step, Step::Tamper | Step::Run(_) | Step::Serve(_));
+            let first = scenario.step.iter().find(|step| !before(step));
             assert!(matches!(first, Some(Step::Boot | Step::Start)), "{name}");
             for step in &scenario.step {
                 let Step::Ssh { update: Some(update), .. } = step else { continue };

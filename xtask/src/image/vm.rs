@@ -4,6 +4,7 @@
 //! loopback interface that leads to the guest's port 22.
 
 use std::fs::{self, File};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,10 +17,13 @@ use nix::sys::signal::Signal;
 use portcullis_tests::process::{self, Child, Output};
 use portcullis_tests::terminal::Terminal;
 use portcullis_tests::wait;
+use serde::Deserialize;
 use tempfile::TempDir;
 
 use super::builder::{self, Builder};
 use super::formats;
+use super::state::State;
+use super::wiring::{Card, Wiring};
 use crate::boot::debian::Machine;
 
 const MEMORY: &str = "1G";
@@ -52,6 +56,14 @@ impl Default for Visit<'_> {
     }
 }
 
+/// What the installer is started from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Medium {
+    Cd,
+    Usb,
+}
+
 /// How the machine is to be.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Settings {
@@ -60,6 +72,10 @@ pub(super) struct Settings {
     /// More for the kernel's command line; only without Secure Boot.
     pub(super) command_line: Option<String>,
     pub(super) secure_boot: bool,
+    /// Without any it has one, by which only SSH comes in.
+    pub(super) cards: Vec<Card>,
+    /// A machine with an empty disk, and the installer's ISO in it; without either it is told nothing.
+    pub(super) medium: Option<(Medium, PathBuf)>,
 }
 
 #[derive(Debug)]
@@ -70,7 +86,10 @@ pub(super) struct Vm<'a> {
     place: TempDir,
     port: u16,
     qemu: Option<Child>,
+    /// Behind QEMU, which ends before its networks go.
+    wiring: Option<Wiring>,
     started: Instant,
+    ejected: bool,
 }
 
 impl<'a> Vm<'a> {
@@ -83,8 +102,14 @@ impl<'a> Vm<'a> {
     ) -> Result<Self> {
         let place = tempfile::Builder::new().prefix("pc-vm-").tempdir().context("make a directory")?;
         let port = process::free_port()?;
-        let vm = Self { machine, builder, settings, place, port, qemu: None, started: Instant::now() };
-        formats::disk(raw, &vm.file("disk.raw"))?;
+        let wiring = if settings.cards.is_empty() { None } else { Some(Wiring::new(&settings.cards)?) };
+        let started = Instant::now();
+        let vm =
+            Self { machine, builder, settings, place, port, qemu: None, wiring, started, ejected: false };
+        match vm.settings.medium {
+            Some(_) => formats::empty_disk(&vm.file("disk.raw"))?,
+            None => formats::disk(raw, &vm.file("disk.raw"))?,
+        }
         let variables = if vm.settings.secure_boot { enrolled(builder)? } else { builder.file(VARIABLES) };
         fs::copy(variables, vm.file("variables.fd")).context("copy the firmware's variables")?;
         for user in USERS {
@@ -118,17 +143,29 @@ impl<'a> Vm<'a> {
         qemu.args(["-drive", &format!("if=pflash,format=raw,file={}", self.file("variables.fd").display())]);
         let disk = self.file("disk.raw");
         qemu.args(["-drive", &format!("if=none,id=disk,format=raw,discard=unmap,file={}", disk.display())]);
-        qemu.args(["-device", "virtio-blk-pci,drive=disk"]);
-        // Nothing of the guest's gets out: it has the emulated network to itself.
-        let forward = format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22", self.port);
-        qemu.args(["-netdev", &forward, "-device", "virtio-net-pci,netdev=net,romfile="]);
+        qemu.args(["-device", "virtio-blk-pci,drive=disk,bootindex=1"]);
+        match &self.wiring {
+            Some(wiring) => qemu.args(wiring.cards()),
+            None => {
+                // Nothing of the guest's gets out: it has the emulated network to itself.
+                let forward = format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22", self.port);
+                qemu.args(["-netdev", &forward, "-device", "virtio-net-pci,netdev=net,romfile="])
+            }
+        };
         qemu.args(["-device", "virtio-rng-pci"]);
-        let mut keys = Vec::new();
-        for user in USERS {
-            let public = fs::read_to_string(self.file(&format!("{user}.pub"))).context("read the key")?;
-            keys.push((format!("appliance.{user}-keys"), public));
+        if let Some((medium, iso)) = &self.settings.medium {
+            qemu.args([
+                "-drive",
+                &format!("if=none,id=medium,format=raw,readonly=on,file={}", iso.display()),
+            ]);
+            match medium {
+                Medium::Cd => qemu.args(["-device", "ide-cd,drive=medium,bootindex=0"]),
+                Medium::Usb => {
+                    qemu.args(["-device", "qemu-xhci", "-device", "usb-storage,drive=medium,bootindex=0"])
+                }
+            };
         }
-        for (name, value) in keys.iter().chain(&self.settings.credentials) {
+        for (name, value) in self.told()? {
             let value = STANDARD.encode(value);
             let value = format!("type=11,value=io.systemd.credential.binary:{name}={value}");
             qemu.args(["-smbios", &value]);
@@ -136,28 +173,71 @@ impl<'a> Vm<'a> {
         if let Some(more) = &self.settings.command_line {
             qemu.args(["-smbios", &format!("type=11,value=io.systemd.stub.kernel-cmdline-extra={more}")]);
         }
+        if let Some(wiring) = &self.wiring {
+            qemu = wiring.around(&qemu);
+        }
         self.started = Instant::now();
         self.qemu = Some(Child::spawn("qemu", &mut qemu, self.place.path())?);
         Ok(())
+    }
+
+    /// What the hypervisor tells: the users' keys and what the scenario says.
+    fn told(&self) -> Result<Vec<(String, String)>> {
+        if self.ejected {
+            return Ok(Vec::new());
+        }
+        let mut told = self.settings.credentials.clone();
+        for user in USERS {
+            let public = fs::read_to_string(self.file(&format!("{user}.pub"))).context("read the key")?;
+            told.push((format!("appliance.{user}-keys"), public));
+        }
+        Ok(told)
+    }
+
+    /// Takes the medium out; from then on the machine knows only what the installer has left.
+    pub(super) fn eject(&mut self) -> Result<()> {
+        if self.qemu.is_some() {
+            bail!("the machine is on");
+        }
+        self.ejected = true;
+        self.settings.medium.take().map(drop).context("there is no medium in the machine")
     }
 
     /// Waits until an administrator gets in; returns how long that took from the start.
     pub(super) fn wait_for_ssh(&mut self, limit: Duration) -> Result<Duration> {
         let begun = self.started;
         let answered = wait::attempt(limit, "SSH to the appliance", || {
-            let mut ssh = self.ssh_command(&Visit::default(), "show version", ATTEMPT);
+            let mut ssh = self.ssh_command(&Visit::default(), "show version", ATTEMPT)?;
             // A machine that is off will not answer.
             if let Some(status) = self.qemu.as_mut().and_then(|qemu| qemu.try_status().transpose()) {
                 bail!("QEMU ended with {}", status?);
             }
-            Ok::<_, anyhow::Error>(process::run(&mut ssh, ATTEMPT * 2)?.success().then(|| begun.elapsed()))
+            // An attempt that takes too long is no failure: a busy machine may be quicker the next time.
+            let inside = process::run(&mut ssh, ATTEMPT * 2).is_ok_and(|output| output.success());
+            Ok::<_, anyhow::Error>(inside.then(|| begun.elapsed()))
         });
-        answered.map_err(|error| self.told(&error))
+        answered.map_err(|error| self.with_console(&error))
     }
 
-    fn ssh_command(&self, visit: &Visit<'_>, line: &str, patience: Duration) -> Command {
-        let mut ssh = Command::new("ssh");
-        ssh.args(["-F", "none", "-p", &self.port.to_string(), "-i"]).arg(self.file(visit.user));
+    /// The networks around it, where it has cards.
+    pub(super) fn wiring(&self) -> Option<&Wiring> {
+        self.wiring.as_ref()
+    }
+
+    /// How long ago it was switched on.
+    pub(super) fn on_for(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn ssh_command(&self, visit: &Visit<'_>, line: &str, patience: Duration) -> Result<Command> {
+        let (mut ssh, address, port) = match &self.wiring {
+            None => (Command::new("ssh"), Ipv4Addr::LOCALHOST.into(), self.port),
+            Some(wiring) => {
+                let (ssh, address) = wiring.administrators("ssh")?;
+                (ssh, address, 22)
+            }
+        };
+        ssh.args(["-F", "none", "-p", &port.to_string(), "-i"]).arg(self.file(visit.user));
         // What is said first counts.
         ssh.args(visit.options);
         // The host key of the first time must be that of all times.
@@ -166,12 +246,12 @@ impl<'a> Vm<'a> {
             ssh.args(["-o", option]);
         }
         ssh.args(["-o", &format!("ConnectTimeout={}", patience.as_secs())]);
-        ssh.arg(format!("{}@127.0.0.1", visit.user));
+        ssh.arg(format!("{}@{address}", visit.user));
         if !line.is_empty() {
             // Behind this nothing is an option of ssh's.
             ssh.args(["--", line]);
         }
-        ssh
+        Ok(ssh)
     }
 
     /// Runs a line of the appliance's command line as the administrator.
@@ -181,12 +261,12 @@ impl<'a> Vm<'a> {
 
     /// The same without much patience.
     pub(super) fn attempt(&self, line: &str) -> Result<Output> {
-        process::run(&mut self.ssh_command(&Visit::default(), line, ATTEMPT), ATTEMPT * 2)
+        process::run(&mut self.ssh_command(&Visit::default(), line, ATTEMPT)?, ATTEMPT * 2)
     }
 
     /// Runs a line, or what the options say where there is none.
     pub(super) fn visit(&self, visit: &Visit<'_>, line: &str, limit: Duration) -> Result<Output> {
-        process::run(&mut self.ssh_command(visit, line, limit), limit)
+        process::run(&mut self.ssh_command(visit, line, limit)?, limit)
     }
 
     /// Runs a line that gets a file on its standard input.
@@ -197,7 +277,7 @@ impl<'a> Vm<'a> {
         file: &Path,
         limit: Duration,
     ) -> Result<Output> {
-        process::run(&mut fed(&self.ssh_command(visit, line, MOMENT), file), limit)
+        process::run(&mut fed(&self.ssh_command(visit, line, MOMENT)?, file), limit)
     }
 
     /// The same, and takes the power away when the console says something.
@@ -209,7 +289,7 @@ impl<'a> Vm<'a> {
         text: &str,
         limit: Duration,
     ) -> Result<()> {
-        let mut ssh = self.ssh_command(visit, line, MOMENT);
+        let mut ssh = self.ssh_command(visit, line, MOMENT)?;
         if let Some(file) = file {
             ssh = fed(&ssh, file);
         }
@@ -235,13 +315,13 @@ impl<'a> Vm<'a> {
     pub(super) fn terminal(&self) -> Result<Terminal> {
         let options = ["-t".to_owned()];
         let visit = Visit { options: &options, ..Visit::default() };
-        Terminal::start(&self.ssh_command(&visit, "", MOMENT), 100, 30)
+        Terminal::start(&self.ssh_command(&visit, "", MOMENT)?, 100, 30)
     }
 
     /// Some text must not have been on the console so far.
     pub(super) fn check_console_is_without(&self, text: &str) -> Result<()> {
         match self.console().lines().find(|line| line.contains(text)) {
-            Some(line) => Err(self.told(&anyhow!("the console says: {line}"))),
+            Some(line) => Err(self.with_console(&anyhow!("the console says: {line}"))),
             None => Ok(()),
         }
     }
@@ -257,7 +337,7 @@ impl<'a> Vm<'a> {
     pub(super) fn wait_for_end(&mut self, limit: Duration) -> Result<()> {
         let mut qemu = self.qemu.take().context("the machine is off")?;
         let ended = qemu.wait(limit);
-        let ended = ended.map_err(|error| self.told(&error))?;
+        let ended = ended.map_err(|error| self.with_console(&error))?;
         if ended.success() { Ok(()) } else { bail!("QEMU ended with {ended}") }
     }
 
@@ -274,15 +354,20 @@ impl<'a> Vm<'a> {
                 None => Ok(None),
             }
         });
-        found.map_err(|error| self.told(&error))
+        found.map_err(|error| self.with_console(&error))
+    }
+
+    /// The disk, which nobody else may use at the same time.
+    fn disk(&self) -> Result<PathBuf> {
+        if self.qemu.is_some() {
+            bail!("the machine is on");
+        }
+        Ok(self.file("disk.raw"))
     }
 
     /// Changes bytes in the middle of the root file system, as somebody with the disk in his hands could.
     pub(super) fn tamper(&self) -> Result<()> {
-        if self.qemu.is_some() {
-            bail!("the machine is on");
-        }
-        let disk = File::options().read(true).write(true).open(self.file("disk.raw"));
+        let disk = File::options().read(true).write(true).open(self.disk()?);
         let disk = disk.context("open the disk")?;
         // Every 64 KiB, so that a block that every start reads is among them.
         let mut block = [0; 8];
@@ -297,12 +382,22 @@ impl<'a> Vm<'a> {
         Ok(())
     }
 
+    /// Leaves no room on the state partition, as a disk that has run full.
+    pub(super) fn fill(&self) -> Result<()> {
+        State::find(self.builder, &self.disk()?)?.fill()
+    }
+
+    /// Gives the room back.
+    pub(super) fn empty(&self) -> Result<()> {
+        State::find(self.builder, &self.disk()?)?.empty()
+    }
+
     fn console(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.file(CONSOLE)).unwrap_or_default()).into_owned()
     }
 
     /// An error with the end of the console and what QEMU said; the console is kept.
-    fn told(&self, error: &anyhow::Error) -> anyhow::Error {
+    fn with_console(&self, error: &anyhow::Error) -> anyhow::Error {
         let console = self.console();
         if let Ok(directory) = builder::directory() {
             // It helps to look at; that it cannot be kept is no reason for another error.

@@ -41,8 +41,8 @@ pub(crate) fn ensure() {
 
 fn make() -> Result<()> {
     let compiler = match Compiler::find() {
-        Some(compiler) => compiler,
-        None => nightly()?,
+        Ok(compiler) => compiler,
+        Err(_missing) => nightly()?,
     };
     let Err(reason) = Linker::find(&compiler) else { return Ok(()) };
     shell::say(&reason);
@@ -69,7 +69,10 @@ fn nightly() -> Result<Compiler> {
     }
     shell::say(&format!("`{}` …", process::describe(&rustup)));
     let done = shell::stream(&mut rustup, DOWNLOAD_LIMIT, |_| ())?;
-    Compiler::find().filter(|_| done).context(NO_RUSTC)
+    if !done {
+        bail!("{NO_RUSTC}");
+    }
+    Compiler::find().map_err(anyhow::Error::msg)
 }
 
 fn install_linker(compiler: &Compiler) -> Result<()> {

@@ -91,6 +91,7 @@ pub(crate) const PACKAGES: &[Package] = &[
     required("openssh-client", Proof::Program("ssh"), DEMO_AND_TEST, "ssh through `portcullis connect`"),
     required("openssh-server", Proof::Program("sshd"), DEMO_AND_TEST, "a farm machine with a shell"),
     required("nginx", Proof::Program("nginx"), ALL, "a farm machine that serves files"),
+    required("keepalived", Proof::Program("keepalived"), TEST, "virtual addresses of two appliances"),
     required("git", Proof::Program("git"), TEST, "the list of files that tidy looks at"),
     optional(
         "python3-venv",

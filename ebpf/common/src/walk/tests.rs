@@ -363,4 +363,30 @@ proptest! {
             prop_assert_eq!(whole, Cause::RuleAccepts);
         }
     }
+
+    #[test]
+    fn a_gate_turns_away_first_segments_and_datagrams_and_nothing_else(frame in frames()) {
+        match (walk(frame.as_slice()), walk_past(frame.as_slice(), &Shut)) {
+            (Ok(Seen::Ip(packet)), Err(cause)) => {
+                prop_assert_eq!(cause, Cause::NoRule);
+                let begins = packet.kind == Kind::Tcp && packet.flags.opens();
+                prop_assert!(!packet.is_first && (begins || packet.kind == Kind::Udp), "{packet:?}");
+            }
+            (Ok(Seen::Ip(packet)), Ok(same)) => {
+                let begins = packet.kind == Kind::Tcp && packet.flags.opens();
+                prop_assert!(packet.is_first || !(begins || packet.kind == Kind::Udp), "{packet:?}");
+                prop_assert_eq!(same, Seen::Ip(packet));
+            }
+            (open, shut) => prop_assert_eq!(open, shut),
+        }
+    }
+}
+
+/// No port is open.
+struct Shut;
+
+impl Gate for Shut {
+    fn turns_away(&self, _: Protocol, _: u16) -> bool {
+        true
+    }
 }

@@ -1,6 +1,4 @@
-//! What may be typed about updates and health.
-
-use std::time::Duration;
+//! What may be typed about updates.
 
 use clap::{Args, Subcommand};
 
@@ -35,14 +33,4 @@ pub struct Install {
     /// Start the machine again when it is installed
     #[arg(long)]
     pub reboot: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct Health {
-    /// Count only what is in this machine's hands: ticket authorities may be down
-    #[arg(long)]
-    pub own: bool,
-    /// Wait so long for it to become well
-    #[arg(long, value_name = "TIME", value_parser = super::duration)]
-    pub wait: Option<Duration>,
 }

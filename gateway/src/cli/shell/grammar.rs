@@ -13,12 +13,16 @@ use crate::cli::args::Cli;
 pub(super) const WORDS: &[(&[&str], &[&str], &str)] = &[
     (&["show", "status"], &["status"], "how the gateway does"),
     (&["show", "system"], &["system"], "how the machine does"),
-    (&["show", "health"], &["health"], "whether the gateway does what it should"),
     (&["show", "updates"], &["update", "status"], "versions that are installed, and the last update"),
     (
         &["show", "interfaces"],
         &["interfaces"],
         "network cards: driver, queues, addresses, where the filter sits",
+    ),
+    (
+        &["show", "high-availability"],
+        &["high-availability"],
+        "this appliance as one of two that share addresses",
     ),
     (&["show", "version"], &["--version"], "the version of this program"),
     (&["show", "sessions"], &["sessions", "list"], "sessions, oldest first"),
@@ -36,7 +40,11 @@ pub(super) const WORDS: &[(&[&str], &[&str], &str)] = &[
     (&["show", "drops"], &["xdp", "drops"], "packets that were dropped, and why"),
     (&["show", "ports"], &["ports", "show"], "what may come in by which port"),
     (&["show", "metrics"], &["metrics"], "metrics in Prometheus's text format"),
-    (&["show", "log"], &["logs", "level"], "what is logged"),
+    (&["show", "log"], &["logs", "show"], "the newest lines of the log; --follow goes on"),
+    (&["show", "log-level"], &["logs", "level"], "what is logged"),
+    (&["show", "health"], &["health"], "how the gateway does, check by check"),
+    (&["show", "users"], &["users"], "who has sessions"),
+    (&["show", "captures"], &["capture", "list"], "captures that are kept"),
     (&["kill", "session"], &["sessions", "kill"], "end one session"),
     (&["kill", "sessions"], &["sessions", "kill"], "end sessions: of a user, or all"),
     (&["kill", "user"], &["sessions", "kill", "--user"], "end the sessions of a user"),
@@ -45,8 +53,10 @@ pub(super) const WORDS: &[(&[&str], &[&str], &str)] = &[
     (&["ban"], &["bans", "add"], "let an address or prefix not come in"),
     (&["unban"], &["bans", "remove"], "lift a ban"),
     (&["monitor", "sessions"], &["sessions", "watch"], "sessions, kept up to date; Ctrl-C ends it"),
+    (&["monitor", "log"], &["logs", "show", "--follow"], "lines of the log as they come; Ctrl-C ends it"),
     (&["monitor", "packets"], &["xdp", "top"], "packets by reason, kept up to date; Ctrl-C ends it"),
     (&["test", "sta"], &["sta", "test"], "ask a ticket authority now"),
+    (&["test", "tls"], &["tls-test"], "what a server's TLS looks like, and whether it is believed"),
     (&["test", "port"], &["ports", "test"], "which rule decides about a packet"),
     (&["confirm"], &["configure", "confirm"], "keep what was committed on trial"),
 ];
@@ -56,11 +66,13 @@ const COMMANDS: &[&[&str]] = &[
     &["status"],
     &["system"],
     &["interfaces"],
+    &["high-availability"],
     &["sessions"],
     &["sta"],
     &["ticket"],
     &["configure"],
     &["config", "show"],
+    &["config", "push"],
     &["bans"],
     &["xdp", "status"],
     &["xdp", "drops"],
@@ -71,8 +83,15 @@ const COMMANDS: &[&[&str]] = &[
     &["logs"],
     &["metrics"],
     &["resolve"],
-    &["update"],
+    &["ping"],
+    &["trace"],
+    &["tls-test"],
+    &["capture"],
     &["health"],
+    &["users"],
+    &["support"],
+    &["update"],
+    &["factory-reset"],
     &["reboot"],
     &["shutdown"],
     &["audit"],
@@ -81,7 +100,8 @@ const COMMANDS: &[&[&str]] = &[
 ];
 
 /// Commands that keep themselves up to date: their output is not collected.
-const LIVE: &[&[&str]] = &[&["sessions", "watch"], &["xdp", "top"]];
+const LIVE: &[&[&str]] =
+    &[&["sessions", "watch"], &["xdp", "top"], &["ping"], &["trace"], &["capture"], &["factory-reset"]];
 
 /// The words of the program that a line stands for.
 pub(super) fn resolve(words: &[Word], configuring: bool, place: &str) -> Result<Vec<String>, String> {
@@ -148,7 +168,8 @@ fn begins(words: &[String], with: &[&str]) -> bool {
 
 /// Whether a command shows itself, instead of leaving a text behind.
 pub(super) fn is_live(words: &[String]) -> bool {
-    let follows = begins(words, &["xdp", "drops"]) && words.iter().any(|word| word == "--follow");
+    let may_follow = [&["xdp", "drops"], &["logs", "show"]].iter().any(|command| begins(words, *command));
+    let follows = may_follow && words.iter().any(|word| word == "--follow" || word == "-f");
     follows || LIVE.iter().any(|live| begins(words, live))
 }
 

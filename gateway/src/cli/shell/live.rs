@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::config::schema::{Shape, keys_of};
 use crate::ctl::client::Client;
 use crate::ctl::protocol::{
-    BanFilter, BanRow, Command, ConfigText, ForwardStatus, HistoryRow, SessionFilter, SessionRow, StaRow,
-    Status, WhichText,
+    BanFilter, BanRow, CaptureRow, Command, ConfigText, ForwardStatus, HistoryRow, SessionFilter, SessionRow,
+    StaRow, Status, WhichText,
 };
 use crate::store::edit::{self, path::quoted};
 
@@ -28,6 +28,8 @@ pub(super) enum Kind {
     Ban,
     Back,
     Saved,
+    Capture,
+    Interface,
 }
 
 /// Asks the daemon.
@@ -84,6 +86,14 @@ impl Live {
             Kind::Back => {
                 let rows: Vec<HistoryRow> = client.call(&Command::ConfigHistory {}).ok()?;
                 rows.into_iter().map(|row| row.back.to_string()).collect()
+            }
+            Kind::Capture => {
+                let rows: Vec<CaptureRow> = client.call(&Command::CaptureList {}).ok()?;
+                rows.into_iter().map(|row| row.name).collect()
+            }
+            Kind::Interface => {
+                let entries = std::fs::read_dir("/sys/class/net").ok()?;
+                sorted(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()))
             }
             Kind::Saved => client.call(&Command::ConfigSaved {}).ok()?,
         })

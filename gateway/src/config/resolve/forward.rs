@@ -270,7 +270,7 @@ impl Resolver<'_> {
         let trust = match (row.ca, row.pin_sha256) {
             (None, None) => CheckTrust::Any,
             (Some(ca), None) => CheckTrust::Ca(self.path("ca", &ca)),
-            (None, Some(pin)) => CheckTrust::Pin(self.pin(&pin)),
+            (None, Some(pin)) => CheckTrust::Pin(self.pin("pin_sha256", &pin)),
             (Some(ca), Some(pin)) => {
                 self.ca_contradicts_pin(&ca, &pin);
                 CheckTrust::Any

@@ -50,6 +50,7 @@ impl Resolver<'_> {
             }
         };
         own.extend(self.bound.iter().map(|bound| bound.address.ip()).filter(|ip| !ip.is_unspecified()));
+        own.extend(&self.floating);
         let own: Vec<IpAddr> = own.into_iter().collect();
         drafts.into_iter().map(|draft| self.finish_listener(draft, own.clone())).collect()
     }

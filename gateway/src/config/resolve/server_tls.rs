@@ -46,7 +46,7 @@ impl Resolver<'_> {
             _ if off.is_some() => ServerTrust::Anyone,
             (None, None) => ServerTrust::PublicRoots,
             (Some(ca), None) => ServerTrust::Ca(self.path("ca", &ca)),
-            (None, Some(pin)) => ServerTrust::Pin(self.pin(&pin)),
+            (None, Some(pin)) => ServerTrust::Pin(self.pin("pin_sha256", &pin)),
             (Some(ca), Some(pin)) => {
                 self.ca_contradicts_pin(&ca, &pin);
                 ServerTrust::PublicRoots

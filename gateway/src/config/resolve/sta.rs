@@ -90,7 +90,7 @@ impl Resolver<'_> {
         match (ca, pin) {
             (None, None) => StaTls::PublicRoots,
             (Some(ca), None) => StaTls::Ca(self.path("ca", &ca)),
-            (None, Some(pin)) => StaTls::Pin(self.pin(&pin)),
+            (None, Some(pin)) => StaTls::Pin(self.pin("pin_sha256", &pin)),
             (Some(ca), Some(pin)) => {
                 self.ca_contradicts_pin(&ca, &pin);
                 StaTls::PublicRoots
@@ -98,7 +98,7 @@ impl Resolver<'_> {
         }
     }
 
-    pub(super) fn pin(&mut self, typed: &Located<String>) -> [u8; 32] {
+    pub(super) fn pin(&mut self, key: &str, typed: &Located<String>) -> [u8; 32] {
         // `openssl x509 -fingerprint -sha256` writes colons between the bytes.
         let digits: Vec<u8> = typed
             .value
@@ -112,7 +112,7 @@ impl Resolver<'_> {
         let pin = <[u8; 32]>::try_from(bytes).ok().filter(|_| digits.len() == 64);
         if pin.is_none() {
             self.problems
-                .add(typed.at, "`pin_sha256` is no SHA-256 fingerprint")
+                .add(typed.at, format!("`{key}` is no SHA-256 fingerprint"))
                 .expected("64 hexadecimal digits, as `openssl x509 -noout -fingerprint -sha256` prints");
         }
         pin.unwrap_or_default()

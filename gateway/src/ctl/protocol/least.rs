@@ -20,8 +20,10 @@ impl Command {
             | Self::ConfigHistory {}
             | Self::ConfigSaved {}
             | Self::WhoAmI {}
-            | Self::Metrics {}
+            | Self::Resolve { .. }
             | Self::Health {}
+            | Self::HighAvailability {}
+            | Self::Metrics {}
             | Self::UpdateStatus {}
             | Self::Update(UpdateOrder::List { source: UpdateSource::Known })
             | Self::XdpStatus {}
@@ -40,6 +42,10 @@ impl Command {
             | Self::ForwardDrain(_)
             | Self::ForwardUndrain(_)
             | Self::AuditList { .. }
+            | Self::Ping(_)
+            | Self::Trace(_)
+            | Self::TlsTest(_)
+            | Self::LogRead(_)
             | Self::LogLevel { level: Some(_) } => Role::Operator,
             // A ticket opens whatever it names: whoever issues one is not bound by policy's intent.
             Self::TicketIssue(_)
@@ -54,15 +60,23 @@ impl Command {
             | Self::ConfigRestore { .. }
             | Self::ConfigValidate {}
             | Self::ConfigCommit(_)
+            | Self::ConfigPush(_)
             | Self::Reload {}
             | Self::ReloadConfirm {}
             // Whoever names a source has the system go there.
             | Self::Update(_)
+            | Self::CaptureStart(_)
+            | Self::CaptureStop { .. }
+            | Self::CaptureList {}
+            | Self::CaptureRead { .. }
+            | Self::CaptureDelete { .. }
+            | Self::SupportBundle {}
             | Self::Machine(_) => Role::Administrator,
         }
     }
 
-    /// Whether it changes what the gateway does, and so belongs into the audit log. A candidate does nothing yet.
+    /// Whether it changes what the gateway does, or takes away what was seen of its users, and so belongs into the audit
+    /// log. A candidate does nothing yet.
     #[must_use]
     pub fn is_change(&self) -> bool {
         matches!(
@@ -77,9 +91,15 @@ impl Command {
                 | Self::TicketIssue(_)
                 | Self::TicketRedeem { .. }
                 | Self::ConfigCommit(_)
+                | Self::ConfigPush(_)
                 | Self::Reload {}
                 | Self::ReloadConfirm {}
                 | Self::Update(UpdateOrder::Install { .. } | UpdateOrder::Rollback {})
+                | Self::CaptureStart(_)
+                | Self::CaptureStop { .. }
+                | Self::CaptureRead { offset: 0, .. }
+                | Self::CaptureDelete { .. }
+                | Self::SupportBundle {}
                 | Self::Machine(_)
         )
     }

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct MachineOrder {
     pub action: MachineAction,
+    /// Of a factory reset: the settings of the network stay.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_network: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,4 +17,5 @@ pub struct MachineOrder {
 pub enum MachineAction {
     Reboot,
     PowerOff,
+    FactoryReset,
 }

@@ -27,6 +27,9 @@ pub struct Status {
     pub ebpf: String,
     /// What carries relayed bytes: `io_uring` or `epoll`.
     pub relay_engine: String,
+    /// `master`, `backup`, `fault` or `stopped`; absent where it is not configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high_availability: Option<String>,
     pub log_level: String,
     pub log_lines_lost: u64,
 }

@@ -43,7 +43,7 @@ fn every_command_survives_its_line() {
         Command::Update(UpdateOrder::List { source: UpdateSource::Known }),
         Command::Update(UpdateOrder::Install { source: UpdateSource::Upload, version: None }),
         Command::Update(UpdateOrder::Rollback {}),
-        Command::Machine(MachineOrder { action: MachineAction::PowerOff }),
+        Command::Machine(MachineOrder { action: MachineAction::PowerOff, keep_network: false }),
     ] {
         assert_eq!(round_trip(&command), command);
         assert_eq!(command.to_line().iter().filter(|byte| **byte == b'\n').count(), 1);

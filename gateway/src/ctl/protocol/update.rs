@@ -1,4 +1,4 @@
-//! What may be asked about updates, and about health, which decides whether one stays.
+//! What may be asked about updates.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,22 +11,4 @@ pub use crate::update::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpdateAsked {
     pub id: String,
-}
-
-/// Whether the gateway does what it should.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Health {
-    /// Whether all is well.
-    pub ready: bool,
-    /// The same of what is in this machine's hands: authorities may be down.
-    pub own: bool,
-    pub checks: Vec<HealthCheck>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HealthCheck {
-    /// `gateway`, `packet-filter` or `authorities`.
-    pub name: String,
-    pub ok: bool,
-    pub told: String,
 }

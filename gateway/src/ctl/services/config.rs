@@ -12,19 +12,14 @@ use crate::ctl::protocol::{
 };
 use crate::ctl::role::Caller;
 use crate::store::candidate::{Candidate, CandidateError};
+use crate::store::history::Origin;
 use crate::store::trial::{LENGTH_MAX, LENGTH_MIN};
 use crate::store::{diff, edit};
 use crate::sync::lock;
 
 impl Services {
     pub(super) fn me(caller: &Caller) -> Me {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-        let host = host.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
-        Me {
-            user: caller.name.clone(),
-            role: caller.role.as_str().to_owned(),
-            host: host.unwrap_or_else(|| "gateway".to_owned()),
-        }
+        Me { user: caller.name.clone(), role: caller.role.as_str().to_owned(), host: host() }
     }
 
     pub(super) fn config_text(&self, caller: &Caller, which: &WhichText) -> Outcome<ConfigText> {
@@ -180,9 +175,14 @@ impl Services {
 
     /// Lets the reloader do something, and waits for it.
     pub(super) async fn order(&self, caller: &Caller, what: Order) -> Outcome<Applied> {
+        self.order_of(caller.origin(), what).await
+    }
+
+    /// The same for somebody who is no caller of the control socket.
+    pub(super) async fn order_of(&self, origin: Origin, what: Order) -> Outcome<Applied> {
         let (reply, outcome) = oneshot::channel();
         let busy = || Failure::new(ErrorCode::Unavailable, "the daemon is busy reloading or stopping");
-        let request = ReloadRequest { what, origin: caller.origin(), reply };
+        let request = ReloadRequest { what, origin, reply };
         self.reload.try_send(request).map_err(|_| busy())?;
         let outcome = tokio::time::timeout(RELOAD_WAIT, outcome).await;
         let outcome = outcome.map_err(|_| busy())?.map_err(|_| busy())?;
@@ -194,6 +194,13 @@ impl Services {
         let trial = lock(&self.store).trial().map(|trial| trial.ends);
         self.kernel.reverts_at().into_iter().chain(trial).min()
     }
+}
+
+/// The name of this machine.
+pub(super) fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+    name.unwrap_or_else(|| "gateway".to_owned())
 }
 
 fn refused(error: CandidateError) -> Failure {

@@ -1,4 +1,4 @@
-//! Starting the machine again and switching it off: asked of the system by a file in a directory that only the daemon
+//! Starting the machine again, switching it off, and making it what it was when it came: asked of the system by a file in a directory that only the daemon
 //! writes to, and that the system watches (systemd.path(5)). Where there is no such directory, nobody said that the
 //! gateway may do that. The daemon itself has no such privilege.
 
@@ -17,9 +17,12 @@ pub(super) fn ask(order: &MachineOrder) -> Outcome<MachineOrder> {
 }
 
 fn ask_in(directory: &Path, order: &MachineOrder) -> Outcome<MachineOrder> {
-    let name = match order.action {
-        MachineAction::Reboot => "reboot",
-        MachineAction::PowerOff => "power-off",
+    let name = match (order.action, order.keep_network) {
+        (MachineAction::Reboot, false) => "reboot",
+        (MachineAction::PowerOff, false) => "power-off",
+        (MachineAction::FactoryReset, false) => "factory-reset",
+        (MachineAction::FactoryReset, true) => "factory-reset-keep-network",
+        (_, true) => return Err(Failure::bad_request("`keep_network` belongs to factory-reset")),
     };
     match OpenOptions::new().write(true).create(true).truncate(true).open(directory.join(name)) {
         Ok(_) => {
@@ -44,9 +47,14 @@ mod tests {
     #[test]
     fn a_request_is_a_file_and_without_its_directory_it_is_unavailable() {
         let directory = tempfile::tempdir().unwrap();
-        let order = MachineOrder { action: MachineAction::PowerOff };
+        let order = MachineOrder { action: MachineAction::PowerOff, keep_network: false };
         ask_in(directory.path(), &order).unwrap();
         assert!(directory.path().join("power-off").is_file());
+        let reset = MachineOrder { action: MachineAction::FactoryReset, keep_network: true };
+        ask_in(directory.path(), &reset).unwrap();
+        assert!(directory.path().join("factory-reset-keep-network").is_file());
+        let nonsense = MachineOrder { keep_network: true, ..order.clone() };
+        assert_eq!(ask_in(directory.path(), &nonsense).unwrap_err().code, ErrorCode::BadRequest);
         let refused = ask_in(&directory.path().join("absent"), &order).unwrap_err();
         assert_eq!(refused.code, ErrorCode::Unavailable);
     }

@@ -1,50 +1,32 @@
-//! Whether the gateway should get new clients, and whether it does what it should.
+//! Whether the gateway should get new clients.
 
 use super::Services;
-use crate::ctl::protocol::{Health, HealthCheck};
-
-/// What is not in this machine's hands.
-const AUTHORITIES: &str = "authorities";
+use crate::ha::Standing;
 
 impl Services {
     /// # Errors
     /// Why the gateway should get no new clients. It gets some when it listens by its configuration, packets are filtered
     /// where that says so, and tickets can be redeemed.
     pub fn ready(&self) -> Result<(), String> {
-        match self.checks().into_iter().find(|check| !check.ok) {
-            Some(wrong) => Err(wrong.told),
-            None => Ok(()),
+        match self.standing() {
+            Standing::Serves => Ok(()),
+            Standing::Weak(reason) | Standing::Faulty(reason) => Err(reason),
         }
     }
 
-    /// The same, check by check.
-    pub(super) fn health(&self) -> Health {
-        let checks = self.checks();
-        Health {
-            ready: checks.iter().all(|check| check.ok),
-            own: checks.iter().all(|check| check.ok || check.name == AUTHORITIES),
-            checks,
+    /// The same in degrees, for a peer that may be better off. Without a ticket authority live sessions go on, and so this
+    /// appliance gives its addresses away only to one that has more to offer.
+    pub(crate) fn standing(&self) -> Standing {
+        if !self.state.is_ready() {
+            return Standing::Faulty(self.state.as_str().to_owned());
         }
-    }
-
-    fn checks(&self) -> Vec<HealthCheck> {
-        let check = |name: &str, ok: bool, told: String| HealthCheck { name: name.to_owned(), ok, told };
-        let interfaces = self.kernel.interfaces();
-        let open = interfaces.iter().find(|interface| !interface.is_attached());
-        let filter = match open {
-            Some(open) => format!("packets are not filtered at {}", open.name),
-            None => format!("on {} interfaces", interfaces.len()),
-        };
+        if let Some(open) = self.kernel.interfaces().iter().find(|interface| !interface.is_attached()) {
+            return Standing::Faulty(format!("packets are not filtered at {}", open.name));
+        }
         let stas = self.pool.status();
-        let up = stas.iter().filter(|sta| sta.state == "up").count();
-        let authorities = match (stas.len(), up) {
-            (1.., 0) => "no ticket authority is up".to_owned(),
-            (all, up) => format!("{up} of {all} up"),
-        };
-        vec![
-            check("gateway", self.state.is_ready(), self.state.as_str().to_owned()),
-            check("packet-filter", open.is_none(), filter),
-            check(AUTHORITIES, stas.is_empty() || up > 0, authorities),
-        ]
+        if !stas.is_empty() && stas.iter().all(|sta| sta.state != "up") {
+            return Standing::Weak("no ticket authority is up".to_owned());
+        }
+        Standing::Serves
     }
 }

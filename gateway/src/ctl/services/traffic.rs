@@ -4,7 +4,8 @@ use portcullis_ebpf_common::Protocol;
 use portcullis_ebpf_common::event::Event;
 
 use super::kernel::no_kernel;
-use super::{Outcome, Services, prefix, session_id};
+use super::sessions::session_id;
+use super::{Outcome, Services, prefix};
 use crate::ctl::protocol::{
     Failure, FlowFilter, FlowOrder, XdpEvent, XdpEventPage, XdpFlow, XdpFlowPage, XdpFlowUse, XdpMap,
 };

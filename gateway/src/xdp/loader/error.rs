@@ -35,6 +35,8 @@ pub enum XdpError {
     Attach { interface: String, source: ProgramError },
     #[error("interface `{interface}`: the program cannot be pinned: {reason}")]
     Link { interface: String, reason: String },
+    #[error("the kernel does not list its network devices")]
+    Devices(#[source] io::Error),
     #[error("{at}: what leaves cannot be judged: {reason}")]
     Egress { at: String, reason: String },
     #[error("{}: the note that a policy is not confirmed cannot be written: {reason}", .path.display())]

@@ -4,7 +4,8 @@ use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use portcullis_tests::backend::{FARM, Service, Stage};
+use portcullis_tests::backend::{Service, Stage};
+use portcullis_tests::filtered;
 use portcullis_tests::pki::{Authority, Leaf};
 use portcullis_tests::skip::skip;
 use portcullis_tests::wait::{self, PATIENCE};
@@ -27,7 +28,7 @@ impl Web {
         let answer = Arc::new(Mutex::new(answer.as_bytes().to_vec()));
         let asked = Arc::<Mutex<Vec<String>>>::default();
         let (say, heard) = (Arc::clone(&answer), Arc::clone(&asked));
-        let service = Service::start(FARM, move |stream: TcpStream| {
+        let service = Service::start(filtered::farm(), move |stream: TcpStream| {
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             let answer = say.lock().unwrap().clone();
             let head = match &tls {
@@ -192,12 +193,13 @@ fn a_server_behind_nginx_is_checked_as_it_is() {
     let Some(nginx) = process::find_program("nginx") else { return skip("no nginx on this machine") };
     let setup = setup();
     let port = process::free_port().unwrap();
+    let at = SocketAddr::new(filtered::farm(), port);
     let dir = setup.dir().to_owned();
     let config = format!(
         "daemon off; worker_processes 1; pid {0}/nginx.pid; error_log stderr; events {{ worker_connections 64; }}\n\
          http {{ access_log off; client_body_temp_path {0}/b; proxy_temp_path {0}/p; fastcgi_temp_path {0}/f;\n\
          uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;\n\
-         server {{ listen {FARM}:{port} ssl; ssl_certificate {0}/main.crt; ssl_certificate_key {0}/main.key;\n\
+         server {{ listen {at} ssl; ssl_certificate {0}/main.crt; ssl_certificate_key {0}/main.key;\n\
          location = /ok {{ return 204; }} location / {{ return 404; }} }} }}\n",
         dir.display()
     );
@@ -205,10 +207,10 @@ fn a_server_behind_nginx_is_checked_as_it_is() {
     let mut command = std::process::Command::new(nginx);
     command.arg("-p").arg(&dir).arg("-c").arg(dir.join("nginx.conf"));
     let mut nginx = Child::spawn("nginx", &mut command, &dir).unwrap();
-    nginx.wait_for_port((FARM, port).into(), PATIENCE).unwrap();
+    nginx.wait_for_port(at, PATIENCE).unwrap();
     let keys = |name: &str, path: &str| {
         format!(
-            "permit_loopback = true\nserver = [{{ name = \"a\", address = \"{FARM}:{port}\" }}]\n\
+            "permit_loopback = true\nserver = [{{ name = \"a\", address = \"{at}\" }}]\n\
              health = {{ kind = \"https\", interval = \"100ms\", path = \"{path}\", server_name = \"{name}\", ca = \"ca.pem\" }}"
         )
     };

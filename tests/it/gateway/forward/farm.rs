@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 
-use portcullis_tests::backend::{FARM, Service};
+use portcullis_tests::backend::Service;
 use portcullis_tests::client::Client;
+use portcullis_tests::filtered;
 use portcullis_tests::wait::{self, PATIENCE};
 use serde_json::Value as Json;
 use toml::{Table, Value};
@@ -27,7 +28,7 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn start(name: char) -> Self {
-        Self::at(name, FARM)
+        Self::at(name, filtered::farm())
     }
 
     pub(super) fn at(name: char, ip: IpAddr) -> Self {

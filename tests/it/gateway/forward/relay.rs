@@ -4,8 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::process::Command;
 
-use portcullis_tests::backend::{Checker, FARM, Pattern, Stage};
+use portcullis_tests::backend::{Checker, Pattern, Stage};
 use portcullis_tests::client::{Client, trusting};
+use portcullis_tests::filtered;
 use portcullis_tests::process::{self, Child};
 use portcullis_tests::wait::PATIENCE;
 use serde_json::json;
@@ -85,14 +86,14 @@ fn tls_ends_at_the_server_whose_certificate_the_client_sees() {
     }
     let setup = setup();
     let (crt, key) = (setup.dir().join("main.crt"), setup.dir().join("main.key"));
-    let port = process::free_port().unwrap();
+    let at = std::net::SocketAddr::new(filtered::farm(), process::free_port().unwrap());
     let mut command = Command::new("openssl");
-    command.args(["s_server", "-www", "-quiet", "-accept", &format!("{FARM}:{port}")]);
+    command.args(["s_server", "-www", "-quiet", "-accept", &at.to_string()]);
     command.arg("-cert").arg(&crt).arg("-key").arg(&key);
     let mut openssl = Child::spawn("s_server", &mut command, setup.dir()).unwrap();
-    openssl.wait_for_port((FARM, port).into(), PATIENCE).unwrap();
+    openssl.wait_for_port(at, PATIENCE).unwrap();
     let keys = format!(
-        "permit_loopback = true\nserver = [{{ address = \"{FARM}:{port}\" }}]\n\
+        "permit_loopback = true\nserver = [{{ address = \"{at}\" }}]\n\
          health = {{ kind = \"tls\", interval = \"100ms\", server_name = \"localhost\", ca = \"ca.pem\" }}"
     );
     let edge = Edge::of_setup(setup, "forward", &keys);

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use portcullis_tests::backend::{FARM, Stage};
+use portcullis_tests::backend::Stage;
+use portcullis_tests::filtered;
 use portcullis_tests::gateway::Setup;
 use portcullis_tests::pki::{Files, Identity, Leaf};
 use portcullis_tests::process;
@@ -30,7 +31,7 @@ pub(super) const WAYS: [(&str, &str); 4] =
 
 /// A certificate of the test's own authority, for the name and the address of the farm.
 pub(super) fn identity(setup: &Setup) -> Identity {
-    setup.ca().issue(&Leaf::named(&[NAME, &FARM.to_string()])).unwrap()
+    setup.ca().issue(&Leaf::named(&[NAME, &filtered::farm().to_string()])).unwrap()
 }
 
 /// A ticket listener with these keys of `[listener.server_tls]`.
@@ -56,7 +57,7 @@ pub(super) struct OpenSsl {
 
 impl OpenSsl {
     fn spawn(files: &Files, directory: &Path, flags: &[&str]) -> (std_process::Child, SocketAddr) {
-        let address = SocketAddr::new(FARM, process::free_port().unwrap());
+        let address = SocketAddr::new(filtered::farm(), process::free_port().unwrap());
         let mut openssl = Command::new("openssl");
         openssl.args(["s_server", "-accept", &address.to_string()]).current_dir(directory);
         openssl.arg("-cert").arg(&files.chain).arg("-key").arg(&files.key).args(flags);

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 
 use portcullis_tests::backend::{self, Stage};
 use portcullis_tests::dns_double::DnsDouble;
+use portcullis_tests::filtered;
 use portcullis_tests::gateway::Setup;
 use portcullis_tests::pki::{Authority, Files, Identity, Leaf, Validity};
 use portcullis_tests::speak::Speak as _;
@@ -178,7 +179,7 @@ fn a_version_below_the_floor_is_refused() {
 #[test]
 fn a_server_without_tls_is_refused() {
     let (setup, _) = farm();
-    let server = backend::Service::start(backend::FARM, |mut stream| {
+    let server = backend::Service::start(filtered::farm(), |mut stream| {
         // Whether the gateway waits for all of it is its own affair.
         stream.write_all(b"SSH-2.0-nothing\r\n").ok();
     });
@@ -190,7 +191,7 @@ fn a_server_without_tls_is_refused() {
 #[test]
 fn a_server_that_hangs_up_is_refused() {
     let (setup, _) = farm();
-    let server = backend::Service::start(backend::FARM, drop).unwrap();
+    let server = backend::Service::start(filtered::farm(), drop).unwrap();
     let edge = edge(setup, WAYS[0], BY_CA);
     refused(&edge, server.address(), 1, "server_tls", "server_closed");
 }

@@ -1,0 +1,5 @@
+//! What the installation medium starts.
+
+fn main() -> std::process::ExitCode {
+    portcullis_installer::main()
+}

@@ -1,0 +1,73 @@
+//! Talking to a person who may sit at any console: everything is said on all of them, and whoever answers first is heard.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead as _, BufReader, Write};
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+
+/// Longer lines are no answers; keys are shorter.
+const LINE_MAX: usize = 4096;
+
+pub struct Terminals {
+    outputs: Vec<Box<dyn Write + Send>>,
+    lines: Receiver<String>,
+}
+
+impl std::fmt::Debug for Terminals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Terminals").field("outputs", &self.outputs.len()).finish_non_exhaustive()
+    }
+}
+
+impl Terminals {
+    /// Those of the devices that there are.
+    #[must_use]
+    pub fn open(devices: &[&str]) -> Self {
+        let (sender, lines) = mpsc::channel();
+        let mut outputs: Vec<Box<dyn Write + Send>> = Vec::new();
+        for device in devices.iter().map(Path::new).filter(|device| device.exists()) {
+            let Ok(file) = OpenOptions::new().read(true).write(true).open(device) else { continue };
+            let Ok(input) = file.try_clone() else { continue };
+            let sender = sender.clone();
+            // It ends with the program: nothing else ends a read from a terminal.
+            thread::spawn(move || hear(input, &sender));
+            outputs.push(Box::new(file));
+        }
+        Self { outputs, lines }
+    }
+
+    /// Output and answers of somebody's choice, for tests.
+    #[must_use]
+    pub fn of(output: Box<dyn Write + Send>, lines: Receiver<String>) -> Self {
+        Self { outputs: vec![output], lines }
+    }
+
+    /// Says a line. A console that is gone is no reason to stop.
+    pub fn say(&mut self, line: &str) {
+        for output in &mut self.outputs {
+            drop(write!(output, "{line}\r\n").and_then(|()| output.flush()));
+        }
+    }
+
+    /// Asks and waits for a line; `None` when no console is left to answer.
+    pub fn ask(&mut self, question: &str) -> Option<String> {
+        // What was typed before the question is no answer to it.
+        while self.lines.try_recv().is_ok() {}
+        for output in &mut self.outputs {
+            drop(write!(output, "{question} ").and_then(|()| output.flush()));
+        }
+        self.lines.recv().ok().map(|line| line.trim().to_owned())
+    }
+}
+
+fn hear(input: File, sender: &Sender<String>) {
+    let mut reader = BufReader::new(input);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+        if line.len() <= LINE_MAX && sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+            return;
+        }
+        line.clear();
+    }
+}

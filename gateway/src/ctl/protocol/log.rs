@@ -1,0 +1,53 @@
+//! Lines of the log.
+
+use serde::{Deserialize, Serialize};
+
+/// Lines of one answer.
+pub const LOG_LINES_MAX: usize = 5000;
+
+/// Which lines; members combine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogQuery {
+    /// Only what came behind this place, as an earlier answer names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// Only what came since then, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since_unix: Option<u64>,
+    /// How many, the newest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lines: Option<usize>,
+    /// Of this unit of the system instead of the gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// Of the whole system.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+    /// `error`, `warn`, `info` or `debug`, and what is worse.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub level: Option<String>,
+}
+
+/// Lines, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPage {
+    pub lines: Vec<LogLine>,
+    /// Ask with it as `after` for what comes next; absent while nothing has been there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// `journal`, or the path of a file.
+    pub from: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// RFC 3339, UTC; empty where a line tells no time.
+    pub at: String,
+    /// Empty where a line tells none.
+    pub level: String,
+    /// The unit or program; empty for the gateway's own file.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub unit: String,
+    pub message: String,
+}

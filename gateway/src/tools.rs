@@ -1,0 +1,11 @@
+//! What operators look around with from this machine: echoes, the way to a server, its TLS, the journal, packets, and
+//! all of it in one file. Each is bounded in time and size; who may use it is for the control socket to say.
+
+pub(crate) mod bundle;
+pub mod capture;
+pub(crate) mod journal;
+pub(crate) mod log_file;
+pub(crate) mod probe;
+pub(crate) mod program;
+pub(crate) mod redact;
+pub(crate) mod tls;
