@@ -53,7 +53,7 @@ async fn finish(path: &str, arguments: &[String], most: u64) -> Result<Printed, 
         Ok::<_, std::io::Error>(())
     };
     let (read, heard) = tokio::join!(reading, complaints.read_to_end(&mut said));
-    read.and(heard.map(drop)).map_err(|error| format!("{path}: {error}"))?;
+    read.and_then(|()| heard.map(drop)).map_err(|error| format!("{path}: {error}"))?;
     let cut = text.len() > most;
     text.truncate(most);
     let complaints = String::from_utf8_lossy(&said).trim().to_owned();

@@ -139,7 +139,7 @@ pub enum CaptureCommand {
     Get { name: String },
     /// End one that runs
     Stop { name: Option<String> },
-    /// Remove one
+    /// Remove a capture that is kept
     Delete { name: String },
 }
 
