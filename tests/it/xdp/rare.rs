@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::loaded_programs;
 use portcullis_ebpf_common::tables;
@@ -95,6 +95,11 @@ fn an_interface_that_has_lost_its_role_cuts_nobody_off() {
     let index = scene.lab.gateway.enter(index).unwrap();
     let role = interfaces.get(&index.to_be_bytes(), 0).unwrap();
     interfaces.remove(&index.to_be_bytes()).unwrap();
+    let map = Map::from_map_data(table(&scene, tables::NEAR_INTERFACES)).unwrap();
+    let mut near: Array<_, [u8; 8]> = Array::try_from(map).unwrap();
+    if index < near.len() {
+        near.set(index, [0; 8], 0).unwrap();
+    }
     assert_eq!(scene.reaches(CLOSED), [true, true]);
     assert!(roleless() >= 4, "two handshakes");
     // The other interface keeps its own.

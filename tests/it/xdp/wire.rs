@@ -217,11 +217,14 @@ fn answers_by_udp_come_to_clients_and_not_to_servers() {
         assert!(service.recv_from(&mut [0; 64]).is_err());
         wait::until(PATIENCE, "the drop to be counted", || dropped(&gateway, "edge", "no_rule") > before)
             .unwrap();
-        // A peer is enough: then it is a client on whatever port.
-        service.connect((outside, 5300)).unwrap();
-        service.set_read_timeout(Some(PATIENCE)).unwrap();
-        server.send_to(b"answer", (inside, 5353)).unwrap();
-        assert_eq!(service.recv(&mut [0; 64]).unwrap(), 6);
+        // Above the ports that the kernel gives to clients a peer makes a client; below them a rule has to let answers in.
+        let chosen = scene.lab.gateway.enter(|| Ok(UdpSocket::bind((inside, 65_000))?)).unwrap();
+        for (socket, port) in [(&chosen, 65_000), (&service, 5353)] {
+            socket.connect((outside, 5300)).unwrap();
+            socket.set_read_timeout(Some(if port == 5353 { SILENCE } else { PATIENCE })).unwrap();
+            server.send_to(b"answer", (inside, port)).unwrap();
+            assert_eq!(socket.recv(&mut [0; 64]).is_ok(), port != 5353, "{port}");
+        }
     }
 }
 
