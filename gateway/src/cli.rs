@@ -27,6 +27,7 @@ mod table;
 mod terminal;
 mod ticket;
 mod tls_test;
+mod update;
 mod watch;
 mod xdp;
 
@@ -134,12 +135,14 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Reload { command: Some(Reload::Confirm) } => reload_confirm(context),
         Command::Reboot => machine::order(context, MachineAction::Reboot),
         Command::Shutdown => machine::order(context, MachineAction::PowerOff),
+        Command::Update(command) => update::run(context, command),
+        Command::UpdateJob { ended } => update::job(ended),
         Command::Resolve { name } => probe::resolve(context, &name),
         Command::Ping(arguments) => probe::ping(context, &arguments),
         Command::Trace(arguments) => probe::trace(context, &arguments),
         Command::TlsTest(arguments) => tls_test::run(context, &arguments),
         Command::Capture(arguments) => capture::run(context, &arguments),
-        Command::Health => support::health(context),
+        Command::Health(arguments) => support::health(context, &arguments),
         Command::Users => support::users(context),
         Command::Support(Support::Bundle) => support::bundle(context),
         Command::FactoryReset(arguments) => machine::factory_reset(context, &arguments),

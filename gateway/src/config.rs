@@ -60,6 +60,8 @@ pub use xdp::{
 
 /// Where the configuration is read from unless a path is given.
 pub const PATH_DEFAULT: &str = "/etc/portcullis/portcullis.toml";
+/// Where state is kept unless the configuration says otherwise.
+pub const STATE_DIR_DEFAULT: &str = "/var/lib/portcullis";
 /// Largest configuration file; ten thousand listeners fit.
 pub const FILE_MAX_BYTES: u64 = 4 * 1024 * 1024;
 

@@ -52,15 +52,20 @@ pub fn main() -> ExitCode {
     };
     let exit = match options.configuration() {
         Ok((config, _)) if options.check => options.report(&config::check(&config)),
-        Ok((config, text)) => run(&options, config, text, log.clone()),
-        Err(error) => options.fail(Exit::Config, &error),
+        Ok((config, text)) => {
+            let start = trial::to_start_with(&config.path, &config.server.state_dir, text);
+            run(&options, config, start, log.clone())
+        }
+        Err(error) => match options.of_other_version() {
+            Some((config, start)) => run(&options, config, start, log.clone()),
+            None => options.fail(Exit::Config, &error),
+        },
     };
     log.flush();
     exit
 }
 
-fn run(options: &Options, config: Config, text: String, log: log::Control) -> ExitCode {
-    let start = trial::to_start_with(&config.path, &config.server.state_dir, text);
+fn run(options: &Options, config: Config, start: trial::Start, log: log::Control) -> ExitCode {
     let config = match &start.reverted {
         Some(_) => match config::parse(&start.text, &config.path) {
             Ok(config) => config,

@@ -25,6 +25,7 @@ pub mod store;
 mod sync;
 pub mod tls;
 pub mod tools;
+pub mod update;
 pub mod version;
 pub mod web;
 pub mod xdp;

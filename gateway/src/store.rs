@@ -11,6 +11,7 @@ pub mod diff;
 pub mod disk;
 pub mod edit;
 pub mod history;
+pub mod other_version;
 mod saved;
 pub mod trial;
 
@@ -55,9 +56,8 @@ impl Store {
             news: Vec::new(),
         };
         if let Some(reverted) = started.reverted {
-            let why = format!("not confirmed, and the daemon started: {reverted}");
-            store.remember(&Origin::daemon(), "revert", &why);
-            store.news.push(why);
+            store.remember(&Origin::daemon(), "revert", &reverted);
+            store.news.push(reverted);
         } else if store.history.newest_text().as_deref() != Some(&*store.running) {
             store.remember(&Origin::daemon(), "start", "found in the file when the daemon started");
         }

@@ -6,3 +6,19 @@ pub const LONG: &str = concat!(env!("CARGO_PKG_VERSION"), " (kernel side: built)
 /// Version, and whether this build has a kernel side: one without it says so.
 #[cfg(not(kernel_side))]
 pub const LONG: &str = concat!(env!("CARGO_PKG_VERSION"), " (kernel side: absent)");
+
+/// The version of the appliance that this runs on, or else of the program: what changes with an update.
+#[must_use]
+pub fn installed() -> &'static str {
+    static INSTALLED: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    INSTALLED.get_or_init(|| {
+        let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+        assigned(&release, "IMAGE_VERSION").unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned())
+    })
+}
+
+/// `NAME="value"` of os-release(5).
+pub(crate) fn assigned(text: &str, name: &str) -> Option<String> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
+    Some(value.trim_matches('"').to_owned())
+}

@@ -9,6 +9,7 @@ mod formats;
 mod installer;
 mod keys;
 mod licences;
+mod release;
 mod sbom;
 pub(crate) mod scenario;
 mod sources;
@@ -27,6 +28,7 @@ use build::{Built, Kernel, Order};
 use builder::Builder;
 use formats::Format;
 use keys::Keys;
+use release::Key;
 use sources::Sources;
 
 #[derive(Debug, Args)]
@@ -37,15 +39,18 @@ pub(crate) struct Arguments {
     /// Which machines it is for
     #[arg(long, value_enum, default_value = "cloud", conflicts_with = "no_build")]
     kernel: Kernel,
-    /// Version of the image [default: that of the workspace]
-    #[arg(long, value_name = "VERSION")]
-    image_version: Option<String>,
+    /// Version of the image [default: that of the workspace and the time of the commit]
+    #[arg(long, value_name = "VERSION", alias = "image-version", value_parser = release::version_of)]
+    version: Option<String>,
     /// Sign for Secure Boot with keys in target/image/keys, which are made when there are none
     #[arg(long)]
     secure_boot: bool,
-    /// Sign with `db.key` and `db.crt` of this directory
+    /// Sign with keys of this directory: `db.key` and `db.crt` for Secure Boot, `update.key` for updates
     #[arg(long, value_name = "DIRECTORY")]
     keys: Option<PathBuf>,
+    /// Build also what scenarios update to: the same as newer versions, of which one does not work
+    #[arg(long, conflicts_with = "no_build")]
+    trials: bool,
     /// Build a second time and compare: both must have the same root hash
     #[arg(long)]
     twice: bool,
@@ -75,9 +80,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         None if arguments.secure_boot => Some(keys::ensure(&builder)?),
         None => None,
     };
-    let built =
-        if arguments.no_build { Built::find()? } else { make(arguments, &builder, &sources, keys.as_ref())? };
-    let mut files = built.files();
+    let key = Key::find(arguments.keys.as_deref(), &builder)?;
+    let (built, mut files) = if arguments.no_build {
+        let built = Built::find()?;
+        let files = built.files();
+        (built, files)
+    } else {
+        make(arguments, &builder, Given { keys: keys.as_ref(), key: &key, sources: &sources })?
+    };
     for format in &arguments.formats {
         let begun = Instant::now();
         let made = match format {
@@ -94,37 +104,70 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         tell(&made, begun)?;
         files.push(made);
     }
-    let sums = formats::checksums(&builder, &files)?;
+    let directory = builder::directory()?;
+    let sums = formats::checksums(&builder, &directory, &files)?;
+    key.sign(&builder, &directory)?;
     shell::print(&format!("root hash {}", built.root_hash));
     shell::print(&format!("checksums {}", sums.display()));
     Ok(true)
 }
 
-fn make(arguments: &Arguments, builder: &Builder, sources: &Sources, keys: Option<&Keys>) -> Result<Built> {
+/// What a build needs of what is there already.
+struct Given<'a> {
+    keys: Option<&'a Keys>,
+    key: &'a Key,
+    sources: &'a Sources,
+}
+
+/// Builds everything; returns the image and all files that go with it.
+fn make(arguments: &Arguments, builder: &Builder, given: Given<'_>) -> Result<(Built, Vec<PathBuf>)> {
     if !arguments.no_cargo {
         build::programs()?;
     }
     // Once: somebody may commit while it builds.
     let epoch = build::commit_time()?;
-    let order =
-        Order { version: arguments.image_version.clone(), keys, kernel: arguments.kernel, sources, epoch };
+    let version = arguments.version.clone().map_or_else(|| release::version(&epoch), Ok)?;
+    let Given { keys, key, sources } = given;
+    let mut order = Order { version, keys, key, kernel: arguments.kernel, sources, epoch, more: None };
+    if arguments.trials {
+        trials(builder, &mut order)?;
+    }
     let begun = Instant::now();
     let built = build::image(builder, &order)?;
     tell(&built.raw, begun)?;
+    let mut files = built.files();
+    let begun = Instant::now();
+    let bundle = release::make(builder, &order, &built, None)?;
+    tell(&bundle, begun)?;
+    files.push(bundle);
     if arguments.twice {
-        let first = built.root_hash.clone();
         shell::say("building a second time …");
         let second = build::image(builder, &order)?;
-        if second.root_hash != first {
+        if second.root_hash != built.root_hash {
             bail!(
-                "two builds differ: root hashes {first} and {}; see appliance-image/README.md, Reproducible",
+                "two builds differ: root hashes {} and {}; see appliance-image/README.md, Reproducible",
+                built.root_hash,
                 second.root_hash
             );
         }
         shell::print("two builds have the same root hash");
-        return Ok(second);
     }
-    Ok(built)
+    Ok((built, files))
+}
+
+/// What scenarios update to. The image itself is built after it, and takes its place.
+fn trials(builder: &Builder, order: &mut Order<'_>) -> Result<()> {
+    let version = order.version.clone();
+    for (trial, number) in release::TRIALS.into_iter().zip(1..) {
+        shell::say(&format!("building the update `{trial}` for scenarios …"));
+        order.version = release::version_of(&format!("{version}.{number}"))?;
+        order.more = release::overlay(trial);
+        let begun = Instant::now();
+        let built = build::image(builder, order)?;
+        tell(&release::make(builder, order, &built, Some(trial))?, begun)?;
+    }
+    (order.version, order.more) = (version, None);
+    Ok(())
 }
 
 fn tell(made: &Path, begun: Instant) -> Result<()> {

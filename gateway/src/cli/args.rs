@@ -84,6 +84,16 @@ pub enum Command {
     Reboot,
     /// Switch the machine off; sessions end
     Shutdown,
+    /// Other versions of the appliance: which there are, putting one in, going back
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Update(Update),
+    /// What the system runs for `update`
+    #[command(hide = true)]
+    UpdateJob {
+        /// The job has ended, whatever has ended it
+        #[arg(long)]
+        ended: bool,
+    },
     /// Addresses of a name, as the gateway finds them
     Resolve { name: String },
     /// Send echoes from the gateway's machine to a host; exit code 1 when none is answered
@@ -95,7 +105,7 @@ pub enum Command {
     /// Capture headers of packets, as pcap on standard output or kept under a name
     Capture(Capture),
     /// Show how the gateway does, check by check; exit code 1 when something is bad
-    Health,
+    Health(Health),
     /// Show who has sessions
     Users,
     /// What support asks for
@@ -412,13 +422,15 @@ mod configure;
 mod high_availability;
 mod kernel;
 mod tools;
+mod update;
 
 pub use configure::{Audit, Commit, Configure, Shell};
 pub use high_availability::Push;
 pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Role, Top, Xdp};
 pub use tools::{
-    Capture, CaptureCommand, FactoryReset, LogLines, Method, Ping, Support, TlsTest, Trace, Way,
+    Capture, CaptureCommand, FactoryReset, Health, LogLines, Method, Ping, Support, TlsTest, Trace, Way,
 };
+pub use update::{Install, Update};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Level {

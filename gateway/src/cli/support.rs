@@ -1,18 +1,22 @@
 //! `portcullis support bundle`, `health` and `users`.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use super::Context;
-use super::args::Filter;
+use super::args::{Filter, Health as HealthArguments};
 use super::output::{Failure, Outcome};
 use super::sessions::{all, bytes};
 use super::table::{Paint, Table};
 use crate::ctl::protocol::{CheckState, Command, Health, SessionRow, SupportBundle};
 use crate::exit::Exit;
+
+/// How often it is asked whether all is well, where somebody waits for it.
+const LOOK: Duration = Duration::from_secs(1);
 
 pub(super) fn bundle(context: &Context) -> Outcome {
     if context.output.terminal && !context.output.json {
@@ -40,10 +44,23 @@ pub(super) fn bundle(context: &Context) -> Outcome {
     Ok(Exit::Ok)
 }
 
-pub(super) fn health(context: &Context) -> Outcome {
-    let health: Health = context.call(&Command::Health {})?;
-    let worst = health.checks.iter().map(|check| check.state).max().unwrap_or(CheckState::Good);
-    let exit = if health.ready && worst < CheckState::Bad { Exit::Ok } else { Exit::Negative };
+/// Whether all is well that somebody asked about.
+fn is_well(health: &Health, own: bool) -> bool {
+    let bad = health.checks.iter().any(|check| check.state == CheckState::Bad);
+    if own { health.own } else { health.ready && !bad }
+}
+
+pub(super) fn health(context: &Context, arguments: &HealthArguments) -> Outcome {
+    let begun = Instant::now();
+    let health: Health = loop {
+        let asked = context.call::<Health>(&Command::Health {});
+        let well = asked.as_ref().is_ok_and(|health| is_well(health, arguments.own));
+        if well || arguments.wait.is_none_or(|wait| begun.elapsed() >= wait) {
+            break asked?;
+        }
+        std::thread::sleep(LOOK);
+    };
+    let exit = if is_well(&health, arguments.own) { Exit::Ok } else { Exit::Negative };
     if context.output.json {
         context.output.json(&health)?;
         return Ok(exit);

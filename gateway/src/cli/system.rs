@@ -12,6 +12,7 @@ use super::output::Outcome;
 use super::status::age;
 use super::table::{Paint, Table};
 use crate::exit::Exit;
+use crate::version::assigned;
 
 /// UEFI 2.10 §3.3: a variable's attributes, then 1 where only what is signed is started.
 const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
@@ -106,12 +107,6 @@ fn facts(system: &System) -> Vec<(&'static str, String)> {
 /// What cannot be read is empty: these are facts for people, and some machines lack some.
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
-}
-
-/// `NAME="value"` of os-release(5).
-fn assigned(text: &str, name: &str) -> Option<String> {
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
-    Some(value.trim_matches('"').to_owned())
 }
 
 fn memory_mib(text: &str, name: &str) -> u64 {

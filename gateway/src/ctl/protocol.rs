@@ -37,6 +37,7 @@ mod support;
 mod tickets;
 mod tools;
 mod traffic;
+mod update;
 
 pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
 pub use capture::{CAPTURE_PACKETS_MAX, CAPTURE_SECONDS_MAX, CaptureOrder, CapturePart, CaptureRow};
@@ -64,6 +65,7 @@ pub use tools::{
     ShownCertificate, TlsTestOrder, TlsTested, TraceMethod, TraceOrder, Traced,
 };
 pub use traffic::{FlowFilter, FlowOrder, XdpEvent, XdpEventPage, XdpFlow, XdpFlowPage};
+pub use update::{UpdateAsked, UpdateJob, UpdateOrder, UpdateSource, UpdateState, UpdateStatus};
 
 /// What is asked. `{"v":1,"cmd":"…"}` plus the members of the variant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -137,6 +139,10 @@ pub enum Command {
     ReloadConfirm {},
     /// [`MachineOrder`], once the system has been told.
     Machine(MachineOrder),
+    /// [`UpdateStatus`]
+    UpdateStatus {},
+    /// [`UpdateAsked`], once the system has been told.
+    Update(UpdateOrder),
     /// [`Resolved`]
     Resolve { name: String },
     /// [`Pinged`]

@@ -32,6 +32,7 @@ use crate::store::Store;
 use crate::store::candidate::Candidates;
 use crate::store::history::Origin;
 use crate::sync::lock;
+use crate::update::Places;
 use crate::xdp::Kernel;
 
 mod audited;
@@ -51,6 +52,7 @@ mod support;
 mod tickets;
 mod tools;
 mod traffic;
+mod update;
 
 pub use tools::Bench;
 
@@ -150,6 +152,8 @@ impl Services {
             Command::Reload {} => reply(self.reload(caller).await),
             Command::ReloadConfirm {} => reply(self.confirm_reload()),
             Command::Machine(order) => reply(machine::ask(&order)),
+            Command::UpdateStatus {} => reply(update::status(&Places::default())),
+            Command::Update(order) => reply(update::ask(&Places::default(), order)),
             Command::Resolve { name } => reply(self.resolve(&name).await),
             Command::Ping(order) => reply(self.ping(order).await),
             Command::Trace(order) => reply(self.trace(order).await),

@@ -9,6 +9,7 @@ use clap::Parser;
 use crate::config::{self, Config, Finding, Severity};
 use crate::exit::{self, Exit};
 use crate::lab;
+use crate::store::{other_version, trial};
 
 /// The Portcullis gateway: tickets in, sessions through.
 #[derive(Debug, Parser)]
@@ -48,6 +49,21 @@ impl Options {
         };
         let config = config::parse(&text, &path).map_err(|error| error.to_string())?;
         Ok((config, text))
+    }
+
+    /// What to start with where another version has put a configuration in force that this one cannot read.
+    pub(super) fn of_other_version(&self) -> Option<(Config, trial::Start)> {
+        if self.lab || self.check {
+            return None;
+        }
+        let text = config::read(&self.config).ok()?;
+        // The rest of it says nothing to this version.
+        let table: toml::Table = text.parse().ok()?;
+        let stated = table.get("server").and_then(|server| server.get("state_dir")?.as_str());
+        let state = self.config.parent()?.join(stated.unwrap_or(config::STATE_DIR_DEFAULT));
+        let parse = |text: &str| config::parse(text, &self.config).map_err(|error| error.to_string());
+        let start = other_version::to_start_with(&self.config, &state, &text, |text| parse(text).map(drop))?;
+        Some((parse(&start.text).ok()?, start))
     }
 
     /// Prints findings for `--check`.

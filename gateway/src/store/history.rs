@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::disk::Disk;
 use crate::config::FILE_MAX_BYTES;
 use crate::log::rfc3339;
+use crate::version;
 
 /// Configurations that are kept.
 pub const ENTRIES_MAX: usize = 50;
@@ -56,6 +57,9 @@ pub struct Entry {
     pub action: String,
     #[serde(default)]
     pub comment: String,
+    /// Of the system that had it in force.
+    #[serde(default)]
+    pub version: String,
     #[serde(default)]
     text: String,
 }
@@ -70,6 +74,7 @@ impl Entry {
             origin: origin.clone(),
             action: action.to_owned(),
             comment: comment.take(COMMENT_MAX_CHARS).collect(),
+            version: version::installed().to_owned(),
             text: text.to_owned(),
         }
     }

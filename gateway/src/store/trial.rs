@@ -144,7 +144,8 @@ pub(super) fn settle(disk: &Disk, file: &Path, state: &Path, text: String, now: 
         "the configuration that {} committed was not confirmed ({why}): the one before is in force again",
         note.who
     );
-    Start { text: note.before, trial: None, reverted: Some(why.to_owned()) }
+    let reverted = format!("not confirmed, and the daemon started: {why}");
+    Start { text: note.before, trial: None, reverted: Some(reverted) }
 }
 
 impl Note {

@@ -359,13 +359,15 @@ fn health_names_what_is_wrong_and_users_are_those_with_sessions() {
     let mut client = edge.client();
     assert_eq!(client.socks(&ticket, 1494).unwrap(), 0);
     let health = edge.gateway.cli_json(["health"]).unwrap();
-    assert_eq!(health["ready"], json!(true), "{health}");
+    assert_eq!((&health["ready"], &health["own"]), (&json!(true), &json!(true)), "{health}");
     assert!(health["checks"].as_array().unwrap().iter().any(|check| check["name"] == "daemon"), "{health}");
     let users = edge.gateway.cli_json(["users"]).unwrap();
     assert_eq!((&users[0]["user"], &users[0]["sessions"]), (&json!("ann"), &json!(1)), "{users}");
     fs::remove_file(edge.gateway.dir().join("main.key")).unwrap();
     let sick = edge.gateway.cli(["health"]).unwrap();
     assert!(!sick.success() && sick.stdout.contains("main.key"), "{sick:?}");
+    // It serves on with the key that it has read.
+    edge.gateway.cli(["health", "--own", "--wait", "1m"]).unwrap().ok().unwrap();
 }
 
 #[test]

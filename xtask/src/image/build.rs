@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::builder::{self, Builder};
 use super::keys::Keys;
 use super::licences;
+use super::release::Key;
 use super::sbom;
 use super::sources::Sources;
 use crate::ci::target_directory;
@@ -69,10 +70,14 @@ impl Kernel {
 /// What is to be built.
 #[derive(Debug)]
 pub(super) struct Order<'a> {
-    pub(super) version: Option<String>,
+    pub(super) version: String,
     pub(super) keys: Option<&'a Keys>,
+    /// Who signs updates: the image takes those of no one else.
+    pub(super) key: &'a Key,
     pub(super) kernel: Kernel,
     pub(super) sources: &'a Sources,
+    /// More files for the image, below a directory.
+    pub(super) more: Option<PathBuf>,
     /// Seconds since 1970: times in the image are no later.
     pub(super) epoch: String,
 }
@@ -89,6 +94,7 @@ pub(super) struct Built {
     pub(super) packages: PathBuf,
     pub(super) boots: Kernel,
     pub(super) root_hash: String,
+    pub(super) version: String,
     /// Whether firmware with the keys in `target/image/keys` starts it.
     pub(super) signed: bool,
 }
@@ -99,6 +105,7 @@ impl Built {
         let kernel = file("portcullis.efi");
         let bytes = fs::read(&kernel).context("there is no image: run `cargo xtask image`")?;
         let root_hash = root_hash(&bytes).context("the kernel image carries no root hash")?;
+        let version = version(&bytes).context("the kernel image carries no version: build it again")?;
         Ok(Self {
             raw: file("portcullis.raw"),
             kernel,
@@ -106,6 +113,7 @@ impl Built {
             boots: Kernel::of(&fs::read_to_string(file("portcullis.packages")).unwrap_or_default()),
             packages: file("portcullis.packages"),
             root_hash,
+            version,
             signed: file(SIGNED).is_file(),
         })
     }
@@ -135,8 +143,11 @@ pub(super) fn image(builder: &Builder, order: &Order<'_>) -> Result<Built> {
     let directory = builder::directory()?;
     let work = directory.join("work");
     stage(&work, order)?;
-    let version = order.version.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"));
-    let epoch = &order.epoch;
+    order.key.stage(builder, &work)?;
+    let Order { version, epoch, .. } = order;
+    if let Some(more) = &order.more {
+        copy(&more.join("."), &work.join("overlay"))?;
+    }
     let mut mkosi = vec!["mkosi", "--mirror", &order.sources.mirror, "--image-version", version];
     mkosi.extend(["--profile", order.kernel.profile()]);
     mkosi.extend(["--source-date-epoch", epoch, "--force"]);
@@ -189,10 +200,7 @@ fn stage(work: &Path, order: &Order<'_>) -> Result<()> {
         fs::create_dir_all(work.join(directory)).context("make the work directory")?;
     }
     for part in PARTS {
-        let mut copy = Command::new("cp");
-        // Owners and times are not part of what is described; links and modes are.
-        copy.args(["-r", "-P", "--preserve=mode,links", "--no-preserve=ownership,timestamps"]);
-        process::run(copy.arg(repository.join(DESCRIPTION).join(part)).arg(work), MOMENT)?.ok()?;
+        copy(&repository.join(DESCRIPTION).join(part), work)?;
     }
     let sources = work.join("mkosi.sandbox/etc/apt/sources.list.d");
     fs::create_dir_all(&sources).context("make apt's directory")?;
@@ -229,6 +237,13 @@ fn documents(programs: &Path) -> Result<()> {
         .context("write the licences")
 }
 
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let mut copy = Command::new("cp");
+    // Owners and times are not part of what is described; links and modes are.
+    copy.args(["-r", "-P", "--preserve=mode,links", "--no-preserve=ownership,timestamps"]);
+    process::run(copy.arg(from).arg(to), MOMENT)?.ok().map(drop)
+}
+
 /// The time of the last commit.
 pub(super) fn commit_time() -> Result<String> {
     let mut git = Command::new("git");
@@ -238,11 +253,19 @@ pub(super) fn commit_time() -> Result<String> {
 
 /// What the kernel's command line says that the root file system must hash to.
 fn root_hash(kernel: &[u8]) -> Option<String> {
-    const KEY: &[u8] = b"roothash=";
-    let at = kernel.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();
-    let digits = kernel.get(at..)?.iter().take_while(|byte| byte.is_ascii_hexdigit());
-    let hash: String = digits.map(|byte| char::from(*byte)).collect();
+    let hash = text_after(kernel, b"roothash=", |byte| byte.is_ascii_hexdigit())?;
     (hash.len() == 64).then_some(hash)
+}
+
+/// What the kernel image says of itself, as its os-release(5).
+fn version(kernel: &[u8]) -> Option<String> {
+    let version = text_after(kernel, b"IMAGE_VERSION=\"", |byte| **byte != b'"')?;
+    super::release::version_of(&version).ok()
+}
+
+fn text_after(bytes: &[u8], key: &[u8], belongs: impl Fn(&&u8) -> bool) -> Option<String> {
+    let at = bytes.windows(key.len()).position(|window| window == key)? + key.len();
+    Some(bytes.get(at..)?.iter().take_while(belongs).map(|byte| char::from(*byte)).collect())
 }
 
 #[cfg(test)]
@@ -256,10 +279,12 @@ mod tests {
     }
 
     #[test]
-    fn the_root_hash_is_found_in_the_kernel_image() {
+    fn root_hash_and_version_are_found_in_the_kernel_image() {
         let hash = "0123456789abcdef".repeat(4);
         assert_eq!(root_hash(format!("MZ\0 roothash={hash} ro\0").as_bytes()), Some(hash));
         assert_eq!(root_hash(b"roothash=12 ro"), None);
         assert_eq!(root_hash(b"MZ"), None);
+        assert_eq!(version(b"MZ\0IMAGE_VERSION=\"1.2\"\n").as_deref(), Some("1.2"));
+        assert_eq!(version(b"IMAGE_VERSION=\"a b\""), None);
     }
 }

@@ -49,8 +49,8 @@ const PACKAGES: [&str; 25] = [
     "xorriso",
 ];
 /// Raised when the builder must be made anew.
-const GENERATION: &str = "2";
-const LIMIT: Duration = Duration::from_secs(30 * 60);
+const GENERATION: &str = "3";
+pub(super) const LIMIT: Duration = Duration::from_secs(30 * 60);
 /// Runs in the namespaces. Everything that is not kept lies in memory: much of the work is small files.
 const INSIDE: &str = r#"
 root=$1; work=$2; shift 2

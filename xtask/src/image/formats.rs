@@ -118,9 +118,9 @@ pub(super) fn sha256(builder: &Builder, path: &Path) -> Result<String> {
     said.split_whitespace().next().map(str::to_owned).context("sha256sum said nothing")
 }
 
-/// Writes `SHA256SUMS` beside the files.
-pub(super) fn checksums(builder: &Builder, files: &[PathBuf]) -> Result<PathBuf> {
-    let to = builder::directory()?.join("SHA256SUMS");
+/// Writes `SHA256SUMS` into the directory of the files.
+pub(super) fn checksums(builder: &Builder, directory: &Path, files: &[PathBuf]) -> Result<PathBuf> {
+    let to = directory.join("SHA256SUMS");
     let mut text = String::new();
     for path in files {
         let name = path.file_name().unwrap_or_default().to_string_lossy();

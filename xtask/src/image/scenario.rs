@@ -17,6 +17,7 @@ use serde::Deserialize;
 use super::build::{Built, Kernel};
 use super::builder::Builder;
 use super::installer;
+use super::release;
 use super::vm::{self, Medium, Settings, Visit, Vm};
 use super::wiring::Card;
 use crate::boot::debian::{self, Machine};
@@ -32,6 +33,10 @@ const BOOT_LIMIT: Duration = Duration::from_secs(10 * 60);
 const PROMPT: &str = "# ";
 /// For a text on the console, which may be the end of an installation.
 const CONSOLE_LIMIT: Duration = Duration::from_secs(40 * 60);
+/// For handing over an update and writing it to the disk: 100 MiB, emulated.
+const UPDATE_LIMIT: Duration = Duration::from_secs(25 * 60);
+/// For a version that is tried in vain: as often as it is, each time as long as it may take.
+const RESTARTS_LIMIT: Duration = Duration::from_secs(60 * 60);
 const LINE_LIMIT: Duration = Duration::from_secs(120);
 /// For what is awaited: a trial commit may have to end first.
 const AWAIT_LIMIT: Duration = Duration::from_secs(5 * 60);
@@ -77,6 +82,8 @@ enum Step {
     CutPower,
     /// Wait until it has switched itself off, or would start again.
     Ended,
+    /// Let it start again as often as it wants to, until an administrator gets in and a line prints what is expected.
+    Restarts { run: String, expect: String },
     /// Take the installation medium out.
     Eject,
     /// Change the root file system on the disk.
@@ -94,6 +101,10 @@ enum Step {
         /// More for ssh(1).
         #[serde(default)]
         options: Vec<String>,
+        /// The update of a trial (`cargo xtask image --trials`) that is handed over on standard input.
+        update: Option<String>,
+        /// The power is taken away when the console says this, while the line runs.
+        cut_at: Option<String>,
         #[serde(default)]
         expect: Vec<String>,
         #[serde(default)]
@@ -141,6 +152,9 @@ impl Scenario {
         if self.medium.is_some() && installer::find().is_none() {
             return Some("there is no installation medium: cargo xtask image --format iso".to_owned());
         }
+        if let Some(update) = self.missing() {
+            return Some(format!("there is no update `{update}`: cargo xtask image --trials"));
+        }
         match (self.kernel?, built.boots) {
             (wanted, found) if wanted == found => None,
             (Kernel::Cloud, _) => Some("the image is for bare metal: cargo xtask image".to_owned()),
@@ -153,6 +167,16 @@ impl Scenario {
     fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
         toml::from_str(&text).with_context(|| format!("{}", path.display()))
+    }
+
+    /// An update that it needs and that was not built.
+    fn missing(&self) -> Option<String> {
+        let mut named = self.step.iter().filter_map(|step| match step {
+            Step::Ssh { update, .. } => update.as_deref(),
+            _ => None,
+        });
+        let built = |name: &str| release::trial(name).is_ok_and(|path| path.is_file());
+        named.find(|name| !built(name)).map(str::to_owned)
     }
 }
 
@@ -283,8 +307,17 @@ impl Stage<'_> {
             Step::Eject => vm.eject(),
             Step::Tamper => vm.tamper(),
             Step::Silent { text } => vm.check_console_is_without(text),
-            Step::Ssh { run, user, options, expect, refuse, fails } => {
-                let output = vm.visit(&Visit { user, options }, run, LINE_LIMIT)?;
+            Step::Restarts { run, expect } => restarts(vm, run, expect),
+            Step::Ssh { run, user, options, update, cut_at: Some(cut_at), .. } => {
+                let update = update.as_deref().map(release::trial).transpose()?;
+                vm.cut_during(&Visit { user, options }, run, update.as_deref(), cut_at, UPDATE_LIMIT)
+            }
+            Step::Ssh { run, user, options, update, expect, refuse, fails, cut_at: None } => {
+                let visit = Visit { user, options };
+                let output = match update {
+                    Some(update) => vm.hand_over(&visit, run, &release::trial(update)?, UPDATE_LIMIT)?,
+                    None => vm.visit(&visit, run, LINE_LIMIT)?,
+                };
                 let said = format!("{}{}", output.stdout, output.stderr);
                 outside::check(&Expected { fails: *fails, expect, refuse }, output.success(), &said)
             }
@@ -328,6 +361,23 @@ fn await_line(vm: &Vm<'_>, run: &str, expect: &str) -> Result<()> {
     found.with_context(|| format!("it said last: {}", last.trim()))
 }
 
+fn restarts(vm: &mut Vm<'_>, run: &str, expect: &str) -> Result<()> {
+    let mut starts = 0_u32;
+    let mut last = String::new();
+    let found = wait::attempt(RESTARTS_LIMIT, expect, || {
+        if vm.has_ended()? {
+            starts += 1;
+            shell::say(&format!("  it starts again, for the {starts}. time"));
+            vm.start()?;
+        }
+        // Nobody may get in for now: the next attempt may.
+        let Ok(output) = vm.attempt(run) else { return Ok(None) };
+        last = format!("{}{}", output.stdout, output.stderr);
+        Ok::<_, anyhow::Error>(last.contains(expect).then_some(()))
+    });
+    found.with_context(|| format!("after {starts} starts it said last: {}", last.trim()))
+}
+
 fn type_keys(vm: &Vm<'_>, keys: &[(String, String)], refuse: &[String]) -> Result<()> {
     let mut terminal = vm.terminal()?;
     let mut shown = terminal.expect(PROMPT)?;
@@ -359,6 +409,10 @@ mod tests {
             let before = |step: &&Step| matches!(step, Step::Tamper | Step::Run(_) | Step::Serve(_));
             let first = scenario.step.iter().find(|step| !before(step));
             assert!(matches!(first, Some(Step::Boot | Step::Start)), "{name}");
+            for step in &scenario.step {
+                let Step::Ssh { update: Some(update), .. } = step else { continue };
+                assert!(release::TRIALS.contains(&update.as_str()), "{name}: {update}");
+            }
         }
     }
 

@@ -269,6 +269,48 @@ impl<'a> Vm<'a> {
         process::run(&mut self.ssh_command(visit, line, limit)?, limit)
     }
 
+    /// Runs a line that gets a file on its standard input.
+    pub(super) fn hand_over(
+        &self,
+        visit: &Visit<'_>,
+        line: &str,
+        file: &Path,
+        limit: Duration,
+    ) -> Result<Output> {
+        process::run(&mut fed(&self.ssh_command(visit, line, MOMENT)?, file), limit)
+    }
+
+    /// The same, and takes the power away when the console says something.
+    pub(super) fn cut_during(
+        &mut self,
+        visit: &Visit<'_>,
+        line: &str,
+        file: Option<&Path>,
+        text: &str,
+        limit: Duration,
+    ) -> Result<()> {
+        let mut ssh = self.ssh_command(visit, line, MOMENT)?;
+        if let Some(file) = file {
+            ssh = fed(&ssh, file);
+        }
+        let ssh = Child::spawn("ssh", &mut ssh, self.place.path())?;
+        self.wait_for_console(text, limit).map_err(|error| ssh.with_log(&error))?;
+        self.cut_power()
+    }
+
+    /// Whether it has switched itself off, or would start again.
+    pub(super) fn has_ended(&mut self) -> Result<bool> {
+        let Some(qemu) = self.qemu.as_mut() else { return Ok(true) };
+        match qemu.try_status()? {
+            Some(status) if status.success() => {
+                self.qemu = None;
+                Ok(true)
+            }
+            Some(status) => bail!("QEMU ended with {status}"),
+            None => Ok(false),
+        }
+    }
+
     /// The appliance's command line as the administrator has it on a terminal.
     pub(super) fn terminal(&self) -> Result<Terminal> {
         let options = ["-t".to_owned()];
@@ -366,6 +408,14 @@ impl<'a> Vm<'a> {
         let said = self.qemu.as_ref().map(Child::log_tail).unwrap_or_default();
         anyhow!("{error:#}; the console is target/image/{CONSOLE}, at its end:\n{tail}\n{said}")
     }
+}
+
+/// The same command with a file on its standard input.
+fn fed(command: &Command, file: &Path) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-ec", "file=$1; shift; exec \"$@\" <\"$file\"", "sh"]).arg(file);
+    shell.arg(command.get_program()).args(command.get_args());
+    shell
 }
 
 const CODE: &str = "usr/share/OVMF/OVMF_CODE_4M.fd";

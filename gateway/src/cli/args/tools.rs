@@ -143,6 +143,16 @@ pub enum CaptureCommand {
     Delete { name: String },
 }
 
+#[derive(Clone, Debug, Args)]
+pub struct Health {
+    /// Count only whether it serves, as far as that is in this machine's hands: ticket authorities may be down
+    #[arg(long)]
+    pub own: bool,
+    /// Wait so long for it to become well
+    #[arg(long, value_name = "TIME", value_parser = super::duration)]
+    pub wait: Option<Duration>,
+}
+
 #[derive(Clone, Debug, Subcommand)]
 pub enum Support {
     /// Write one file with what support asks for to standard output: status, configuration, interfaces, routes, packet

@@ -13,6 +13,7 @@ use crate::cli::args::Cli;
 pub(super) const WORDS: &[(&[&str], &[&str], &str)] = &[
     (&["show", "status"], &["status"], "how the gateway does"),
     (&["show", "system"], &["system"], "how the machine does"),
+    (&["show", "updates"], &["update", "status"], "versions that are installed, and the last update"),
     (
         &["show", "interfaces"],
         &["interfaces"],
@@ -89,6 +90,7 @@ const COMMANDS: &[&[&str]] = &[
     &["health"],
     &["users"],
     &["support"],
+    &["update"],
     &["factory-reset"],
     &["reboot"],
     &["shutdown"],

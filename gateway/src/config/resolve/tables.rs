@@ -13,8 +13,8 @@ use super::Resolver;
 use crate::config::file::{self, File};
 use crate::config::reader::{Located, shown};
 use crate::config::{
-    CertificateFiles, Control, Dns, ListenerConfig, Log, LogFormat, MetricsConfig, RecordLayer, Server,
-    Token, UserFile,
+    CertificateFiles, Control, Dns, ListenerConfig, Log, LogFormat, MetricsConfig, RecordLayer,
+    STATE_DIR_DEFAULT, Server, Token, UserFile,
 };
 use crate::relay::EngineChoice;
 
@@ -123,7 +123,7 @@ impl Resolver<'_> {
         Server {
             workers: if workers == 0 { cores() } else { workers },
             record_layer: record_layer.unwrap_or(RecordLayer::Own),
-            state_dir: self.path_or("state_dir", typed.state_dir, "/var/lib/portcullis"),
+            state_dir: self.path_or("state_dir", typed.state_dir, STATE_DIR_DEFAULT),
             drain_timeout: self.duration(
                 "drain_timeout",
                 typed.drain_timeout,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::Command;
+use super::{Command, UpdateOrder, UpdateSource};
 use crate::ctl::role::Role;
 
 impl Command {
@@ -24,6 +24,8 @@ impl Command {
             | Self::Health {}
             | Self::HighAvailability {}
             | Self::Metrics {}
+            | Self::UpdateStatus {}
+            | Self::Update(UpdateOrder::List { source: UpdateSource::Known })
             | Self::XdpStatus {}
             | Self::XdpRules {}
             | Self::XdpFlows(_)
@@ -61,6 +63,8 @@ impl Command {
             | Self::ConfigPush(_)
             | Self::Reload {}
             | Self::ReloadConfirm {}
+            // Whoever names a source has the system go there.
+            | Self::Update(_)
             | Self::CaptureStart(_)
             | Self::CaptureStop { .. }
             | Self::CaptureList {}
@@ -90,6 +94,7 @@ impl Command {
                 | Self::ConfigPush(_)
                 | Self::Reload {}
                 | Self::ReloadConfirm {}
+                | Self::Update(UpdateOrder::Install { .. } | UpdateOrder::Rollback {})
                 | Self::CaptureStart(_)
                 | Self::CaptureStop { .. }
                 | Self::CaptureRead { offset: 0, .. }

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 pub struct Health {
     /// Whether it should get new clients, as `/readyz` says.
     pub ready: bool,
+    /// The same of what is in this machine's hands: ticket authorities may be down. It decides whether an update stays.
+    pub own: bool,
     /// Why not.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,

@@ -38,6 +38,11 @@ fn every_command_survives_its_line() {
         Command::ForwardDrain(ServerRef { server: "a".into(), listener: None }),
         Command::ForwardUndrain(ServerRef { server: "a".into(), listener: Some("l".into()) }),
         Command::LogLevel { level: None },
+        Command::Health {},
+        Command::UpdateStatus {},
+        Command::Update(UpdateOrder::List { source: UpdateSource::Known }),
+        Command::Update(UpdateOrder::Install { source: UpdateSource::Upload, version: None }),
+        Command::Update(UpdateOrder::Rollback {}),
         Command::Machine(MachineOrder { action: MachineAction::PowerOff, keep_network: false }),
     ] {
         assert_eq!(round_trip(&command), command);

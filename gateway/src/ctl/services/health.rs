@@ -8,6 +8,7 @@ use super::tools::on_a_thread;
 use super::{Outcome, Services};
 use crate::config::{self, Severity};
 use crate::ctl::protocol::{Check, CheckState, Health};
+use crate::ha::Standing;
 
 /// What should be free of a file system: part of it in percent, or so many MiB where that is less.
 const ROOM_DOUBTFUL: (u64, u64) = (15, 1024);
@@ -40,8 +41,10 @@ impl Services {
             Ok(checks)
         });
         checks.extend(found.await?);
-        let reason = self.ready().err();
-        Ok(Health { ready: reason.is_none(), reason: reason.unwrap_or_default(), checks })
+        let standing = self.standing();
+        let reason = standing.reason().map(str::to_owned).unwrap_or_default();
+        let own = !matches!(standing, Standing::Faulty(_));
+        Ok(Health { ready: standing == Standing::Serves, own, reason, checks })
     }
 
     fn check_state(&self) -> Check {

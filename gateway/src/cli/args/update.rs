@@ -1,0 +1,36 @@
+//! What may be typed about updates.
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub enum Update {
+    /// Show which version runs, which starts next, and how the last order went
+    Status,
+    /// Show which versions there are
+    List {
+        /// The directory of updates, https://host/path [default: the one that was named last]
+        url: Option<String>,
+    },
+    /// Put a version into the slot that does not run; it starts with the next reboot, and stays if it is healthy then
+    Install(Install),
+    /// Choose the other version for the next start
+    Rollback {
+        /// Start the machine again at once
+        #[arg(long)]
+        reboot: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Install {
+    /// A version, or the directory of updates, https://host/path; `-` for a file on standard input, as in
+    /// `ssh admin@gateway update install - < FILE` [default: the newest of the directory that was named last]
+    #[arg(allow_hyphen_values = true)]
+    pub what: Option<String>,
+    /// This version, where a directory is named
+    #[arg(long = "version", value_name = "VERSION")]
+    pub version: Option<String>,
+    /// Start the machine again when it is installed
+    #[arg(long)]
+    pub reboot: bool,
+}
