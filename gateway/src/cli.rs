@@ -3,6 +3,7 @@
 pub mod args;
 mod audit;
 mod bans;
+mod certificate;
 mod config;
 mod configure;
 mod connect;
@@ -13,6 +14,7 @@ mod interfaces;
 mod machine;
 mod output;
 mod ports;
+mod secret;
 mod sessions;
 mod shell;
 mod sta;
@@ -129,6 +131,8 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Resolve { name } => machine::resolve(context, &name),
         Command::Metrics => metrics(context),
         Command::Bans(command) => bans::run(context, command),
+        Command::Certificate(command) => certificate::run(context, command),
+        Command::Secret(command) => secret::run(context, command),
         Command::Xdp(command) => xdp::run(context, command),
         Command::Forward(command) => forward::run(context, command),
         Command::Ports(command) => ports::run(context, command),

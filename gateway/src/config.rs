@@ -25,6 +25,7 @@ mod server_tls;
 mod suggest;
 mod xdp;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -79,6 +80,8 @@ pub struct Config {
     /// Without it nobody is banned but by hand.
     pub bans: Option<BansConfig>,
     pub xdp: Option<XdpConfig>,
+    /// Names of the secrets that are in it.
+    pub secrets: BTreeSet<String>,
     /// Legal but doubtful things seen while resolving; [`check`] reports them with its own.
     pub remarks: Vec<Finding>,
 }

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::audit::Audit;
 use crate::bans::Bans;
+use crate::certificates;
 use crate::config::{self, Config, Severity};
 use crate::ctl;
 use crate::ctl::services::{ReloadRequest, Services};
@@ -103,6 +104,7 @@ async fn serve(
     let descriptors = assemble::raise_descriptor_limit();
     assemble::warn_of_narrow_limits(&config, descriptors);
     let metrics = metrics::install()?;
+    certificates::finish(&config.certificates);
     let parts = Assembled::new(&config, &metrics)?;
     let cores = Cores::plan(&config);
     let mut sockets = Sockets::bind(&config, &parts.listeners, &cores)?;

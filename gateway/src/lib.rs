@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod authn;
 pub mod bans;
+pub mod certificates;
 pub mod cli;
 pub mod config;
 pub mod control_plane;
@@ -18,6 +19,7 @@ pub mod lab;
 pub mod log;
 pub mod metrics;
 pub mod relay;
+pub mod secrets;
 pub mod sta;
 pub mod state;
 pub mod store;

@@ -2,7 +2,7 @@
 //! the relay's (`relay::record`).
 
 mod inspect;
-mod pem;
+pub(crate) mod pem;
 mod sni;
 
 pub mod certs;

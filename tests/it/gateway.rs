@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod gateway {
     mod bans;
+    mod certificates;
     mod cgp;
     mod configure;
     mod connect;

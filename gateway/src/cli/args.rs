@@ -88,6 +88,12 @@ pub enum Command {
     /// Who may not come in: bans by hand, and those that the gateway makes after repeated offences
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Bans(Bans),
+    /// Show, request, import and delete certificates; keys never leave
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Certificate(Certificate),
+    /// Keep secrets apart from the configuration, which names them
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Secret(Secret),
     /// The packet filter of the kernel side
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Xdp(Xdp),
@@ -384,9 +390,11 @@ pub enum Logs {
     Level { level: Option<Level> },
 }
 
+mod certificate;
 mod configure;
 mod kernel;
 
+pub use certificate::{Certificate, Import, Key, Request, Secret};
 pub use configure::{Audit, Commit, Configure, Shell};
 pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Role, Top, Xdp};
 

@@ -99,6 +99,7 @@ tables! {
         certificate: String,
         client_ca: String,
         token_file: String,
+        token_secret: String,
     }
     Dns "dns" {
         servers: Vec<Located<String>>,
@@ -138,6 +139,7 @@ tables! {
         connections: i64,
         security_key_header: String,
         security_key_files: Vec<Located<String>>,
+        security_key_secrets: Vec<Located<String>>,
     }
     StaServer "sta_server" {
         listen: Vec<Located<String>>,
@@ -146,6 +148,7 @@ tables! {
         allow_from: Vec<Located<String>>,
         security_key_header: String,
         security_key_files: Vec<Located<String>>,
+        security_key_secrets: Vec<Located<String>>,
         ticket_life: String,
         max_tickets: i64,
     }

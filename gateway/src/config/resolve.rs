@@ -18,6 +18,7 @@ mod tables;
 mod values;
 mod xdp;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub(super) fn resolve(text: &str, path: &Path) -> Result<Config, ConfigError> {
         bound: Vec::new(),
         idle_timeout: Duration::ZERO,
         has_xdp: false,
+        state: PathBuf::new(),
+        secrets: BTreeSet::new(),
     };
     let config = typed.map(|typed| resolver.config(typed, path));
     match (resolver.problems.into_error(path), config) {
@@ -61,10 +64,16 @@ struct Resolver<'a> {
     /// That of `[limits]`: what a listener without its own has.
     idle_timeout: Duration,
     has_xdp: bool,
+    /// Where secrets and kept certificates are.
+    state: PathBuf,
+    /// Names of the secrets that were opened.
+    secrets: BTreeSet<String>,
 }
 
 impl Resolver<'_> {
-    fn config(&mut self, typed: File, path: &Path) -> Config {
+    fn config(&mut self, mut typed: File, path: &Path) -> Config {
+        let server = self.server(table(typed.server.take()));
+        self.state.clone_from(&server.state_dir);
         let names = self.names(&typed);
         let certificates = self.certificates(rows(typed.certificate), &names);
         let users = self.users(rows(typed.users), &names);
@@ -83,7 +92,7 @@ impl Resolver<'_> {
         let xdp = typed.xdp.and_then(|typed| self.xdp(typed));
         Config {
             path: path.to_owned(),
-            server: self.server(table(typed.server)),
+            server,
             control: self.control(table(typed.control)),
             log: self.log(table(typed.log)),
             metrics,
@@ -96,6 +105,7 @@ impl Resolver<'_> {
             listeners: listeners.into_iter().map(Arc::new).collect(),
             bans,
             xdp,
+            secrets: std::mem::take(&mut self.secrets),
             remarks: std::mem::take(&mut self.remarks),
         }
     }

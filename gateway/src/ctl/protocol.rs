@@ -23,17 +23,24 @@ pub const SESSIONS_PER_ANSWER: usize = 10_000;
 pub const BANS_PER_ANSWER: usize = 10_000;
 
 mod bans;
+mod certificates;
 mod config;
 mod forward;
 mod kernel;
 mod least;
 mod machine;
+mod secret_text;
+mod secrets;
 mod sessions;
 mod status;
 mod tickets;
 mod traffic;
 
 pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
+pub use certificates::{
+    AcmeRow, CertificateImport, CertificateImported, CertificateLink, CertificateOrder, CertificateRow,
+    Named, PemText,
+};
 pub use config::{
     Candidate, CommitOrder, Committed, Compared, ConfigText, HistoryRow, Me, ShownFinding, Validated,
     WhichText,
@@ -47,6 +54,8 @@ pub use kernel::{
     XdpSteering,
 };
 pub use machine::{MachineAction, MachineOrder};
+pub use secret_text::SecretText;
+pub use secrets::{SecretOrder, SecretPage, SecretRow};
 pub use sessions::{KillWhich, SessionFilter};
 pub use status::{AuthorityStatus, ConfigStatus, ListenerStatus, ReloadStatus, StaSummary, Status, Use};
 pub use tickets::{Issued, Redeemed, TicketOrder, TicketText};
@@ -160,6 +169,24 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<usize>,
     },
+    /// A list of [`CertificateRow`], by name.
+    CertificateList {},
+    /// [`CertificateRow`]
+    CertificateShow { name: String },
+    /// [`PemText`]: a request with a key that is made here.
+    CertificateRequest(CertificateOrder),
+    /// [`CertificateImported`]
+    CertificateImport(CertificateImport),
+    /// [`PemText`]: the certificates without their key.
+    CertificateExport { name: String },
+    /// [`Named`]
+    CertificateDelete { name: String },
+    /// [`Named`]. One that the configuration names is in force at once.
+    SecretSet(SecretOrder),
+    /// [`SecretPage`]
+    SecretList {},
+    /// [`Named`]
+    SecretDelete { name: String },
     /// [`LogLevel`]; with `level` sets it first, until the next reload or restart.
     LogLevel {
         #[serde(default, skip_serializing_if = "Option::is_none")]

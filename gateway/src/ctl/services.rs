@@ -35,11 +35,13 @@ use crate::xdp::Kernel;
 
 mod audited;
 mod bans;
+mod certificates;
 mod config;
 mod forward;
 mod kernel;
 mod machine;
 mod ready;
+mod secrets;
 mod sessions;
 mod tickets;
 mod traffic;
@@ -54,6 +56,8 @@ const AUDIT_RECORDS_DEFAULT: usize = 100;
 pub enum Order {
     /// Read the configuration file again.
     Reload,
+    /// Read again what the configuration in force names: certificates, secrets.
+    Refresh,
     /// Put a text in force, and in the file's place.
     Commit { text: String, hold: Option<Duration>, comment: String },
 }
@@ -150,6 +154,15 @@ impl Services {
             Command::ForwardUndrain(which) => reply(self.drain_server(&which, false)),
             Command::XdpFlows(filter) => reply(self.flows(&filter).await),
             Command::XdpEvents { after, limit } => reply(self.drop_events(after, limit)),
+            command @ (Command::CertificateList {}
+            | Command::CertificateShow { .. }
+            | Command::CertificateRequest(_)
+            | Command::CertificateImport(_)
+            | Command::CertificateExport { .. }
+            | Command::CertificateDelete { .. }
+            | Command::SecretSet(_)
+            | Command::SecretList {}
+            | Command::SecretDelete { .. }) => self.act_on_certificates(caller, command).await,
             Command::LogLevel { level } => reply(self.log_level(level.as_deref())),
         }
     }

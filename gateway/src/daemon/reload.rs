@@ -71,6 +71,7 @@ impl Reloader {
     pub(super) fn carry_out(&mut self, what: Order, origin: &Origin) -> Result<Applied, String> {
         let outcome = match what {
             Order::Reload => self.reload(origin),
+            Order::Refresh => self.refresh(),
             Order::Commit { text, hold, comment } => self.commit(&text, hold, &comment, origin),
         };
         match &outcome {
@@ -89,6 +90,14 @@ impl Reloader {
         let new = config::parse(&text, &self.current.path).map_err(|error| error.to_string())?;
         let plan = self.put_in_force(new, &text, Hold::AsConfigured)?;
         lock(&self.services.store).note_reloaded(&text, origin);
+        Ok(Applied { plan, number: 0 })
+    }
+
+    /// Reads again what the configuration in force names; the file may have been changed by hand and is not looked at.
+    fn refresh(&mut self) -> Result<Applied, String> {
+        let text = lock(&self.services.store).running();
+        let new = config::parse(&text, &self.current.path).map_err(|error| error.to_string())?;
+        let plan = self.put_in_force(new, &text, Hold::Elsewhere)?;
         Ok(Applied { plan, number: 0 })
     }
 

@@ -40,13 +40,13 @@ impl Disk {
     }
 
     /// Makes a directory that only its owner reads.
-    pub(super) fn make_directory(&self, path: &Path) -> io::Result<()> {
+    pub(crate) fn make_directory(&self, path: &Path) -> io::Result<()> {
         self.moment()?;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
     }
 
     /// Brings bytes to the disk beside `path`, with mode and owner of the file that is there.
-    pub(super) fn stage(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn stage(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let staged = staged(path);
         self.moment()?;
         let mut file = new_file(&staged)?;
@@ -64,7 +64,7 @@ impl Disk {
     }
 
     /// Takes back what was staged.
-    pub(super) fn unstage(&self, path: &Path) {
+    pub(crate) fn unstage(&self, path: &Path) {
         if self.moment().is_ok() {
             // What is not there needs no removing, and what stays is overwritten by the next.
             fs::remove_file(staged(path)).ok();
@@ -72,7 +72,7 @@ impl Disk {
     }
 
     /// What was staged becomes the file.
-    pub(super) fn adopt(&self, path: &Path) -> io::Result<()> {
+    pub(crate) fn adopt(&self, path: &Path) -> io::Result<()> {
         self.moment()?;
         fs::rename(staged(path), path)?;
         self.moment()?;
@@ -80,13 +80,13 @@ impl Disk {
     }
 
     /// Stages and adopts.
-    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         self.stage(path, bytes)?;
         self.adopt(path)
     }
 
     /// Removes a file that may be there.
-    pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
+    pub(crate) fn remove(&self, path: &Path) -> io::Result<()> {
         self.moment()?;
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -97,7 +97,7 @@ impl Disk {
 }
 
 /// Where a file is written before it has its name.
-fn staged(path: &Path) -> PathBuf {
+pub(crate) fn staged(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     name.into()

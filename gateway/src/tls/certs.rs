@@ -26,8 +26,10 @@ use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifi
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls_pki_types::PrivateKeyDer;
 use x509_parser::parse_x509_certificate;
 
+pub(crate) use super::inspect::all_names_of;
 pub use super::inspect::inspect;
 use super::inspect::names_of;
 use super::pem::{self, PemError};
@@ -81,6 +83,13 @@ pub fn dns_names(files: &CertificateFiles) -> Result<Vec<String>, CertError> {
     let (_, leaf) =
         leaf.ok_or_else(|| CertError::unusable(files, "the first certificate cannot be parsed"))?;
     Ok(names_of(&leaf))
+}
+
+/// The public key (SubjectPublicKeyInfo, DER) that belongs to a private one; `None` where it is of a kind that cannot be used.
+#[must_use]
+pub fn public_key_of(key: PrivateKeyDer<'static>) -> Option<Vec<u8>> {
+    let key = provider().key_provider.load_private_key(key).ok()?;
+    Some(key.public_key()?.as_ref().to_vec())
 }
 
 /// The maker of session tickets for all listeners of a process: stateless, with keys that change.

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::config::schema::{Shape, keys_of};
 use crate::ctl::client::Client;
 use crate::ctl::protocol::{
-    BanFilter, BanRow, Command, ConfigText, ForwardStatus, HistoryRow, SessionFilter, SessionRow, StaRow,
-    Status, WhichText,
+    BanFilter, BanRow, CertificateRow, Command, ConfigText, ForwardStatus, HistoryRow, SecretPage,
+    SessionFilter, SessionRow, StaRow, Status, WhichText,
 };
 use crate::store::edit::{self, path::quoted};
 
@@ -28,6 +28,8 @@ pub(super) enum Kind {
     Ban,
     Back,
     Saved,
+    Certificate,
+    Secret,
 }
 
 /// Asks the daemon.
@@ -84,6 +86,14 @@ impl Live {
             Kind::Back => {
                 let rows: Vec<HistoryRow> = client.call(&Command::ConfigHistory {}).ok()?;
                 rows.into_iter().map(|row| row.back.to_string()).collect()
+            }
+            Kind::Certificate => {
+                let rows: Vec<CertificateRow> = client.call(&Command::CertificateList {}).ok()?;
+                rows.into_iter().map(|row| row.name).collect()
+            }
+            Kind::Secret => {
+                let page: SecretPage = client.call(&Command::SecretList {}).ok()?;
+                page.secrets.into_iter().map(|row| row.name).collect()
             }
             Kind::Saved => client.call(&Command::ConfigSaved {}).ok()?,
         })
