@@ -7,6 +7,7 @@
 //!
 //! `portcullis.example.toml` documents every key.
 
+mod acme;
 mod check;
 mod compare;
 mod duration;
@@ -43,6 +44,7 @@ use zeroize::Zeroizing;
 
 use crate::relay::EngineChoice;
 
+pub use acme::{AcmeCertificate, AcmeChallenge, AcmeConfig, ExternalAccount};
 pub use check::check;
 pub use compare::{ReloadPlan, compare};
 pub use duration::{format as format_duration, parse as parse_duration};
@@ -73,6 +75,8 @@ pub struct Config {
     pub dns: Dns,
     pub limits: Limits,
     pub certificates: Vec<CertificateFiles>,
+    /// Who issues some of them.
+    pub acme: Option<AcmeConfig>,
     pub users: Vec<UserFile>,
     pub stas: Vec<Arc<StaConfig>>,
     pub sta_server: Option<StaServerConfig>,

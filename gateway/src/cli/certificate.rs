@@ -35,6 +35,11 @@ pub(super) fn run(context: &Context, command: Certificate) -> Outcome {
         Certificate::Request(request) => pem(context, &Command::CertificateRequest(order(request)))?,
         Certificate::ExportChain { name } => pem(context, &Command::CertificateExport { name })?,
         Certificate::Import(import) => return self::import(context, &import),
+        Certificate::Renew { name } => {
+            let done: Named = context.call(&Command::CertificateRenew { name })?;
+            let text = format!("{0} is ordered; `certificate show {0}` says how it goes", done.name);
+            context.output.value_or_text(&done, &text)?;
+        }
         Certificate::Delete { name } => {
             let done: Named = context.call(&Command::CertificateDelete { name })?;
             context.output.value_or_text(&done, &format!("{} is forgotten", done.name))?;

@@ -72,6 +72,7 @@ tables! {
         dns: Dns,
         limits: Limits,
         certificate: Vec<Located<Certificate>>,
+        acme: Acme,
         users: Vec<Located<Users>>,
         sta: Vec<Located<Sta>>,
         sta_server: StaServer,
@@ -123,6 +124,18 @@ tables! {
         name: String,
         chain: String,
         key: String,
+        acme_names: Vec<Located<String>>,
+    }
+    Acme "acme" {
+        directory: String,
+        contact: Vec<Located<String>>,
+        terms_agreed: bool,
+        ca: String,
+        challenge: String,
+        http_listen: Vec<Located<String>>,
+        renew_before: String,
+        eab_key_id: String,
+        eab_key_secret: String,
     }
     Users "users" {
         name: String,

@@ -5,6 +5,7 @@
 //! is in them (security keys); certificates and users are looked at by `check`.
 
 mod access;
+mod acme;
 mod addresses;
 mod bans;
 mod flood;
@@ -75,7 +76,10 @@ impl Resolver<'_> {
         let server = self.server(table(typed.server.take()));
         self.state.clone_from(&server.state_dir);
         let names = self.names(&typed);
-        let certificates = self.certificates(rows(typed.certificate), &names);
+        let rows_of_certificates = rows(typed.certificate);
+        let by_acme = self.acme_certificates(&rows_of_certificates, &names.certificates);
+        let certificates = self.certificates(rows_of_certificates, &names);
+        let acme = self.acme(typed.acme, by_acme);
         let users = self.users(rows(typed.users), &names);
         let stas = self.stas(rows(typed.sta), &names);
         let metrics = typed.metrics.and_then(|typed| self.metrics(typed, &names));
@@ -99,6 +103,7 @@ impl Resolver<'_> {
             dns: self.dns(table(typed.dns)),
             limits,
             certificates,
+            acme,
             users,
             stas: stas.into_iter().map(|sta| Arc::new(sta.value)).collect(),
             sta_server: sta_server.map(|server| server.value),

@@ -181,6 +181,8 @@ pub enum Command {
     CertificateExport { name: String },
     /// [`Named`]
     CertificateDelete { name: String },
+    /// [`Named`]: it is ordered now, of those that come by ACME.
+    CertificateRenew { name: String },
     /// [`Named`]. One that the configuration names is in force at once.
     SecretSet(SecretOrder),
     /// [`SecretPage`]

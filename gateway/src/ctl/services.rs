@@ -16,6 +16,7 @@ use super::protocol::{
     MetricsText, ReloadStatus, Reloaded, StaSummary, Status, Use,
 };
 use super::role::Caller;
+use crate::acme::Acme;
 use crate::audit::{Audit, Record as AuditRecord};
 use crate::bans::Bans;
 use crate::config::{Config, ListenerConfig, ReloadPlan};
@@ -93,6 +94,7 @@ pub struct Services {
     pub kernel: Arc<Kernel>,
     pub bans: Arc<Bans>,
     pub balancers: Arc<Balancers>,
+    pub acme: Arc<Acme>,
     pub log: log::Control,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub last_reload: Mutex<Option<ReloadStatus>>,
@@ -160,6 +162,7 @@ impl Services {
             | Command::CertificateImport(_)
             | Command::CertificateExport { .. }
             | Command::CertificateDelete { .. }
+            | Command::CertificateRenew { .. }
             | Command::SecretSet(_)
             | Command::SecretList {}
             | Command::SecretDelete { .. }) => self.act_on_certificates(caller, command).await,
@@ -300,6 +303,7 @@ impl Services {
             xdp: self.kernel.facts(),
             log_lines_lost: self.log.lines_lost(),
             directories: config.directories(),
+            acme: self.acme.facts(),
             relay_workers: self.workers,
             relay_engine: self.relay_engine.as_str(),
             relay_enters: self.relay.enters(),

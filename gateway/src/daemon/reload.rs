@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::assemble::{self, Assembled};
+use crate::acme;
 use crate::config::{self, Config, ListenerConfig, ReloadPlan, Severity};
 use crate::ctl::services::{Applied, Order, Services};
 use crate::log;
@@ -103,6 +104,7 @@ impl Reloader {
 
     /// Puts a configuration in force whose text is known: all of it, or nothing.
     pub(super) fn put_in_force(&mut self, new: Config, text: &str, hold: Hold) -> Result<ReloadPlan, String> {
+        acme::ensure_files(&new)?;
         for finding in config::check(&new).iter().filter(|finding| finding.severity == Severity::Error) {
             tracing::error!("{finding}");
         }

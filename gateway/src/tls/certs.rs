@@ -25,8 +25,8 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
-use rustls_pki_types::PrivateKeyDer;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::parse_x509_certificate;
 
 pub(crate) use super::inspect::all_names_of;
@@ -175,6 +175,43 @@ fn server_of_few(
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Arc::new(config))
+}
+
+/// What proves names to an issuer (RFC 8737 §3): a certificate for each name, in a handshake for `protocol` alone.
+///
+/// # Errors
+/// As [`server_config`].
+pub fn proving_server_config(
+    certificates: Vec<(CertificateDer<'static>, PrivateKeyDer<'static>, String)>,
+    protocol: &[u8],
+) -> Result<Arc<ServerConfig>, CertError> {
+    let mut keys = Vec::new();
+    for (certificate, key, name) in certificates {
+        let key = CertifiedKey::from_der(vec![certificate], key, &provider())?;
+        keys.push((Arc::new(key), vec![name]));
+    }
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13, &TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(ByName::new(&keys, None)));
+    config.alpn_protocols = vec![protocol.to_vec()];
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Arc::new(config))
+}
+
+/// What HTTPS clients do TLS with that believe the authorities in a file, or the public ones.
+///
+/// # Errors
+/// [`CertError::Roots`].
+pub fn client_config(ca: Option<&Path>) -> Result<ClientConfig, CertError> {
+    let roots = match ca {
+        Some(path) => roots(path)?,
+        None => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
+    };
+    let builder =
+        ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13, &TLS12])?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// The authorities in a PEM file, for checking another server's certificate.

@@ -26,6 +26,8 @@ pub enum Certificate {
     Import(Import),
     /// Print a certificate and those behind it as PEM, without the key: keys never leave
     ExportChain { name: String },
+    /// Order a certificate that comes by ACME now, instead of when it is due
+    Renew { name: String },
     /// Forget a certificate that is not in the configuration, and the key that waits for one
     Delete { name: String },
 }

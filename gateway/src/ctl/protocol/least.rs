@@ -60,6 +60,7 @@ impl Command {
             | Self::CertificateRequest(_)
             | Self::CertificateImport(_)
             | Self::CertificateDelete { .. }
+            | Self::CertificateRenew { .. }
             | Self::SecretSet(_)
             | Self::SecretDelete { .. }
             | Self::Machine(_) => Role::Administrator,
@@ -86,6 +87,7 @@ impl Command {
                 | Self::CertificateRequest(_)
                 | Self::CertificateImport(_)
                 | Self::CertificateDelete { .. }
+                | Self::CertificateRenew { .. }
                 | Self::SecretSet(_)
                 | Self::SecretDelete { .. }
                 | Self::Machine(_)

@@ -23,6 +23,7 @@ impl Services {
             Command::CertificateImport(order) => reply(self.import_certificate(caller, &order).await),
             Command::CertificateExport { name } => reply(self.export_certificate(name)),
             Command::CertificateDelete { name } => reply(self.delete_certificate(name)),
+            Command::CertificateRenew { name } => reply(self.renew_certificate(name)),
             Command::SecretSet(order) => reply(self.set_secret(caller, &order).await),
             Command::SecretList {} => reply(Ok(self.secrets())),
             Command::SecretDelete { name } => reply(self.delete_secret(&name)),
@@ -61,6 +62,11 @@ impl Services {
             findings: known.findings.into_iter().map(Into::into).collect(),
             ..CertificateRow::default()
         };
+        let by_acme = config.acme.iter().flat_map(|acme| &acme.certificates).find(|one| one.name == row.name);
+        if let Some(wanted) = by_acme {
+            "acme".clone_into(&mut row.source);
+            row.acme = Some(self.acme.row(wanted));
+        }
         if let Some(described) = known.described {
             let since = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
             let left = described.not_after - i64::try_from(since).unwrap_or(i64::MAX);
@@ -74,6 +80,21 @@ impl Services {
             row.chain = described.chain.into_iter().map(link).collect();
         }
         row
+    }
+
+    /// Orders a certificate now; how it goes is told by its row.
+    fn renew_certificate(&self, name: String) -> Outcome<Named> {
+        let config = self.config.load();
+        let by_acme = config.acme.iter().flat_map(|acme| &acme.certificates).any(|one| one.name == name);
+        if !by_acme {
+            let text = format!(
+                "the certificate `{name}` does not come by ACME: give it `acme_names` in the configuration, or renew it \
+                 by `certificate request {name}` and `certificate import {name}`"
+            );
+            return Err(Failure::new(ErrorCode::Unavailable, text));
+        }
+        self.acme.renew_now(&name);
+        Ok(Named { name })
     }
 
     fn request_certificate(&self, order: CertificateOrder) -> Outcome<PemText> {

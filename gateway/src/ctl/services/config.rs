@@ -179,7 +179,7 @@ impl Services {
     }
 
     /// Lets the reloader do something, and waits for it.
-    pub(super) async fn order(&self, caller: &Caller, what: Order) -> Outcome<Applied> {
+    pub(crate) async fn order(&self, caller: &Caller, what: Order) -> Outcome<Applied> {
         let (reply, outcome) = oneshot::channel();
         let busy = || Failure::new(ErrorCode::Unavailable, "the daemon is busy reloading or stopping");
         let request = ReloadRequest { what, origin: caller.origin(), reply };
