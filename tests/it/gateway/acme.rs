@@ -1,11 +1,10 @@
 //! Certificates by ACME, with Pebble, the test server of Let's Encrypt's makers, as the issuer.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use portcullis_tests::backend;
-use portcullis_tests::client::Client;
 use portcullis_tests::gateway::Setup;
 use portcullis_tests::pki::Leaf;
 use portcullis_tests::process::{self, Child};
@@ -132,7 +131,7 @@ fn a_certificate_comes_by_a_handshake_is_renewed_and_no_session_ends() {
     let log = edge.gateway.log();
     assert_eq!(log.matches("an account was opened").count(), 1, "{log}");
     assert!(!log.contains("PRIVATE KEY"));
-    assert_eq!(log.matches("a name was proven by tls-alpn-01").count() % 1, 0);
+    assert!(log.contains("a name was proven by tls-alpn-01"), "{log}");
     let audit = edge.gateway.cli(["audit"]).unwrap().ok().unwrap().stdout;
     assert!(audit.contains("certificate-renew"), "{audit}");
 }
@@ -161,7 +160,7 @@ fn a_commit_brings_acme_by_a_page_with_an_account_that_the_issuer_knows() {
     edge.gateway.cli(["configure", "commit"]).unwrap().ok().unwrap();
     wait_for(&edge, "the certificate", is_issued);
     assert!(pebble.is_believed(edge.at), "{}", edge.gateway.log());
-    assert!(Client::connect(page).is_err(), "the page is gone");
+    wait::until(PATIENCE, "the page to be gone", || TcpStream::connect(page).is_err()).unwrap();
     assert!(!edge.gateway.log().contains(EAB_KEY));
 }
 
