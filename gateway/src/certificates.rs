@@ -16,6 +16,7 @@ use std::time::SystemTime;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::{CertificateFiles, Config, Finding, Severity};
+use crate::store::disk::Disk;
 use crate::tls::{certs, pem};
 pub use chain::{Described, Link, described};
 pub(crate) use files::{Former, finish};
@@ -162,7 +163,7 @@ pub fn request(config: &Config, asked: &Asked) -> Result<String, Refusal> {
     let before = before.map_err(|error| Refusal::Bad(format!("{error}; {}", error.remedy())))?;
     let made = request::make(asked, before)?;
     if let Some(key) = made.new_key {
-        files::write(&path, key.as_bytes()).map_err(Refusal::io(&path, "written"))?;
+        Disk::default().write_below(&path, key.as_bytes()).map_err(Refusal::io(&path, "written"))?;
     }
     Ok(made.request)
 }

@@ -20,10 +20,8 @@ use arc_swap::ArcSwap;
 use portcullis_core::session::Table;
 use tokio::sync::{mpsc, watch};
 
-use crate::acme::{self, Acme};
 use crate::audit::Audit;
 use crate::bans::Bans;
-use crate::certificates;
 use crate::config::{self, Config, Severity};
 use crate::ctl;
 use crate::ctl::services::{ReloadRequest, Services};
@@ -105,8 +103,6 @@ async fn serve(
     let descriptors = assemble::raise_descriptor_limit();
     assemble::warn_of_narrow_limits(&config, descriptors);
     let metrics = metrics::install()?;
-    certificates::finish(&config.certificates);
-    acme::ensure_files(&config).map_err(anyhow::Error::msg)?;
     let parts = Assembled::new(&config, &metrics)?;
     let cores = Cores::plan(&config);
     let mut sockets = Sockets::bind(&config, &parts.listeners, &cores)?;
@@ -121,7 +117,6 @@ async fn serve(
     let (reload, mut reload_requests) = mpsc::channel(RELOAD_QUEUE);
     let (drain, draining) = watch::channel(false);
     let (workers, relays, engine) = start_relays(&config.server, &context, &cores)?;
-    let acme = Arc::new(Acme::new(Arc::clone(&parts.resolver)));
     let front = Arc::new(Front {
         gate: Arc::default(),
         bans: Arc::clone(&bans),
@@ -131,7 +126,7 @@ async fn serve(
         cores,
         draining: draining.clone(),
         setting_up: 0.into(),
-        challenges: Arc::clone(&acme.challenges),
+        challenges: Arc::clone(&parts.acme.challenges),
     });
     let services = Arc::new(Services {
         config: Arc::new(ArcSwap::from_pointee(config.clone())),
@@ -146,7 +141,7 @@ async fn serve(
         kernel,
         bans,
         balancers: Arc::clone(&parts.balancers),
-        acme,
+        acme: Arc::clone(&parts.acme),
         log: log.clone(),
         reload,
         last_reload: std::sync::Mutex::default(),

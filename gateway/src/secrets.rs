@@ -188,9 +188,7 @@ impl Vault {
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), SecretError> {
         let failed = |error| SecretError::Io { path: path.to_owned(), done: "written", error };
-        let disk = Disk::default();
-        disk.make_directory(&self.directory).map_err(failed)?;
-        disk.write(path, bytes).map_err(failed)
+        Disk::default().write_below(path, bytes).map_err(failed)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -251,7 +249,7 @@ fn check_name(name: &str) -> Result<(), SecretError> {
     if fits { Ok(()) } else { Err(SecretError::Name) }
 }
 
-/// What a key is derived from. Of a file only when nobody else can read it: a key that others know seals nothing.
+/// What a key is derived from. Links are not followed.
 fn read_material(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     use std::io::Read as _;
     let file = fs::OpenOptions::new().read(true).custom_flags(libc_nofollow()).open(path)?;

@@ -87,9 +87,5 @@ fn note_contact(path: &Path, contact: &[String]) -> Result<(), String> {
 fn write<C: Serialize>(path: &Path, kept: &Kept<C>) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{} cannot be written: {error}", path.display());
     let text = Zeroizing::new(serde_json::to_vec(kept).map_err(|error| failed(error.into()))?);
-    let disk = Disk::default();
-    if let Some(directory) = path.parent() {
-        disk.make_directory(directory).map_err(failed)?;
-    }
-    disk.write(path, &text).map_err(failed)
+    Disk::default().write_below(path, &text).map_err(failed)
 }

@@ -1,6 +1,6 @@
 //! What listeners show until the first certificate has come: one that is signed by itself and says what it is.
 
-use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use zeroize::Zeroizing;
@@ -12,7 +12,7 @@ use crate::store::disk::Disk;
 /// Its name. Nobody trusts it; whoever looks at it knows why it is there.
 const COMMON_NAME: &str = "Portcullis: no certificate has been issued yet";
 /// Short, so that alerts about certificates that end soon tell of one that never comes.
-const LIFE_DAYS: i64 = 14;
+const LIFE: Duration = Duration::from_hours(14 * 24);
 
 /// Whether a certificate is one of these.
 #[must_use]
@@ -29,7 +29,8 @@ pub(crate) fn ensure_files(config: &Config) -> Result<(), String> {
         let path = kept_path(&config.server.state_dir, &wanted.name);
         if !path.exists() {
             let text = make(&wanted.names).map_err(|error| error.to_string())?;
-            write(&path, &text).map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
+            let written = Disk::default().write_below(&path, text.as_bytes());
+            written.map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
         }
     }
     Ok(())
@@ -40,18 +41,10 @@ fn make(names: &[String]) -> Result<Zeroizing<String>, rcgen::Error> {
     let mut params = CertificateParams::new(names.to_vec())?;
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, COMMON_NAME);
-    let now = std::time::SystemTime::now();
+    let now = SystemTime::now();
     params.not_before = now.into();
-    params.not_after = (now + std::time::Duration::from_hours(24 * LIFE_DAYS.unsigned_abs())).into();
+    params.not_after = (now + LIFE).into();
     let certificate = params.self_signed(&key)?;
     let private = Zeroizing::new(key.serialize_pem());
     Ok(Zeroizing::new(format!("{}{}", certificate.pem(), *private)))
-}
-
-fn write(path: &Path, text: &str) -> std::io::Result<()> {
-    let disk = Disk::default();
-    if let Some(directory) = path.parent() {
-        disk.make_directory(directory)?;
-    }
-    disk.write(path, text.as_bytes())
 }

@@ -32,15 +32,6 @@ pub(super) fn names_in(directory: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Writes a file whole, making its directory.
-pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let disk = Disk::default();
-    if let Some(directory) = path.parent() {
-        disk.make_directory(directory)?;
-    }
-    disk.write(path, bytes)
-}
-
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     Disk::default().remove(path)
 }

@@ -85,6 +85,14 @@ impl Disk {
         self.adopt(path)
     }
 
+    /// The same where the directory may be missing.
+    pub(crate) fn write_below(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        if let Some(directory) = path.parent() {
+            self.make_directory(directory)?;
+        }
+        self.write(path, bytes)
+    }
+
     /// Removes a file that may be there.
     pub(crate) fn remove(&self, path: &Path) -> io::Result<()> {
         self.moment()?;

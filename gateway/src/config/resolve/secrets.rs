@@ -21,13 +21,16 @@ const KEYS_MAX: usize = 2;
 const HEADERS_TAKEN: [&str; 8] =
     ["host", "connection", "content-length", "content-type", "transfer-encoding", "te", "upgrade", "expect"];
 
+/// A list as typed, where there is one.
+type Listed = Option<Located<Vec<Located<String>>>>;
+
 impl Resolver<'_> {
     /// A security key of the table `table`: a header, and values in files or as secrets by name.
     pub(super) fn security_key(
         &mut self,
         table: &str,
         header: Option<Located<String>>,
-        (files, secrets): (Option<Located<Vec<Located<String>>>>, Option<Located<Vec<Located<String>>>>),
+        (files, secrets): (Listed, Listed),
     ) -> Option<SecurityKey> {
         if let (Some(_), Some(secrets)) = (&files, &secrets) {
             self.problems
