@@ -187,7 +187,8 @@ pub fn proving_server_config(
 ) -> Result<Arc<ServerConfig>, CertError> {
     let mut keys = Vec::new();
     for (certificate, key, name) in certificates {
-        let key = CertifiedKey::from_der(vec![certificate], key, &provider())?;
+        // `from_der` would look into the certificate, and refuse the critical extension that the proof is.
+        let key = CertifiedKey::new(vec![certificate], provider().key_provider.load_private_key(key)?);
         keys.push((Arc::new(key), vec![name]));
     }
     let mut config = ServerConfig::builder_with_provider(provider())

@@ -98,7 +98,7 @@ impl Services {
     }
 
     fn request_certificate(&self, order: CertificateOrder) -> Outcome<PemText> {
-        let key = order.key.as_deref().unwrap_or(KeyKind::default().as_str());
+        let key = order.key.as_deref().unwrap_or_else(|| KeyKind::default().as_str());
         let known = KeyKind::ALL.into_iter().find(|kind| kind.as_str() == key);
         let key = known.ok_or_else(|| Failure::bad_request("the key is ecdsa-p256 or ecdsa-p384"))?;
         let CertificateOrder { name, names, organization, country, .. } = order;
