@@ -4,6 +4,7 @@ pub mod args;
 mod audit;
 mod bans;
 mod capture;
+mod certificate;
 mod config;
 mod configure;
 mod connect;
@@ -17,6 +18,7 @@ mod machine;
 mod output;
 mod ports;
 mod probe;
+mod secret;
 mod sessions;
 mod shell;
 mod sta;
@@ -148,6 +150,8 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::FactoryReset(arguments) => machine::factory_reset(context, &arguments),
         Command::Metrics => metrics(context),
         Command::Bans(command) => bans::run(context, command),
+        Command::Certificate(command) => certificate::run(context, command),
+        Command::Secret(command) => secret::run(context, command),
         Command::Xdp(command) => xdp::run(context, command),
         Command::Forward(command) => forward::run(context, command),
         Command::Ports(command) => ports::run(context, command),

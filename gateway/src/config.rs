@@ -7,6 +7,7 @@
 //!
 //! `portcullis.example.toml` documents every key.
 
+mod acme;
 mod check;
 mod compare;
 mod duration;
@@ -26,6 +27,7 @@ mod server_tls;
 mod suggest;
 mod xdp;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -43,6 +45,7 @@ use zeroize::Zeroizing;
 
 use crate::relay::EngineChoice;
 
+pub use acme::{AcmeCertificate, AcmeChallenge, AcmeConfig, ExternalAccount};
 pub use check::check;
 pub use compare::{ReloadPlan, compare};
 pub use duration::{format as format_duration, parse as parse_duration};
@@ -76,6 +79,8 @@ pub struct Config {
     pub dns: Dns,
     pub limits: Limits,
     pub certificates: Vec<CertificateFiles>,
+    /// Who issues some of them.
+    pub acme: Option<AcmeConfig>,
     pub users: Vec<UserFile>,
     pub stas: Vec<Arc<StaConfig>>,
     pub sta_server: Option<StaServerConfig>,
@@ -84,6 +89,8 @@ pub struct Config {
     pub bans: Option<BansConfig>,
     pub xdp: Option<XdpConfig>,
     pub high_availability: Option<HighAvailability>,
+    /// Names of the secrets that are in it.
+    pub secrets: BTreeSet<String>,
     /// Legal but doubtful things seen while resolving; [`check`] reports them with its own.
     pub remarks: Vec<Finding>,
 }

@@ -130,6 +130,7 @@ async fn serve(
         cores,
         draining: draining.clone(),
         setting_up: 0.into(),
+        challenges: Arc::clone(&parts.acme.challenges),
     });
     let services = Arc::new(Services {
         config: Arc::new(ArcSwap::from_pointee(config.clone())),
@@ -146,6 +147,7 @@ async fn serve(
         balancers: Arc::clone(&parts.balancers),
         bench: Bench::new(&config.server.state_dir, Arc::clone(&parts.resolver)),
         ha: Arc::default(),
+        acme: Arc::clone(&parts.acme),
         log: log.clone(),
         reload,
         last_reload: std::sync::Mutex::default(),

@@ -23,6 +23,7 @@ use portcullis_core::profile::Profile;
 use rustls::ServerConfig;
 use tokio::sync::{mpsc, watch};
 
+use crate::acme::challenge::Challenges;
 use crate::bans::Bans;
 use crate::control_plane::Ask;
 use crate::forward::Balancer;
@@ -77,6 +78,8 @@ pub struct Front {
     pub draining: watch::Receiver<bool>,
     /// Connections that are being set up; the drain waits for them.
     pub setting_up: AtomicUsize,
+    /// Names that are being proven to an issuer of certificates.
+    pub challenges: Arc<Challenges>,
 }
 
 /// A bound socket of one listener, for one thread.

@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod acme;
 pub mod audit;
 pub mod authn;
 pub mod bans;
+pub mod certificates;
 pub mod cli;
 pub mod config;
 pub mod control_plane;
@@ -19,6 +21,7 @@ pub mod lab;
 pub mod log;
 pub mod metrics;
 pub mod relay;
+pub mod secrets;
 pub mod sta;
 pub mod state;
 pub mod store;

@@ -3,6 +3,7 @@
 //! Counters and histograms live in the recorder of the `metrics` crate. Gauges are read where the truth is, each
 //! time somebody looks: see [`Snapshot`]. Names and meanings are in [`names`] and in `gateway/docs/METRICS.md`.
 
+pub mod acme;
 pub mod http;
 pub mod names;
 mod node;
@@ -95,6 +96,8 @@ pub struct Snapshot {
     pub forwards: Vec<ForwardStatus>,
     /// What the kernel side counts.
     pub xdp: xdp::Facts,
+    /// The certificates that come by ACME.
+    pub acme: Vec<acme::Fact>,
     pub log_lines_lost: u64,
     /// Directories whose file systems matter, each with a name for it.
     pub directories: Vec<(&'static str, PathBuf)>,
@@ -235,6 +238,7 @@ impl Handle {
         render_ha(snapshot.ha.as_ref(), &mut writer);
         render_forwards(&snapshot.forwards, &mut writer);
         xdp::render(&snapshot.xdp, &mut writer);
+        acme::render(&snapshot.acme, &mut writer);
         node::render(&snapshot.directories, &mut writer);
         text::merged(&self.recorder.render(), &writer.finish())
     }

@@ -7,7 +7,9 @@
 // `cfg(test)` is always true here; it tells clippy that helpers, too, are test code.
 #[cfg(test)]
 mod gateway {
+    mod acme;
     mod bans;
+    mod certificates;
     mod cgp;
     mod configure;
     mod connect;

@@ -71,7 +71,18 @@ const FORBIDDEN: [&str; 9] = [
 
 /// Every breach of a wall, as a line for a person.
 pub(crate) fn check() -> Result<Vec<String>> {
-    Ok(breaches(&Graph::read(&metadata()?)?))
+    let mut graph = Graph::read(&metadata()?)?;
+    let built = built()?;
+    graph.needs.retain(|name, _| built.contains(name));
+    Ok(breaches(&graph))
+}
+
+/// Names of the crates that are built. The metadata have more: optional ones that a feature names without asking for
+/// them (`crate?/feature`).
+fn built() -> Result<BTreeSet<String>> {
+    let edges = ["--edges", "normal,build,dev", "--prefix", "none", "--format", "{p}"];
+    let text = shell::output(shell::cargo(&["tree", "--workspace", "--locked"]).args(edges))?;
+    Ok(text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect())
 }
 
 /// What cargo knows of the workspace on this platform, from the lock file as it is.

@@ -118,6 +118,12 @@ pub enum Command {
     /// Who may not come in: bans by hand, and those that the gateway makes after repeated offences
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Bans(Bans),
+    /// Show, request, import and delete certificates; keys never leave
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Certificate(Certificate),
+    /// Keep secrets apart from the configuration, which names them
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Secret(Secret),
     /// The packet filter of the kernel side
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Xdp(Xdp),
@@ -418,12 +424,14 @@ pub enum Logs {
     Show(LogLines),
 }
 
+mod certificate;
 mod configure;
 mod high_availability;
 mod kernel;
 mod tools;
 mod update;
 
+pub use certificate::{Certificate, Import, Key, Request, Secret};
 pub use configure::{Audit, Commit, Configure, Shell};
 pub use high_availability::Push;
 pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Role, Top, Xdp};

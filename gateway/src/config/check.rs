@@ -15,7 +15,8 @@ use portcullis_core::policy::Destination;
 use portcullis_core::profile::Kind;
 
 use super::{
-    Config, Finding, ListenerConfig, MetricsConfig, ServerTrust, Severity, StaConfig, StaTls, XdpConfig,
+    AcmeChallenge, AcmeConfig, CertificateFiles, Config, Finding, ListenerConfig, MetricsConfig, ServerTrust,
+    Severity, StaConfig, StaTls, XdpConfig,
 };
 use crate::authn::local::UserDb;
 use crate::tls::certs::{certified_server_config, inspect, roots};
@@ -26,6 +27,9 @@ use crate::xdp::{self, policy::Policy};
 pub fn check(config: &Config) -> Vec<Finding> {
     let mut findings = config.remarks.clone();
     for files in &config.certificates {
+        if is_to_come(config, files) {
+            continue;
+        }
         let faults = inspect(files, SystemTime::now());
         let explained = faults.iter().any(|fault| fault.severity == Severity::Error);
         findings.extend(faults);
@@ -55,6 +59,9 @@ pub fn check(config: &Config) -> Vec<Finding> {
     if let Some(metrics) = &config.metrics {
         check_metrics(metrics, &mut findings);
     }
+    if let Some(acme) = &config.acme {
+        check_acme(config, acme, &mut findings);
+    }
     for listener in &config.listeners {
         check_listener(listener, &mut findings);
         if let Some(forward) = &listener.forward {
@@ -77,6 +84,40 @@ pub fn check(config: &Config) -> Vec<Finding> {
     }
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
+}
+
+/// Whether it comes by ACME and nothing is there yet: the daemon makes do with one of its own until then.
+fn is_to_come(config: &Config, files: &CertificateFiles) -> bool {
+    let by_acme = config.acme.iter().flat_map(|acme| &acme.certificates).any(|one| one.name == files.name);
+    by_acme && !files.chain.exists()
+}
+
+fn check_acme(config: &Config, acme: &AcmeConfig, findings: &mut Vec<Finding>) {
+    let mut add = |severity, message: &str, remedy: &str| {
+        findings.push(Finding::new(severity, "acme", message, remedy));
+    };
+    if let Some(Err(error)) = acme.ca.as_ref().map(|path| roots(path)) {
+        add(
+            Severity::Error,
+            &error.to_string(),
+            "put the certificate of who signed the server's certificate there, as PEM",
+        );
+    }
+    if acme.certificates.is_empty() {
+        add(Severity::Info, "no [[certificate]] comes by it", "give one `acme_names`, or remove [acme]");
+    }
+    let at_https = config.listeners.iter().filter(|listener| listener.uses_tls());
+    let at_https = at_https.flat_map(|listener| &listener.listen).any(|at| at.port() == 443);
+    if acme.challenge == AcmeChallenge::TlsAlpn01 && !at_https {
+        add(
+            Severity::Warning,
+            "issuers prove names at port 443, and no listener with TLS is there",
+            "let a listener be reached by that port, or set `challenge = \"http-01\"`",
+        );
+    }
+    if acme.contact.is_empty() {
+        add(Severity::Info, "the issuer has nobody to write to", "set `contact`");
+    }
 }
 
 fn users(config: &Config, findings: &mut Vec<Finding>) {

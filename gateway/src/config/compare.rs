@@ -57,6 +57,7 @@ pub fn compare(old: &Config, new: &Config) -> ReloadPlan {
     plan.restart(old.dns != new.dns, "dns");
     plan.live(old.limits != new.limits, "limits");
     named(&mut plan, "certificate", &old.certificates, &new.certificates, |files| &files.name);
+    plan.live(old.acme != new.acme, "acme");
     named(&mut plan, "users", &old.users, &new.users, |users| &users.name);
     named(&mut plan, "sta", &old.stas, &new.stas, |sta| &sta.name);
     sta_server(&mut plan, old.sta_server.as_ref(), new.sta_server.as_ref());

@@ -72,6 +72,7 @@ tables! {
         dns: Dns,
         limits: Limits,
         certificate: Vec<Located<Certificate>>,
+        acme: Acme,
         users: Vec<Located<Users>>,
         sta: Vec<Located<Sta>>,
         sta_server: StaServer,
@@ -100,6 +101,7 @@ tables! {
         certificate: String,
         client_ca: String,
         token_file: String,
+        token_secret: String,
     }
     Dns "dns" {
         servers: Vec<Located<String>>,
@@ -123,6 +125,18 @@ tables! {
         name: String,
         chain: String,
         key: String,
+        acme_names: Vec<Located<String>>,
+    }
+    Acme "acme" {
+        directory: String,
+        contact: Vec<Located<String>>,
+        terms_agreed: bool,
+        ca: String,
+        challenge: String,
+        http_listen: Vec<Located<String>>,
+        renew_before: String,
+        eab_key_id: String,
+        eab_key_secret: String,
     }
     Users "users" {
         name: String,
@@ -139,6 +153,7 @@ tables! {
         connections: i64,
         security_key_header: String,
         security_key_files: Vec<Located<String>>,
+        security_key_secrets: Vec<Located<String>>,
     }
     StaServer "sta_server" {
         listen: Vec<Located<String>>,
@@ -147,6 +162,7 @@ tables! {
         allow_from: Vec<Located<String>>,
         security_key_header: String,
         security_key_files: Vec<Located<String>>,
+        security_key_secrets: Vec<Located<String>>,
         ticket_life: String,
         max_tickets: i64,
     }

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use super::duration::format;
 use super::rate;
 use super::{
-    BansConfig, Check, CheckTrust, Config, ForwardConfig, HealthConfig, ListenerConfig, LogFormat,
-    MetricsConfig, SecurityKey, ServerConfig, ServerTlsConfig, ServerTrust, StaConfig, StaServerConfig,
-    StaTls, XdpConfig, XdpEgress, XdpInterface, XdpRule,
+    AcmeCertificate, AcmeConfig, BansConfig, Check, CheckTrust, Config, ForwardConfig, HealthConfig,
+    ListenerConfig, LogFormat, MetricsConfig, SecurityKey, ServerConfig, ServerTlsConfig, ServerTrust,
+    StaConfig, StaServerConfig, StaTls, XdpConfig, XdpEgress, XdpInterface, XdpRule,
 };
 use crate::xdp::presets::Preset;
 use crate::xdp::protocols;
@@ -48,6 +48,7 @@ pub(super) fn config(config: &Config) -> Value {
         "sta": config.stas.iter().map(|config| sta(config)).collect::<Value>(),
         "sta_server": config.sta_server.as_ref().map(sta_server),
         "listener": config.listeners.iter().map(|config| listener(config)).collect::<Value>(),
+        "acme": config.acme.as_ref().map(acme),
         "bans": config.bans.as_ref().map(bans),
         "xdp": config.xdp.as_ref().map(xdp),
         "high_availability": config.high_availability.as_ref().map(super::HighAvailability::to_json),
@@ -60,6 +61,21 @@ fn metrics(metrics: &MetricsConfig) -> Value {
         "certificate": metrics.certificate,
         "client_ca": metrics.client_ca,
         "token": metrics.token.is_some(),
+    })
+}
+
+/// Says that there is an account elsewhere, not its key.
+fn acme(acme: &AcmeConfig) -> Value {
+    let certificate = |one: &AcmeCertificate| json!({ "name": one.name, "names": one.names });
+    json!({
+        "directory": acme.directory,
+        "contact": acme.contact,
+        "ca": acme.ca,
+        "challenge": acme.challenge.as_str(),
+        "http_listen": acme.http_listen,
+        "renew_before": format(acme.renew_before),
+        "eab_key_id": acme.external_account.as_ref().map(|account| &account.id),
+        "certificates": acme.certificates.iter().map(certificate).collect::<Value>(),
     })
 }
 

@@ -5,6 +5,7 @@
 //! is in them (security keys); certificates and users are looked at by `check`.
 
 mod access;
+mod acme;
 mod addresses;
 mod bans;
 mod flood;
@@ -19,6 +20,7 @@ mod tables;
 mod values;
 mod xdp;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,6 +45,8 @@ pub(super) fn resolve(text: &str, path: &Path) -> Result<Config, ConfigError> {
         idle_timeout: Duration::ZERO,
         has_xdp: false,
         floating: Vec::new(),
+        state: PathBuf::new(),
+        secrets: BTreeSet::new(),
     };
     let config = typed.map(|typed| resolver.config(typed, path));
     match (resolver.problems.into_error(path), config) {
@@ -66,12 +70,21 @@ struct Resolver<'a> {
     has_xdp: bool,
     /// Addresses that this machine has or its peer: the virtual ones.
     floating: Vec<IpAddr>,
+    /// Where secrets and kept certificates are.
+    state: PathBuf,
+    /// Names of the secrets that were opened.
+    secrets: BTreeSet<String>,
 }
 
 impl Resolver<'_> {
-    fn config(&mut self, typed: File, path: &Path) -> Config {
+    fn config(&mut self, mut typed: File, path: &Path) -> Config {
+        let server = self.server(table(typed.server.take()));
+        self.state.clone_from(&server.state_dir);
         let names = self.names(&typed);
-        let certificates = self.certificates(rows(typed.certificate), &names);
+        let rows_of_certificates = rows(typed.certificate);
+        let by_acme = self.acme_certificates(&rows_of_certificates, &names.certificates);
+        let certificates = self.certificates(rows_of_certificates, &names);
+        let acme = self.acme(typed.acme, by_acme);
         let users = self.users(rows(typed.users), &names);
         let stas = self.stas(rows(typed.sta), &names);
         let metrics = typed.metrics.and_then(|typed| self.metrics(typed, &names));
@@ -89,13 +102,14 @@ impl Resolver<'_> {
         let xdp = typed.xdp.and_then(|typed| self.xdp(typed));
         Config {
             path: path.to_owned(),
-            server: self.server(table(typed.server)),
+            server,
             control: self.control(table(typed.control)),
             log: self.log(table(typed.log)),
             metrics,
             dns: self.dns(table(typed.dns)),
             limits,
             certificates,
+            acme,
             users,
             stas: stas.into_iter().map(|sta| Arc::new(sta.value)).collect(),
             sta_server: sta_server.map(|server| server.value),
@@ -103,6 +117,7 @@ impl Resolver<'_> {
             bans,
             xdp,
             high_availability,
+            secrets: std::mem::take(&mut self.secrets),
             remarks: std::mem::take(&mut self.remarks),
         }
     }

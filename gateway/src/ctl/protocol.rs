@@ -24,6 +24,7 @@ pub const BANS_PER_ANSWER: usize = 10_000;
 
 mod bans;
 mod capture;
+mod certificates;
 mod config;
 mod forward;
 mod high_availability;
@@ -31,6 +32,8 @@ mod kernel;
 mod least;
 mod log;
 mod machine;
+mod secret_text;
+mod secrets;
 mod sessions;
 mod status;
 mod support;
@@ -41,6 +44,10 @@ mod update;
 
 pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
 pub use capture::{CAPTURE_PACKETS_MAX, CAPTURE_SECONDS_MAX, CaptureOrder, CapturePart, CaptureRow};
+pub use certificates::{
+    AcmeRow, CertificateImport, CertificateImported, CertificateLink, CertificateOrder, CertificateRow,
+    Named, PemText,
+};
 pub use config::{
     Candidate, CommitOrder, Committed, Compared, ConfigText, HistoryRow, Me, ShownFinding, Validated,
     WhichText,
@@ -56,6 +63,8 @@ pub use kernel::{
 };
 pub use log::{LOG_LINES_MAX, LogLine, LogPage, LogQuery};
 pub use machine::{MachineAction, MachineOrder};
+pub use secret_text::SecretText;
+pub use secrets::{SecretOrder, SecretPage, SecretRow};
 pub use sessions::{KillWhich, SessionFilter};
 pub use status::{AuthorityStatus, ConfigStatus, ListenerStatus, ReloadStatus, StaSummary, Status, Use};
 pub use support::{Check, CheckState, Health, SupportBundle};
@@ -210,6 +219,26 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<usize>,
     },
+    /// A list of [`CertificateRow`], by name.
+    CertificateList {},
+    /// [`CertificateRow`]
+    CertificateShow { name: String },
+    /// [`PemText`]: a request with a key that is made here.
+    CertificateRequest(CertificateOrder),
+    /// [`CertificateImported`]
+    CertificateImport(CertificateImport),
+    /// [`PemText`]: the certificates without their key.
+    CertificateExport { name: String },
+    /// [`Named`]
+    CertificateDelete { name: String },
+    /// [`Named`]: it is ordered now, of those that come by ACME.
+    CertificateRenew { name: String },
+    /// [`Named`]. One that the configuration names is in force at once.
+    SecretSet(SecretOrder),
+    /// [`SecretPage`]
+    SecretList {},
+    /// [`Named`]
+    SecretDelete { name: String },
     /// [`LogLevel`]; with `level` sets it first, until the next reload or restart.
     LogLevel {
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -16,6 +16,7 @@ use super::protocol::{
     MetricsText, ReloadStatus, Reloaded, StaSummary, Status, Use,
 };
 use super::role::Caller;
+use crate::acme::Acme;
 use crate::audit::{Audit, Record as AuditRecord};
 use crate::bans::Bans;
 use crate::config::{Config, ListenerConfig, ReloadPlan};
@@ -38,6 +39,7 @@ use crate::xdp::Kernel;
 mod audited;
 mod bans;
 mod capture;
+mod certificates;
 mod config;
 mod forward;
 mod health;
@@ -47,6 +49,7 @@ mod log_lines;
 mod machine;
 mod push;
 mod ready;
+mod secrets;
 mod sessions;
 mod support;
 mod tickets;
@@ -66,6 +69,8 @@ const AUDIT_RECORDS_DEFAULT: usize = 100;
 pub enum Order {
     /// Read the configuration file again.
     Reload,
+    /// Read again what the configuration in force names: certificates, secrets.
+    Refresh,
     /// Put a text in force, and in the file's place.
     Commit { text: String, hold: Option<Duration>, comment: String },
 }
@@ -103,6 +108,7 @@ pub struct Services {
     pub balancers: Arc<Balancers>,
     pub bench: Bench,
     pub ha: Arc<Ha>,
+    pub acme: Arc<Acme>,
     pub log: log::Control,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub last_reload: Mutex<Option<ReloadStatus>>,
@@ -180,6 +186,16 @@ impl Services {
             Command::ForwardUndrain(which) => reply(self.drain_server(&which, false)),
             Command::XdpFlows(filter) => reply(self.flows(&filter).await),
             Command::XdpEvents { after, limit } => reply(self.drop_events(after, limit)),
+            command @ (Command::CertificateList {}
+            | Command::CertificateShow { .. }
+            | Command::CertificateRequest(_)
+            | Command::CertificateImport(_)
+            | Command::CertificateExport { .. }
+            | Command::CertificateDelete { .. }
+            | Command::CertificateRenew { .. }
+            | Command::SecretSet(_)
+            | Command::SecretList {}
+            | Command::SecretDelete { .. }) => self.act_on_certificates(caller, command).await,
             Command::LogLevel { level } => reply(self.log_level(level.as_deref())),
         }
     }
@@ -318,6 +334,7 @@ impl Services {
             xdp: self.kernel.facts(),
             log_lines_lost: self.log.lines_lost(),
             directories: config.directories(),
+            acme: self.acme.facts(),
             relay_workers: self.workers,
             relay_engine: self.relay_engine.as_str(),
             relay_enters: self.relay.enters(),

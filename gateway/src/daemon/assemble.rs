@@ -14,7 +14,9 @@ use portcullis_core::profile::Profile;
 use rustls::ServerConfig;
 use rustls::server::ProducesTickets;
 
+use crate::acme::{self, Acme};
 use crate::authn::local::UserDb;
+use crate::certificates;
 use crate::config::{CertificateFiles, Config, ListenerConfig, UserFile};
 use crate::ctl;
 use crate::dns::Resolver;
@@ -40,12 +42,15 @@ pub(super) struct Assembled {
     pub(super) sta_server_tls: Option<Arc<ArcSwap<ServerConfig>>>,
     pub(super) balancers: Arc<Balancers>,
     pub(super) metrics_access: Arc<ArcSwap<Access>>,
+    pub(super) acme: Arc<Acme>,
 }
 
 impl Assembled {
     pub(super) fn new(config: &Config, metrics: &metrics::Handle) -> anyhow::Result<Self> {
         let state_dir = &config.server.state_dir;
         make_state_dir(state_dir)?;
+        certificates::finish(&config.certificates);
+        acme::ensure_files(config).map_err(anyhow::Error::msg)?;
         let ticketer = certs::ticketer()?;
         let authority = match &config.sta_server {
             Some(server) => Some(Arc::new(Authority::open(server, state_dir)?)),
@@ -68,6 +73,7 @@ impl Assembled {
         let sta_server_tls = sta_server_tls(config)?.map(|tls| Arc::new(ArcSwap::new(tls)));
         let metrics_access = metrics_access(config)?.unwrap_or_default();
         let metrics_access = Arc::new(ArcSwap::from_pointee(metrics_access));
+        let acme = Arc::new(Acme::new(Arc::clone(&resolver)));
         balancers.install(forwarding);
         Ok(Self {
             listeners,
@@ -79,6 +85,7 @@ impl Assembled {
             sta_server_tls,
             balancers,
             metrics_access,
+            acme,
         })
     }
 }

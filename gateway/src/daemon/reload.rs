@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::assemble::{self, Assembled};
+use crate::acme;
 use crate::config::{self, Config, ListenerConfig, ReloadPlan, Severity};
 use crate::ctl::services::{Applied, Order, Services};
 use crate::log;
@@ -71,6 +72,7 @@ impl Reloader {
     pub(super) fn carry_out(&mut self, what: Order, origin: &Origin) -> Result<Applied, String> {
         let outcome = match what {
             Order::Reload => self.reload(origin),
+            Order::Refresh => self.refresh(),
             Order::Commit { text, hold, comment } => self.commit(&text, hold, &comment, origin),
         };
         match &outcome {
@@ -92,8 +94,17 @@ impl Reloader {
         Ok(Applied { plan, number: 0 })
     }
 
+    /// Reads again what the configuration in force names; the file may have been changed by hand and is not looked at.
+    fn refresh(&mut self) -> Result<Applied, String> {
+        let text = lock(&self.services.store).running();
+        let new = config::parse(&text, &self.current.path).map_err(|error| error.to_string())?;
+        let plan = self.put_in_force(new, &text, Hold::Elsewhere)?;
+        Ok(Applied { plan, number: 0 })
+    }
+
     /// Puts a configuration in force whose text is known: all of it, or nothing.
     pub(super) fn put_in_force(&mut self, new: Config, text: &str, hold: Hold) -> Result<ReloadPlan, String> {
+        acme::ensure_files(&new)?;
         for finding in config::check(&new).iter().filter(|finding| finding.severity == Severity::Error) {
             tracing::error!("{finding}");
         }

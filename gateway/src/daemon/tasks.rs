@@ -7,6 +7,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::assemble::{Assembled, Sockets};
+use crate::acme;
 use crate::config::Config;
 use crate::control_plane::{self, Ask, WebAsk};
 use crate::ctl;
@@ -56,6 +57,7 @@ pub(super) fn spawn(
     tokio::spawn(serve_web(web_inbox, Arc::clone(services)));
     let pool = Arc::clone(&parts.pool);
     tokio::spawn(async move { pool.run_health().await });
+    tokio::spawn(acme::run(Arc::clone(services)));
     tokio::spawn(upkeep(Arc::clone(services)));
     tokio::spawn(watch_for_floods(Arc::clone(services)));
     tokio::spawn(follow_keepalived(Arc::clone(services)));

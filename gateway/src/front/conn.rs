@@ -78,6 +78,7 @@ async fn shake_hands(
     let Some(config) = &service.tls else {
         return Some(ClientStream::Plain(socket));
     };
+    let proving = front.challenges.wanted(&socket).await;
     let handshake = match front.gate.handshake(&listener.metrics, source.ip(), limits) {
         Ok(handshake) => handshake,
         Err(reason) => {
@@ -86,10 +87,18 @@ async fn shake_hands(
         }
     };
     let began = Instant::now();
-    let accepted =
-        timeout(limits.handshake_timeout, ClientStream::accept_tls(socket, Arc::clone(config))).await;
+    let accepted = timeout(
+        limits.handshake_timeout,
+        ClientStream::accept_tls(socket, Arc::clone(proving.as_ref().unwrap_or(config))),
+    )
+    .await;
     drop(handshake);
     match accepted {
+        // The issuer has seen what it wanted to see (RFC 8737 §3: nothing follows).
+        Ok(Ok(_)) if proving.is_some() => {
+            tracing::info!(listener = %listener.name, %source, "a name was proven by tls-alpn-01");
+            None
+        }
         Ok(Ok(stream)) => {
             listener.metrics.stage(Stage::Handshake, began.elapsed());
             if let Some((version, resumed)) = stream.tls_facts() {

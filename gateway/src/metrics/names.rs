@@ -4,6 +4,7 @@
 //! No label holds a user, an address of a client, a ticket, or an address of a server that the configuration does not
 //! name itself.
 
+pub mod acme;
 pub mod ha;
 pub mod node;
 
@@ -323,7 +324,7 @@ pub const ALL: [Family; 56] = [
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = Family> {
-    ALL.into_iter().chain(ha::ALL).chain(node::ALL)
+    ALL.into_iter().chain(acme::ALL).chain(ha::ALL).chain(node::ALL)
 }
 
 #[cfg(test)]

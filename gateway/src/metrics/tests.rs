@@ -64,6 +64,7 @@ fn everything() -> String {
         ebpf: "attached (driver)".into(),
         bans: vec![("automatic", 8)],
         forwards: vec![forwarding()],
+        acme: vec![acme::Fact { certificate: "web".into(), last_renewal: Some(UNIX_EPOCH), failures: 2 }],
         xdp: xdp::Facts {
             packets: vec![("edge".into(), portcullis_ebpf_common::Cause::NoRule, 6)],
             packets_out: vec![("cgroup".into(), portcullis_ebpf_common::Cause::EgressDrops, 2)],
@@ -102,6 +103,7 @@ fn everything() -> String {
         listener.session_ended(&ended(5));
         sta_request("sta1", "granted", Duration::from_millis(7));
         ticket_issued();
+        acme::renewal("web", true);
         ticket_redeemed("granted");
         bans_exist();
         offence("bad_ticket");

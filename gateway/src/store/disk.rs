@@ -46,7 +46,7 @@ impl Disk {
     }
 
     /// Brings bytes to the disk beside `path`, with mode and owner of the file that is there.
-    pub(super) fn stage(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn stage(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let staged = staged(path);
         self.moment()?;
         let mut file = new_file(&staged)?;
@@ -64,7 +64,7 @@ impl Disk {
     }
 
     /// Takes back what was staged.
-    pub(super) fn unstage(&self, path: &Path) {
+    pub(crate) fn unstage(&self, path: &Path) {
         if self.moment().is_ok() {
             // What is not there needs no removing, and what stays is overwritten by the next.
             fs::remove_file(staged(path)).ok();
@@ -72,7 +72,7 @@ impl Disk {
     }
 
     /// What was staged becomes the file.
-    pub(super) fn adopt(&self, path: &Path) -> io::Result<()> {
+    pub(crate) fn adopt(&self, path: &Path) -> io::Result<()> {
         self.moment()?;
         fs::rename(staged(path), path)?;
         self.moment()?;
@@ -85,8 +85,16 @@ impl Disk {
         self.adopt(path)
     }
 
+    /// The same where the directory may be missing.
+    pub(crate) fn write_below(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        if let Some(directory) = path.parent() {
+            self.make_directory(directory)?;
+        }
+        self.write(path, bytes)
+    }
+
     /// Removes a file that may be there.
-    pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
+    pub(crate) fn remove(&self, path: &Path) -> io::Result<()> {
         self.moment()?;
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -97,7 +105,7 @@ impl Disk {
 }
 
 /// Where a file is written before it has its name.
-fn staged(path: &Path) -> PathBuf {
+pub(crate) fn staged(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     name.into()

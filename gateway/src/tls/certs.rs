@@ -25,9 +25,11 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::parse_x509_certificate;
 
+pub(crate) use super::inspect::all_names_of;
 pub use super::inspect::inspect;
 use super::inspect::names_of;
 use super::pem::{self, PemError};
@@ -81,6 +83,13 @@ pub fn dns_names(files: &CertificateFiles) -> Result<Vec<String>, CertError> {
     let (_, leaf) =
         leaf.ok_or_else(|| CertError::unusable(files, "the first certificate cannot be parsed"))?;
     Ok(names_of(&leaf))
+}
+
+/// The public key (SubjectPublicKeyInfo, DER) that belongs to a private one; `None` where it is of a kind that cannot be used.
+#[must_use]
+pub fn public_key_of(key: PrivateKeyDer<'static>) -> Option<Vec<u8>> {
+    let key = provider().key_provider.load_private_key(key).ok()?;
+    Some(key.public_key()?.as_ref().to_vec())
 }
 
 /// The maker of session tickets for all listeners of a process: stateless, with keys that change.
@@ -166,6 +175,44 @@ fn server_of_few(
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Arc::new(config))
+}
+
+/// What proves names to an issuer (RFC 8737 §3): a certificate for each name, in a handshake for `protocol` alone.
+///
+/// # Errors
+/// As [`server_config`].
+pub fn proving_server_config(
+    certificates: Vec<(CertificateDer<'static>, PrivateKeyDer<'static>, String)>,
+    protocol: &[u8],
+) -> Result<Arc<ServerConfig>, CertError> {
+    let mut keys = Vec::new();
+    for (certificate, key, name) in certificates {
+        // `from_der` would look into the certificate, and refuse the critical extension that the proof is.
+        let key = CertifiedKey::new(vec![certificate], provider().key_provider.load_private_key(key)?);
+        keys.push((Arc::new(key), vec![name]));
+    }
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13, &TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(ByName::new(&keys, None)));
+    config.alpn_protocols = vec![protocol.to_vec()];
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Arc::new(config))
+}
+
+/// What HTTPS clients do TLS with that believe the authorities in a file, or the public ones.
+///
+/// # Errors
+/// [`CertError::Roots`].
+pub fn client_config(ca: Option<&Path>) -> Result<ClientConfig, CertError> {
+    let roots = match ca {
+        Some(path) => roots(path)?,
+        None => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
+    };
+    let builder =
+        ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13, &TLS12])?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// The authorities in a PEM file, for checking another server's certificate.

@@ -4,6 +4,7 @@
 //! Whether clients trust the issuer is not judged here: their roots are not known.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::SystemTime;
 
@@ -77,6 +78,21 @@ pub(super) fn names_of(certificate: &X509Certificate<'_>) -> Vec<String> {
         None => certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok()).collect(),
     };
     names.into_iter().map(str::to_ascii_lowercase).collect()
+}
+
+/// The same with the addresses of a certificate.
+pub(crate) fn all_names_of(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let mut names = names_of(certificate);
+    let alternative = certificate.subject_alternative_name().ok().flatten();
+    let address = |name: &GeneralName<'_>| match name {
+        GeneralName::IPAddress(bytes) => match <[u8; 4]>::try_from(*bytes) {
+            Ok(v4) => Some(IpAddr::from(v4).to_string()),
+            Err(_) => Some(IpAddr::from(<[u8; 16]>::try_from(*bytes).ok()?).to_string()),
+        },
+        _ => None,
+    };
+    names.extend(alternative.iter().flat_map(|found| found.value.general_names.iter().filter_map(address)));
+    names
 }
 
 struct Report {

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
@@ -85,8 +87,7 @@ fn certificates(path: &Path, limit: usize) -> Result<Vec<CertificateDer<'static>
 /// The first private key of a file.
 pub(crate) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
     let text = read(path)?;
-    // PKCS #8 (RFC 5958) says it in the label, the older formats in a header (RFC 1421).
-    if contains(&text, b"BEGIN ENCRYPTED PRIVATE KEY") || contains(&text, b"Proc-Type: 4,ENCRYPTED") {
+    if is_encrypted(&text) {
         return Err(PemError::EncryptedKey { path: path.to_owned() });
     }
     match PrivateKeyDer::from_pem_slice(&text) {
@@ -94,6 +95,48 @@ pub(crate) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
         Err(rustls_pki_types::pem::Error::NoItemsFound) => Err(PemError::NoKey { path: path.to_owned() }),
         Err(error) => Err(damaged(path, &error)),
     }
+}
+
+/// Certificates, and a private key where there is one, of a text in any order; what is wrong with it in words.
+pub(crate) fn given(
+    text: &[u8],
+    limit: usize,
+) -> Result<(Vec<CertificateDer<'static>>, Option<PrivateKeyDer<'static>>), String> {
+    let damaged = |error: rustls_pki_types::pem::Error| format!("the text is damaged: {error}");
+    if !contains(text, b"-----BEGIN ") {
+        return Err("this is no PEM text; an archive (.pfx, .p12) is imported with --pkcs12".to_owned());
+    }
+    if is_encrypted(text) {
+        return Err("the private key is encrypted: decrypt it, or import it as PKCS#12".to_owned());
+    }
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).take(limit + 1).collect();
+    let certificates = certificates.map_err(damaged)?;
+    if certificates.is_empty() || certificates.len() > limit {
+        return Err(format!("the text holds {} certificates; 1 to {limit} are taken", certificates.len()));
+    }
+    match PrivateKeyDer::from_pem_slice(text) {
+        Ok(key) => Ok((certificates, Some(key))),
+        Err(rustls_pki_types::pem::Error::NoItemsFound) => Ok((certificates, None)),
+        Err(error) => Err(damaged(error)),
+    }
+}
+
+/// A value as PEM (RFC 7468 §2): lines of 64 characters.
+pub(crate) fn encoded(label: &str, der: &[u8]) -> String {
+    const LINE_BYTES: usize = 48;
+    let mut text = String::with_capacity(der.len() * 3 / 2 + 2 * label.len() + 64);
+    text.push_str(&format!("-----BEGIN {label}-----\n"));
+    for line in der.chunks(LINE_BYTES) {
+        STANDARD.encode_string(line, &mut text);
+        text.push('\n');
+    }
+    text.push_str(&format!("-----END {label}-----\n"));
+    text
+}
+
+/// PKCS #8 (RFC 5958) says it in the label, the older formats in a header (RFC 1421).
+fn is_encrypted(text: &[u8]) -> bool {
+    contains(text, b"BEGIN ENCRYPTED PRIVATE KEY") || contains(text, b"Proc-Type: 4,ENCRYPTED")
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {

@@ -57,6 +57,9 @@ pub fn rows(config: &Config, xdp: &XdpConfig) -> Vec<EgressRow> {
     for sta in &config.stas {
         rows.push(accept(Protocol::Tcp, server(&sta.url.server), format!("sta {}", sta.name)));
     }
+    if let Some(acme) = &config.acme {
+        rows.push(accept(Protocol::Tcp, server(&acme.server), "acme".to_owned()));
+    }
     for (address, port) in resolvers(config) {
         for protocol in Protocol::ALL {
             rows.push(accept(protocol, (vec![address], port..=port), "dns".to_owned()));

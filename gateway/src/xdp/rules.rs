@@ -228,6 +228,9 @@ fn listeners(config: &Config, xdp: &XdpConfig) -> Vec<Row> {
     if let Some(metrics) = &config.metrics {
         listening.push(("metrics".to_owned(), Role::Mgmt, metrics.listen, Vec::new()));
     }
+    for at in config.acme.iter().flat_map(|acme| &acme.http_listen) {
+        listening.push(("acme".to_owned(), Role::Edge, *at, Vec::new()));
+    }
     listening.retain(|(_, _, at, _)| !at.ip().is_loopback() && at.port() != 0);
     let mut rows = Vec::new();
     for (origin, usual, at, from) in listening {

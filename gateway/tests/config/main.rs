@@ -5,6 +5,8 @@ mod bans;
 #[cfg(test)]
 mod base;
 #[cfg(test)]
+mod certificates;
+#[cfg(test)]
 mod check;
 #[cfg(test)]
 mod files;

@@ -361,10 +361,10 @@ fn ticket_authorities_are_checked() {
 }
 
 #[test]
-fn a_security_key_needs_both_its_header_and_its_files() {
+fn a_security_key_needs_both_its_header_and_its_values() {
     let sta = |rest: &str| format!("[[sta]]\nname = \"x\"\nurl = \"https://a\"\n{rest}");
     refused(&[
-        (&sta("security_key_header = ‸\"X-Key\""), "but no `security_key_files`", "both or neither", None),
+        (&sta("security_key_header = ‸\"X-Key\""), "but no key", "security_key_secrets", None),
         (&sta("security_key_files = ‸[\"k\"]"), "but no `security_key_header`", "both or neither", None),
     ]);
     let key = tempfile::NamedTempFile::new().unwrap();

@@ -105,6 +105,7 @@ pub(crate) const PACKAGES: &[Package] = &[
         DEMO_AND_TEST,
         "scrapes a gateway; promtool judges metrics and alerts",
     ),
+    optional("pebble", Proof::Program("pebble"), TEST, "an ACME server that issues certificates"),
     optional("freerdp2-x11", Proof::Program("xfreerdp"), TEST, "an RDP client"),
     optional("freerdp2-shadow-x11", Proof::Program("freerdp-shadow-cli"), TEST, "an RDP server"),
     optional("xvfb", Proof::Program("Xvfb"), TEST, "screens for the RDP programs"),

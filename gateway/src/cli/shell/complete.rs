@@ -278,6 +278,8 @@ fn kind_of(path: &[&str], argument: &str) -> Option<Kind> {
         (["forward", ..], "server") => Some(Kind::Server),
         (["bans", "remove"], "prefix") => Some(Kind::Ban),
         (["configure", ..], "back") => Some(Kind::Back),
+        (["certificate", ..], "name") => Some(Kind::Certificate),
+        (["secret", ..], "name") => Some(Kind::Secret),
         (["configure", "load" | "save"], "name") => Some(Kind::Saved),
         _ => None,
     }

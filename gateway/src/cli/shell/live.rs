@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::config::schema::{Shape, keys_of};
 use crate::ctl::client::Client;
 use crate::ctl::protocol::{
-    BanFilter, BanRow, CaptureRow, Command, ConfigText, ForwardStatus, HistoryRow, SessionFilter, SessionRow,
-    StaRow, Status, WhichText,
+    BanFilter, BanRow, CaptureRow, CertificateRow, Command, ConfigText, ForwardStatus, HistoryRow,
+    SecretPage, SessionFilter, SessionRow, StaRow, Status, WhichText,
 };
 use crate::store::edit::{self, path::quoted};
 
@@ -30,6 +30,8 @@ pub(super) enum Kind {
     Saved,
     Capture,
     Interface,
+    Certificate,
+    Secret,
 }
 
 /// Asks the daemon.
@@ -94,6 +96,14 @@ impl Live {
             Kind::Interface => {
                 let entries = std::fs::read_dir("/sys/class/net").ok()?;
                 sorted(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()))
+            }
+            Kind::Certificate => {
+                let rows: Vec<CertificateRow> = client.call(&Command::CertificateList {}).ok()?;
+                rows.into_iter().map(|row| row.name).collect()
+            }
+            Kind::Secret => {
+                let page: SecretPage = client.call(&Command::SecretList {}).ok()?;
+                page.secrets.into_iter().map(|row| row.name).collect()
             }
             Kind::Saved => client.call(&Command::ConfigSaved {}).ok()?,
         })

@@ -58,7 +58,11 @@ impl Resolver<'_> {
                 Duration::from_secs(1)..=Duration::from_hours(1),
             ),
             connections: self.number("connections", row.connections, 16, 1..=CONNECTIONS_MAX),
-            security_key: self.security_key(&table, row.security_key_header, row.security_key_files),
+            security_key: self.security_key(
+                &table,
+                row.security_key_header,
+                (row.security_key_files, row.security_key_secrets),
+            ),
             url: url?,
         };
         Some(sta)
@@ -154,7 +158,11 @@ impl Resolver<'_> {
             certificate: certificate.map(|typed| typed.value),
             authority_id: self.authority_id(row.authority_id),
             allow_from: self.prefixes("allow_from", row.allow_from),
-            security_key: self.security_key(table, row.security_key_header, row.security_key_files),
+            security_key: self.security_key(
+                table,
+                row.security_key_header,
+                (row.security_key_files, row.security_key_secrets),
+            ),
             ticket_life: self.duration(
                 "ticket_life",
                 row.ticket_life,

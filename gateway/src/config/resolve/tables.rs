@@ -10,12 +10,14 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::Resolver;
+use crate::certificates::kept_path;
 use crate::config::file::{self, File};
 use crate::config::reader::{Located, shown};
 use crate::config::{
     CertificateFiles, Control, Dns, ListenerConfig, Log, LogFormat, MetricsConfig, RecordLayer,
     STATE_DIR_DEFAULT, Server, Token, UserFile,
 };
+
 use crate::relay::EngineChoice;
 
 /// More threads than this wait for each other more than they work.
@@ -89,8 +91,14 @@ impl Resolver<'_> {
         let mut certificates = Vec::new();
         for (Located { value: row, at }, name) in rows.into_iter().zip(&names.certificates) {
             let table = format!("[[certificate]] `{}`", shown(name));
-            let chain =
-                self.required(row.chain, at, &table, "chain", "a PEM file, the server's certificate first");
+            // With neither it is kept in the state directory: what `certificate import` and ACME write.
+            if row.chain.is_none() && row.key.is_none() {
+                let path = kept_path(&self.state, name);
+                certificates.push(CertificateFiles { name: name.clone(), chain: path.clone(), key: path });
+                continue;
+            }
+            let expected = "a PEM file, the server's certificate first; or neither `chain` nor `key`";
+            let chain = self.required(row.chain, at, &table, "chain", expected);
             let key = self.required(row.key, at, &table, "key", "a PEM file with the private key");
             let (Some(chain), Some(key)) = (chain, key) else { continue };
             let (chain, key) = (self.path("chain", &chain), self.path("key", &key));
@@ -176,18 +184,33 @@ impl Resolver<'_> {
         let certificate =
             typed.certificate.filter(|typed| self.refers("certificate", typed, &names.certificates));
         let client_ca = typed.client_ca.map(|typed| self.path("client_ca", &typed));
-        let token = typed.token_file.and_then(|typed| {
-            let path = self.path("token_file", &typed);
-            self.key_file("token", &typed, &path)
-        });
+        let token = self.token(typed.token_file, typed.token_secret);
         let expected = "such as \"127.0.0.1:9464\"";
         let listen = self.required(typed.listen, at, table, "listen", expected)?;
         Some(MetricsConfig {
             listen: self.bind(table, &listen)?,
             certificate: certificate.map(|typed| typed.value),
             client_ca,
-            token: token.map(Token::new),
+            token,
         })
+    }
+
+    fn token(&mut self, file: Option<Located<String>>, secret: Option<Located<String>>) -> Option<Token> {
+        let value = match (file, secret) {
+            (Some(_), Some(secret)) => {
+                self.problems
+                    .add(secret.at, "[metrics] has `token_file` and `token_secret`")
+                    .expected("one of them");
+                None
+            }
+            (Some(file), None) => {
+                let path = self.path("token_file", &file);
+                self.key_file("token", &file, &path)
+            }
+            (None, Some(secret)) => self.secret("token", &secret),
+            (None, None) => None,
+        };
+        value.map(Token::new)
     }
 
     pub(super) fn dns(&mut self, typed: file::Dns) -> Dns {

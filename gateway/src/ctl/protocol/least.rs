@@ -33,6 +33,10 @@ impl Command {
             | Self::BansList(_)
             | Self::ForwardStatus {}
             | Self::ForwardFlows(_)
+            | Self::CertificateList {}
+            | Self::CertificateShow { .. }
+            | Self::CertificateExport { .. }
+            | Self::SecretList {}
             | Self::LogLevel { level: None } => Role::Viewer,
             Self::SessionKill(_)
             | Self::StaTest { .. }
@@ -71,6 +75,12 @@ impl Command {
             | Self::CaptureRead { .. }
             | Self::CaptureDelete { .. }
             | Self::SupportBundle {}
+            | Self::CertificateRequest(_)
+            | Self::CertificateImport(_)
+            | Self::CertificateDelete { .. }
+            | Self::CertificateRenew { .. }
+            | Self::SecretSet(_)
+            | Self::SecretDelete { .. }
             | Self::Machine(_) => Role::Administrator,
         }
     }
@@ -100,6 +110,12 @@ impl Command {
                 | Self::CaptureRead { offset: 0, .. }
                 | Self::CaptureDelete { .. }
                 | Self::SupportBundle {}
+                | Self::CertificateRequest(_)
+                | Self::CertificateImport(_)
+                | Self::CertificateDelete { .. }
+                | Self::CertificateRenew { .. }
+                | Self::SecretSet(_)
+                | Self::SecretDelete { .. }
                 | Self::Machine(_)
         )
     }
@@ -110,6 +126,10 @@ impl Command {
         match self {
             Self::TicketRedeem { .. } => json!({"cmd": "ticket-redeem"}),
             Self::ConfigLoad { text, .. } => json!({"cmd": "config-load", "bytes": text.len()}),
+            Self::CertificateImport(import) => {
+                json!({"cmd": "certificate-import", "name": import.name, "force": import.force})
+            }
+            Self::SecretSet(order) => json!({"cmd": "secret-set", "name": order.name}),
             // Nothing else has a secret, and nothing of it can fail to serialise: all keys are strings.
             other => serde_json::to_value(other).unwrap_or_default(),
         }

@@ -1,46 +1,11 @@
-//! Requests and answers about tickets, and how their strings are kept from being shown.
-
-use std::fmt;
+//! Requests and answers about tickets.
 
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
+
+use super::SecretText;
 
 /// A ticket string on its way; never shown by `Debug`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct TicketText(#[serde(with = "wiped")] Zeroizing<String>);
-
-impl TicketText {
-    #[must_use]
-    pub fn new(text: String) -> Self {
-        Self(Zeroizing::new(text))
-    }
-
-    /// The ticket itself: a secret.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for TicketText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TicketText(…)")
-    }
-}
-
-mod wiped {
-    use serde::{Deserialize, Deserializer, Serializer};
-    use zeroize::Zeroizing;
-
-    pub(super) fn serialize<S: Serializer>(text: &Zeroizing<String>, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(text)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Zeroizing<String>, D::Error> {
-        String::deserialize(from).map(Zeroizing::new)
-    }
-}
+pub type TicketText = SecretText;
 
 /// A ticket to be issued by the gateway's own authority.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -174,7 +174,7 @@ impl Services {
     }
 
     /// Lets the reloader do something, and waits for it.
-    pub(super) async fn order(&self, caller: &Caller, what: Order) -> Outcome<Applied> {
+    pub(crate) async fn order(&self, caller: &Caller, what: Order) -> Outcome<Applied> {
         self.order_of(caller.origin(), what).await
     }
 
