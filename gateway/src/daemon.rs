@@ -97,14 +97,20 @@ fn run(options: &Options, config: Config, start: trial::Start, log: log::Control
     }
 }
 
+/// What the filter starts with, and the rest with it: a trial of its rules may have been taken back.
+fn start_of(config: Config) -> (xdp::Start, Config) {
+    let filter = xdp::Start::of(config);
+    let config = filter.config.clone();
+    (filter, config)
+}
+
 async fn serve(
     options: &Options,
     config: Config,
     start: trial::Start,
     log: log::Control,
 ) -> anyhow::Result<()> {
-    let filter = xdp::Start::of(config);
-    let config = filter.config.clone();
+    let (filter, config) = start_of(config);
     assemble::warn_of_narrow_limits(&config, assemble::raise_descriptor_limit());
     let metrics = metrics::install()?;
     let parts = Assembled::new(&config, &metrics)?;
@@ -161,10 +167,9 @@ async fn serve(
     services.metrics.set_started(services.started_at);
     services.metrics.set_certificates(assemble::certificate_expiry(&config.certificates));
     tasks::spawn(&services, &parts, &config, &mut sockets, inbox, draining);
-    let mut fronts = Vec::new();
-    for (index, bound) in sockets.listeners.into_iter().enumerate() {
-        fronts.push(front::spawn(index, Arc::clone(&front), bound)?);
-    }
+    let listeners = sockets.listeners.into_iter().enumerate();
+    let spawn = |(index, bound)| front::spawn(index, Arc::clone(&front), bound);
+    let fronts = listeners.map(spawn).collect::<Result<Vec<_>, _>>()?;
     become_ready(options, &config, &services);
 
     let mut reloader = Reloader::new(config, parts, Arc::clone(&services), log);

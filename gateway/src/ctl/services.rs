@@ -186,17 +186,8 @@ impl Services {
             Command::ForwardUndrain(which) => reply(self.drain_server(&which, false)),
             Command::XdpFlows(filter) => reply(self.flows(&filter).await),
             Command::XdpEvents { after, limit } => reply(self.drop_events(after, limit)),
-            command @ (Command::CertificateList {}
-            | Command::CertificateShow { .. }
-            | Command::CertificateRequest(_)
-            | Command::CertificateImport(_)
-            | Command::CertificateExport { .. }
-            | Command::CertificateDelete { .. }
-            | Command::CertificateRenew { .. }
-            | Command::SecretSet(_)
-            | Command::SecretList {}
-            | Command::SecretDelete { .. }) => self.act_on_certificates(caller, command).await,
             Command::LogLevel { level } => reply(self.log_level(level.as_deref())),
+            command => self.act_on_certificates(caller, command).await,
         }
     }
 

@@ -51,37 +51,9 @@ impl Command {
             | Self::TlsTest(_)
             | Self::LogRead(_)
             | Self::LogLevel { level: Some(_) } => Role::Operator,
-            // A ticket opens whatever it names: whoever issues one is not bound by policy's intent.
-            Self::TicketIssue(_)
-            | Self::TicketRedeem { .. }
-            | Self::ConfigSet { .. }
-            | Self::ConfigDelete { .. }
-            | Self::ConfigLoad { .. }
-            | Self::ConfigRollback { .. }
-            | Self::ConfigUpdate {}
-            | Self::ConfigDiscard {}
-            | Self::ConfigSave { .. }
-            | Self::ConfigRestore { .. }
-            | Self::ConfigValidate {}
-            | Self::ConfigCommit(_)
-            | Self::ConfigPush(_)
-            | Self::Reload {}
-            | Self::ReloadConfirm {}
-            // Whoever names a source has the system go there.
-            | Self::Update(_)
-            | Self::CaptureStart(_)
-            | Self::CaptureStop { .. }
-            | Self::CaptureList {}
-            | Self::CaptureRead { .. }
-            | Self::CaptureDelete { .. }
-            | Self::SupportBundle {}
-            | Self::CertificateRequest(_)
-            | Self::CertificateImport(_)
-            | Self::CertificateDelete { .. }
-            | Self::CertificateRenew { .. }
-            | Self::SecretSet(_)
-            | Self::SecretDelete { .. }
-            | Self::Machine(_) => Role::Administrator,
+            // All that is not named above. A ticket opens whatever it names: whoever issues one is not bound by policy's
+            // intent; and whoever names a source of updates has the system go there.
+            _ => Role::Administrator,
         }
     }
 

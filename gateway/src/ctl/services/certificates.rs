@@ -27,7 +27,8 @@ impl Services {
             Command::SecretSet(order) => reply(self.set_secret(caller, &order).await),
             Command::SecretList {} => reply(Ok(self.secrets())),
             Command::SecretDelete { name } => reply(self.delete_secret(&name)),
-            _ => reply(Ok(self.certificates())),
+            Command::CertificateList {} => reply(Ok(self.certificates())),
+            _ => reply::<()>(Err(Failure::new(ErrorCode::Internal, "nobody answers this request"))),
         }
     }
 
