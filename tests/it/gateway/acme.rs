@@ -66,7 +66,7 @@ impl Pebble {
         let names_child = Child::spawn("pebble-challtestsrv", &mut server, dir).unwrap();
         let mut issuer = Command::new("pebble");
         issuer.arg("-config").arg(dir.join("pebble.json")).args(["-dnsserver", &names.to_string()]);
-        issuer.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_WFE_NONCEREJECT", "20");
+        issuer.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_WFE_NONCEREJECT", "5");
         let mut issuer = Child::spawn("pebble", &mut issuer, dir).unwrap();
         issuer.wait_for_port(at, PATIENCE).unwrap();
         issuer.wait_for_port(management, PATIENCE).unwrap();
