@@ -41,6 +41,8 @@ const ON_LOOPBACK: &[&str] = &[
     "a_server_over_ipv6_is_reached",
     "a_ticket_for_loopback_is_refused_by_default",
     "our_own_authority_serves_the_xml_of_storefront",
+    "python_socks_inside_tls_reaches_the_server_with_a_ticket",
+    "python_websockets_carries",
 ];
 
 pub(crate) struct Step {
