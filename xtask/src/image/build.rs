@@ -130,9 +130,11 @@ impl Built {
 
 /// Builds what is ours in the image, as it is released.
 pub(super) fn programs() -> Result<()> {
-    ebpf::build()?;
+    let object = ebpf::build()?;
     shell::say("building portcullisd and portcullis …");
     let mut cargo = shell::cargo(&["build", "--locked", "--release", "--package", "portcullis", "--bins"]);
+    // Named, so that no image is made of a gateway that has none.
+    cargo.env("PORTCULLIS_EBPF_OBJECT", object);
     if !shell::succeeds(&mut cargo)? {
         bail!("the gateway does not build, see above");
     }
