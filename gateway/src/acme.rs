@@ -2,7 +2,7 @@
 //!
 //! One task of the control plane looks after all of them, one at a time. What fails is tried again, later each time,
 //! for good: a gateway whose issuer is away for a week has its certificate when it is back. Until the first one has
-//! come, listeners show one that is signed by itself ([`ensure_files`]), so that they can start and prove their names.
+//! come, listeners show one that is signed by itself (`ensure_files`), so that they can start and prove their names.
 //! The protocol is `instant-acme`'s; names are proven by [`challenge`].
 
 mod account;

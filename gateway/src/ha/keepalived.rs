@@ -19,7 +19,7 @@ use crate::config::{HighAvailability, VirtualAddress};
 pub const CONFIGURATION: &str = "keepalived.conf";
 /// Holds `1` while this appliance serves. Without it the instance is in fault: whoever ends the daemon removes it.
 pub const SERVING: &str = "serving";
-/// What is added to the priority: 0, or [`WEAK`].
+/// What is added to the priority: 0, or `WEAK`.
 pub const HANDICAP: &str = "handicap";
 /// Where keepalived tells what becomes of the instance.
 pub const NOTIFY: &str = "notify";
