@@ -1,5 +1,5 @@
 //! What the machine is to be told at its first boot: credentials that the installer was given go on to the new system
-//! partition, where the boot loader's stub finds them at every boot.
+//! partition, where systemd finds them at every boot.
 //!
 //! They are wrapped by systemd-creds(1): bound to the machine's TPM where systemd can use one, else only encoded. Whoever
 //! has the disk can read and replace those that are only encoded; public keys and names of networks are no secrets.
@@ -14,7 +14,7 @@ use nix::mount::{MsFlags, mount, umount};
 
 use crate::output;
 
-/// Where the stub looks.
+/// Where systemd looks, in the boot loader's name (systemd.system-credentials(7)).
 const PLACE: &str = "loader/credentials";
 /// Larger ones are no credentials.
 const BYTES_MAX: u64 = 1 << 20;

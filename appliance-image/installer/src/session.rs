@@ -16,7 +16,7 @@ use crate::{Places, copy, output};
 
 /// Controllers with many disks take their time.
 const DISKS_LIMIT: Duration = Duration::from_secs(30);
-/// Where the boot loader's stub says which partition it came from.
+/// Where systemd says which partition the machine was started from (its Boot Loader Interface).
 const MEDIUM: &str = "firmware/efi/efivars/LoaderDevicePartUUID-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 const MOUNT_POINT: &str = "/run/portcullis-esp";
 const KEYS: &str = "appliance.admin-keys";
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_medium_is_what_the_stub_says() {
+    fn the_medium_is_what_systemd_says_it_was_started_from() {
         let sys = tempfile::tempdir().unwrap();
         assert_eq!(medium(sys.path()), None);
         let path = sys.path().join(MEDIUM);
