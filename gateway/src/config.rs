@@ -103,6 +103,8 @@ pub struct Server {
     pub state_dir: PathBuf,
     pub drain_timeout: Duration,
     pub relay_engine: EngineChoice,
+    /// How long a worker that has just worked may leave what arrives, to handle several arrivals at once.
+    pub relay_gather: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

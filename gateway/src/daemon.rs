@@ -29,7 +29,7 @@ use crate::exit::Exit;
 use crate::front::{self, Front};
 use crate::log;
 use crate::metrics;
-use crate::relay::{self, EngineKind, Worker};
+use crate::relay::{self, EngineKind, EngineWanted, Worker};
 use crate::state::State;
 use crate::store::{Store, trial};
 use crate::xdp::steering::Cores;
@@ -243,7 +243,8 @@ fn start_relays(
     let (mut workers, mut threads) = (Vec::new(), Vec::new());
     let mut engine = EngineKind::IoUring;
     for index in 0..server.workers {
-        let spawned = relay::spawn(index, Arc::clone(context), cores.clone(), server.relay_engine);
+        let wanted = EngineWanted { choice: server.relay_engine, gather: server.relay_gather };
+        let spawned = relay::spawn(index, Arc::clone(context), cores.clone(), wanted);
         let (worker, thread, kind) = spawned.context("the relay cannot start")?;
         workers.push(worker);
         threads.push(thread);

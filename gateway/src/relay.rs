@@ -37,7 +37,7 @@ use crate::xdp::{FlowPair, Flows, Half};
 use crate::{log, metrics};
 
 pub use codec::{Codec, Sealed};
-pub use engine::{EngineChoice, EngineKind};
+pub use engine::{EngineChoice, EngineKind, EngineWanted};
 pub use worker::spawn;
 
 /// The other end of a session.

@@ -57,7 +57,7 @@ pub(crate) struct Lane {
 
 impl Lane {
     pub(crate) fn is_ours(&self) -> bool {
-        self.kind == Some(Kind::Portcullis)
+        self.kind.is_some_and(Kind::is_ours)
     }
 
     pub(crate) fn meter(&self) -> &Meter {
@@ -141,7 +141,7 @@ impl Bench {
                     self.cpu_source = lane.meter().source();
                     lanes.push(lane);
                 }
-                Err(error) if *kind == Kind::Portcullis => return Err(error),
+                Err(error) if kind.is_ours() => return Err(error),
                 Err(error) => {
                     let line = format!("{}: {error:#}", kind.label());
                     writeln!(progress, "! SKIPPED {line}")?;

@@ -168,18 +168,38 @@ impl Promised {
 
     /// Ours by the best of the rivals of the lines-up, round by round.
     fn against(self, table: &Table, rivals: &[&str], verdict: &Verdict) -> Goal {
-        self.found(&table.ratios(OURS, rivals)).unless(verdict.invalid.clone())
+        self.of(OURS, table, rivals, verdict)
+    }
+
+    fn of(self, ours: &str, table: &Table, rivals: &[&str], verdict: &Verdict) -> Goal {
+        self.found(&table.ratios(ours, rivals)).unless(verdict.invalid.clone())
     }
 }
 
 const OURS: &str = "portcullis";
+const GATHERING: &str = "portcullis-gathering";
+
+/// The same of ours with `relay_gather`, shown beside a goal that is about the default.
+fn beside(goal: Promised, table: &Table, rivals: &[&str], verdict: &Verdict) -> Goal {
+    let Promised { id, .. } = goal;
+    let shown = Promised { title: "  with relay_gather = 1ms", promise: Promise::Nothing, gate: None, id };
+    shown.of(GATHERING, table, rivals, verdict)
+}
 
 /// Everybody who ends TLS.
 fn everybody(bench: &Bench) -> Vec<(Kind, Way)> {
     // A quick run leaves out whom no goal is against.
     let wanted = |kind: &Kind| kind.is_rival() || *kind == Kind::Portcullis || !bench.plan.quick;
-    let ending_tls = Kind::ALL.into_iter().filter(|kind| *kind != Kind::TokioUring);
+    let ending_tls =
+        Kind::ALL.into_iter().filter(|kind| !matches!(kind, Kind::TokioUring | Kind::PortcullisGathering));
     ending_tls.filter(wanted).map(|kind| (kind, Way::Tls)).collect()
+}
+
+/// Everybody who ends TLS, and ours with `relay_gather`.
+fn everybody_and_gathering(bench: &Bench) -> Vec<(Kind, Way)> {
+    let mut kinds = everybody(bench);
+    kinds.push((Kind::PortcullisGathering, Way::Tls));
+    kinds
 }
 
 /// Those of a line-up that goals are against.

@@ -29,6 +29,8 @@ pub(crate) const NEWEST_HAPROXY: &str = "PORTCULLIS_PERF_HAPROXY";
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     Portcullis,
+    /// Ours with `relay_gather`: less CPU for later messages.
+    PortcullisGathering,
     Haproxy,
     HaproxyNewest,
     Nginx,
@@ -41,8 +43,9 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Portcullis,
+        Self::PortcullisGathering,
         Self::Haproxy,
         Self::HaproxyNewest,
         Self::Nginx,
@@ -55,6 +58,7 @@ impl Kind {
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Portcullis => "portcullis",
+            Self::PortcullisGathering => "portcullis-gathering",
             Self::Haproxy => "haproxy",
             Self::HaproxyNewest => "haproxy-newest",
             Self::Nginx => "nginx",
@@ -68,6 +72,10 @@ impl Kind {
     /// Whether the goals are against it; the others are shown beside.
     pub(crate) fn is_rival(self) -> bool {
         matches!(self, Self::Haproxy | Self::HaproxyNewest | Self::Nginx | Self::Hitch)
+    }
+
+    pub(crate) fn is_ours(self) -> bool {
+        matches!(self, Self::Portcullis | Self::PortcullisGathering)
     }
 
     pub(crate) fn is_haproxy(self) -> bool {
@@ -111,7 +119,7 @@ impl Peer {
     /// Finds a program and asks for its version; an error says what is missing and how to get it.
     pub(crate) fn find(kind: Kind) -> Result<Self> {
         let (program, version) = match kind {
-            Kind::Portcullis => portcullis::find()?,
+            Kind::Portcullis | Kind::PortcullisGathering => portcullis::find()?,
             Kind::Haproxy => haproxy::find_with_version()?,
             Kind::HaproxyNewest => haproxy::find_newest()?,
             Kind::Nginx => nginx::find()?,
@@ -125,7 +133,7 @@ impl Peer {
     /// Starts it on its CPU in front of the back end.
     pub(crate) fn start(&self, site: &Site, job: Job) -> Result<Contender> {
         match self.kind {
-            Kind::Portcullis => portcullis::start(site),
+            Kind::Portcullis | Kind::PortcullisGathering => portcullis::start(self.kind, site),
             Kind::Haproxy | Kind::HaproxyNewest => haproxy::start(self, site, job),
             Kind::Nginx => nginx::start(self, site, job),
             Kind::Hitch => hitch::start(self, site),

@@ -49,6 +49,7 @@ pub fn compare(old: &Config, new: &Config) -> ReloadPlan {
     plan.restart(old.server.state_dir != new.server.state_dir, "server.state_dir");
     plan.live(old.server.drain_timeout != new.server.drain_timeout, "server.drain_timeout");
     plan.restart(old.server.relay_engine != new.server.relay_engine, "server.relay_engine");
+    plan.restart(old.server.relay_gather != new.server.relay_gather, "server.relay_gather");
     plan.restart(old.control != new.control, "control.socket");
     plan.live(old.log.level != new.log.level, "log.level");
     plan.live(old.log.format != new.log.format, "log.format");

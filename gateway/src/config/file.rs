@@ -87,6 +87,7 @@ tables! {
         state_dir: String,
         drain_timeout: String,
         relay_engine: String,
+        relay_gather: String,
     }
     Control "control" {
         socket: String,

@@ -33,6 +33,14 @@ impl EngineChoice {
     }
 }
 
+/// The engine of the configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineWanted {
+    pub choice: EngineChoice,
+    /// How long a worker that has just worked may leave what arrives.
+    pub gather: Duration,
+}
+
 /// What a worker runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineKind {
@@ -90,6 +98,14 @@ impl Engine {
             client_buffers: settings.client_buffers.into(),
             server_buffers: settings.server_buffers.into(),
         })
+    }
+
+    /// Whether arrivals may be left for a while, as was asked for.
+    pub(super) fn gathers(&self) -> bool {
+        match &self.carrier {
+            Carrier::Ring(ring) => ring.gathers(),
+            Carrier::Epoll(_) => false,
+        }
     }
 
     pub(super) fn kind(&self) -> EngineKind {

@@ -17,7 +17,7 @@ use portcullis_core::limits::RELAY_QUEUE;
 use portcullis_core::session::EndReason;
 use portcullis_uring::{Class, Event, Settings, Token};
 
-use super::engine::{Engine, EngineChoice, EngineKind};
+use super::engine::{Engine, EngineKind, EngineWanted};
 use super::session::{Op, Parts, Session, Side};
 use super::splice::Pipes;
 use super::timer::{Entry, Wheel};
@@ -36,7 +36,7 @@ pub fn spawn(
     index: usize,
     context: Arc<Context>,
     cores: Cores,
-    choice: EngineChoice,
+    wanted: EngineWanted,
 ) -> io::Result<(Worker, JoinHandle<()>, EngineKind)> {
     let (queue, inbox) = sync_channel(RELAY_QUEUE);
     let (tell, told) = std::sync::mpsc::channel();
@@ -44,8 +44,11 @@ pub fn spawn(
     let thread = std::thread::Builder::new().name(format!("relay-{index}")).spawn(move || {
         // Before the engine is made: its own threads stay where this one is.
         cores.pin_thread(index);
-        match Engine::new(choice, &Settings::default()) {
+        match Engine::new(wanted.choice, &Settings { gather: wanted.gather, ..Settings::default() }) {
             Ok(engine) => {
+                if !wanted.gather.is_zero() && !engine.gathers() {
+                    tracing::warn!("`relay_gather` does nothing: it needs io_uring of Linux 6.12 or newer");
+                }
                 let enters = engine.enters().map(|count| Arc::new(AtomicU64::new(count)));
                 // Who started us waits for it.
                 tell.send(Ok((engine.waker(), engine.kind(), enters.clone()))).ok();

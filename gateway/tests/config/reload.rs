@@ -56,6 +56,7 @@ fn what_is_made_at_start_needs_a_restart() {
         ("", "[server]\nworkers = 77", "server.workers"),
         ("", "[server]\nstate_dir = \"/x\"", "server.state_dir"),
         ("", "[server]\nrelay_engine = \"epoll\"", "server.relay_engine"),
+        ("", "[server]\nrelay_gather = \"1ms\"", "server.relay_gather"),
         ("", "[control]\nsocket = \"/x\"", "control.socket"),
         ("", "[metrics]\nlisten = \"127.0.0.1:1\"", "metrics.listen"),
         ("", "[dns]\ntimeout = \"1s\"", "dns"),

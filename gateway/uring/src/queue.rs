@@ -31,6 +31,10 @@ impl Queue {
         Self { ring, waiting: VecDeque::new(), gather, enters: 0 }
     }
 
+    pub(crate) fn gathers(&self) -> bool {
+        !self.gather.is_zero()
+    }
+
     /// How often the kernel was called.
     pub(crate) fn enters(&self) -> u64 {
         self.enters

@@ -293,6 +293,12 @@ impl Ring {
         self.queue.enter(self.backlog.is_empty(), timeout)
     }
 
+    /// Whether `wait` holds events back for a while: it was asked to, and the kernel can.
+    #[must_use]
+    pub fn gathers(&self) -> bool {
+        self.queue.gathers()
+    }
+
     /// Calls of `io_uring_enter` so far.
     #[must_use]
     pub fn enters(&self) -> u64 {

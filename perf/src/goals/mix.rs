@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::json;
 
-use super::{OURS, Outcome, Promised, everybody, names, rivals};
+use super::{OURS, Outcome, Promised, beside, everybody_and_gathering, names, rivals};
 use crate::bench::{Bench, Way};
 use crate::compare::{Better, Table, interleave};
 use crate::goal::Promise;
@@ -39,7 +39,7 @@ const SESSIONS: Mix = Mix {
 pub(super) const HELD: usize = 9_500;
 
 pub(super) fn run(bench: &mut Bench, progress: &mut dyn Write) -> Result<Outcome> {
-    let kinds = everybody(bench);
+    let kinds = everybody_and_gathering(bench);
     let mut lanes = bench.lineup(&kinds, Job::Sessions, progress)?;
     let timing = bench.plan.timing();
     let series = interleave(&mut lanes, bench.plan.rounds, progress, "session mix", |lane| {
@@ -50,7 +50,9 @@ pub(super) fn run(bench: &mut Bench, progress: &mut dyn Write) -> Result<Outcome
     let title = "cores per 1,000 sessions, 60 % active with 20 messages a second";
     let table = Table::of(title, "cores", Better::Lower, &series, cores);
     let verdict = judge("session mix", &series, Offer::Rate);
-    let goal = GOALS[0].against(&table, &names(&rivals(&lanes)), &verdict);
+    let rivals = rivals(&lanes);
+    let [usual, gathering] =
+        [Promised::against, beside].map(|goal| goal(GOALS[0], &table, &names(&rivals), &verdict));
     drop(lanes);
     let held = hold(bench, progress);
     let held = match held {
@@ -58,7 +60,7 @@ pub(super) fn run(bench: &mut Bench, progress: &mut dyn Write) -> Result<Outcome
         Err(error) => GOALS[1].missing(&format!("{error:#}")),
     };
     let figures = vec![table.figure("G2")];
-    Ok(Outcome { raw: json!(series), figures, goals: vec![goal, held], lines: verdict.lines })
+    Ok(Outcome { raw: json!(series), figures, goals: vec![usual, gathering, held], lines: verdict.lines })
 }
 
 /// How many sessions of one process of ours answer while all are open.

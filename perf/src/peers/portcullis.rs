@@ -28,20 +28,23 @@ pub(super) fn find() -> Result<(Vec<PathBuf>, String)> {
 }
 
 /// Starts the daemon on one CPU in front of the back end.
-pub(super) fn start(site: &Site) -> Result<Contender> {
+pub(super) fn start(kind: Kind, site: &Site) -> Result<Contender> {
     let mut setup = Setup::new()?;
     // The certificate that all contenders have, instead of the one that was made.
     for name in ["main.crt", "main.key"] {
         fs::copy(site.certificates.join(name), setup.dir().join(name)).context("copy the certificate")?;
     }
     let listeners = configure(&mut setup, site.backend)?;
+    if kind == Kind::PortcullisGathering {
+        setup.merge(GATHER)?;
+    }
     let metrics = setup.metrics(Ipv4Addr::LOCALHOST.into())?;
     let daemon = cpu::pinned(site.cpu, || setup.start())?;
     let tickets = Tickets::new(daemon.control().socket.clone(), site.backend);
     let [relay, gateway, socks] = listeners;
     let plain = Some(Entry::Socks(socks, site.backend));
     let ways = Ways { tls: Some(Entry::Tls(relay)), plain, splice: plain };
-    let (label, process) = (Kind::Portcullis.label(), Process::Portcullis(Box::new(daemon)));
+    let (label, process) = (kind.label(), Process::Portcullis(Box::new(daemon)));
     let mut contender = Contender::new(label, ways, Door::Ticketed(gateway, tickets), process, site.cpu);
     contender.metrics = Some(metrics);
     Ok(contender)
@@ -76,6 +79,9 @@ handshakes_per_source = 9700
 sessions = 9600
 sessions_per_source = 9600
 "#;
+
+/// What a dense gateway would choose: it hears of what arrives a thousand times a second.
+const GATHER: &str = "[server]\nrelay_gather = \"1ms\"\n";
 
 #[cfg(test)]
 mod tests {

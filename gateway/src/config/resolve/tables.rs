@@ -22,6 +22,8 @@ use crate::relay::EngineChoice;
 
 /// More threads than this wait for each other more than they work.
 const WORKERS_MAX: usize = 256;
+/// More than that a user would notice.
+const RELAY_GATHER_MAX: Duration = Duration::from_millis(10);
 /// A Unix socket's path without its final zero, unix(7).
 const SOCKET_PATH_MAX_BYTES: usize = 107;
 /// Servers that are asked in turn; the C library uses three.
@@ -139,6 +141,12 @@ impl Resolver<'_> {
                 bounds,
             ),
             relay_engine: relay_engine.unwrap_or_default(),
+            relay_gather: self.duration(
+                "relay_gather",
+                typed.relay_gather,
+                Duration::ZERO,
+                Duration::ZERO..=RELAY_GATHER_MAX,
+            ),
         }
     }
 

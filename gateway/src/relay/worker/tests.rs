@@ -11,6 +11,7 @@ use portcullis_core::command::{Framing, Relay as Beginning};
 use portcullis_core::limits::Limits;
 use portcullis_core::session::Table;
 
+use super::super::engine::EngineChoice;
 use super::*;
 use crate::front::gate::Gate;
 use crate::relay::Codec;
@@ -69,8 +70,12 @@ struct Running {
 
 impl Running {
     fn start(choice: EngineChoice) -> Self {
-        let (worker, thread, kind) = spawn(0, context(), Cores::default(), choice).unwrap();
-        assert_eq!(kind.as_str(), choice.as_str());
+        Self::start_as(EngineWanted { choice, ..EngineWanted::default() })
+    }
+
+    fn start_as(wanted: EngineWanted) -> Self {
+        let (worker, thread, kind) = spawn(0, context(), Cores::default(), wanted).unwrap();
+        assert_eq!(kind.as_str(), wanted.choice.as_str());
         Self { worker: Some(worker), thread: Some(thread) }
     }
 
@@ -163,6 +168,19 @@ fn bytes_arrive_in_order_and_exactly_in_both_directions() {
         thread::scope(|scope| {
             for (client, server) in &sessions {
                 scope.spawn(|| both_ways(client, server, 5 * MIB + 1, 3 * MIB + 17));
+            }
+        });
+    }
+}
+
+#[test]
+fn so_do_those_that_are_handled_several_at_once() {
+    for choice in engines() {
+        let running = Running::start_as(EngineWanted { choice, gather: Duration::from_millis(2) });
+        let sessions: Vec<_> = (0..4).map(|_| running.session()).collect();
+        thread::scope(|scope| {
+            for (client, server) in &sessions {
+                scope.spawn(|| both_ways(client, server, MIB + 1, MIB + 17));
             }
         });
     }
