@@ -17,7 +17,8 @@ use portcullis_ebpf_common::{Addresses, Hit, Lookup, Packet, verdict};
 use portcullis_proto::sniff::sniff;
 use portcullis_proto::socks5::Request;
 use portcullis_proto::ticket::TicketString;
-use portcullis_tests::process;
+use portcullis_tests::{process, twins};
+use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
 
 use crate::stats::float;
 
@@ -27,40 +28,84 @@ const RUNS: u32 = 2_000;
 /// Callgrind runs programs some fifty times slower.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A function that is run over and over, by name. The record layer's `seal` and `open` belong here as well.
-type Hot = (&'static str, fn());
+/// A function that is run over and over.
+struct Hot {
+    name: &'static str,
+    run: fn(u32),
+    /// What the runs need besides, and is not to be counted.
+    besides: Option<fn(u32)>,
+}
 
-const HOT: [Hot; 5] = [
-    ("first-bytes", first_bytes),
-    ("socks-request", socks_request),
-    ("ticket", ticket),
-    ("verdict-of-a-flow", verdict_of_a_flow),
-    ("verdict-of-junk", verdict_of_junk),
+const HOT: [Hot; 7] = [
+    Hot { name: "first-bytes", run: first_bytes, besides: None },
+    Hot { name: "record-open", run: record_open, besides: Some(record_forge) },
+    Hot { name: "record-seal", run: record_seal, besides: None },
+    Hot { name: "socks-request", run: socks_request, besides: None },
+    Hot { name: "ticket", run: ticket, besides: None },
+    Hot { name: "verdict-of-a-flow", run: verdict_of_a_flow, besides: None },
+    Hot { name: "verdict-of-junk", run: verdict_of_junk, besides: None },
 ];
+/// Marks what a function needs besides, in the name that callgrind's program is given.
+const BESIDES: &str = "/besides";
 
 /// A request with a ticket, as clients send it.
 const REQUEST: &[u8] = b"\x05\x01\x00\x03\x31;40;STA490101972;1234567890ABCDEF1234567890ABCDEF\x05\xD6";
 const TICKET: &str = ";40;STA490101972;1234567890ABCDEF1234567890ABCDEF";
+/// Content of a record: a small message of a remote desktop.
+const CONTENT: [u8; 700] = [7; 700];
+/// `application_data`, RFC 8446, section 5.1.
+const APPLICATION_DATA: u8 = 23;
 
-fn first_bytes() {
-    black_box(sniff(black_box(REQUEST)));
+fn again<T>(runs: u32, mut run: impl FnMut() -> T) {
+    for _ in 0..runs {
+        // For nothing but to have been done.
+        let _: T = black_box(run());
+    }
 }
 
-fn socks_request() {
+fn first_bytes(runs: u32) {
+    again(runs, || sniff(black_box(REQUEST)));
+}
+
+fn socks_request(runs: u32) {
     // A refusal is as good as a request here: the test makes sure that it is none.
-    drop(black_box(Request::parse(black_box(REQUEST))));
+    again(runs, || Request::parse(black_box(REQUEST)));
 }
 
-fn ticket() {
-    drop(black_box(TicketString::parse(black_box(TICKET))));
+fn ticket(runs: u32) {
+    again(runs, || TicketString::parse(black_box(TICKET)));
 }
 
-fn verdict_of_a_flow() {
-    black_box(verdict(black_box(SEGMENT.as_slice()), &Tables { flow: true }));
+fn verdict_of_a_flow(runs: u32) {
+    let tables = Tables { flow: true };
+    again(runs, || verdict(black_box(SEGMENT.as_slice()), &tables));
 }
 
-fn verdict_of_junk() {
-    black_box(verdict(black_box(SEGMENT.as_slice()), &Tables { flow: false }));
+fn verdict_of_junk(runs: u32) {
+    let tables = Tables { flow: false };
+    again(runs, || verdict(black_box(SEGMENT.as_slice()), &tables));
+}
+
+/// TLS 1.3 with AES-128-GCM, in place.
+fn record_seal(runs: u32) {
+    let (mut records, _) = twins::ours(TLS13_AES_128_GCM_SHA256);
+    let (front, back) = records.room();
+    let mut buffer = [&vec![0; front], CONTENT.as_slice(), &vec![0; back]].concat();
+    again(runs, || records.seal(&mut buffer, front..front + CONTENT.len()));
+}
+
+fn record_open(runs: u32) {
+    let (mut records, mut forger) = twins::ours(TLS13_AES_128_GCM_SHA256);
+    for _ in 0..runs {
+        let mut record = forger.seal(APPLICATION_DATA, &CONTENT);
+        drop(black_box(records.open(black_box(&mut record))));
+    }
+}
+
+fn record_forge(runs: u32) {
+    let (records, mut forger) = twins::ours(TLS13_AES_128_GCM_SHA256);
+    again(runs, || forger.seal(APPLICATION_DATA, &CONTENT));
+    drop(records);
 }
 
 /// A segment without data from 192.0.2.1:50000 to 192.0.2.2:443.
@@ -99,8 +144,10 @@ impl Lookup for Tables {
 
 /// Runs a function so many times: what callgrind is given to count.
 pub(crate) fn hot(name: &str, runs: u32) -> Result<()> {
-    let (_, run) = HOT.iter().find(|(known, _)| *known == name).context("there is no such hot function")?;
-    (0..runs).for_each(|_| run());
+    let known = name.strip_suffix(BESIDES).unwrap_or(name);
+    let hot = HOT.iter().find(|hot| hot.name == known).context("there is no such hot function")?;
+    let run = if known == name { hot.run } else { hot.besides.context("it needs nothing besides")? };
+    run(runs);
     Ok(())
 }
 
@@ -109,11 +156,12 @@ pub(crate) fn run(update: bool, out: &mut impl std::io::Write) -> Result<bool> {
     let program =
         process::find_program("valgrind").context("valgrind is missing: `apt-get install valgrind`")?;
     let mut counts = BTreeMap::new();
-    for (name, _) in HOT {
-        let once = collected(&program, name, RUNS)?;
-        let twice = collected(&program, name, 2 * RUNS)?;
-        let each = float(twice.saturating_sub(once)) / f64::from(RUNS);
-        counts.insert(name.to_owned(), each.round());
+    for hot in HOT {
+        let mut each = each(&program, hot.name)?;
+        if hot.besides.is_some() {
+            each -= self::each(&program, &format!("{}{BESIDES}", hot.name))?;
+        }
+        counts.insert(hot.name.to_owned(), each.round());
     }
     let path = baseline_path();
     if update {
@@ -127,6 +175,13 @@ pub(crate) fn run(update: bool, out: &mut impl std::io::Write) -> Result<bool> {
     let (lines, good) = compare(&baseline, &counts);
     write!(out, "{lines}")?;
     Ok(good)
+}
+
+/// Instructions of one run.
+fn each(valgrind: &Path, name: &str) -> Result<f64> {
+    let once = collected(valgrind, name, RUNS)?;
+    let twice = collected(valgrind, name, 2 * RUNS)?;
+    Ok(float(twice.saturating_sub(once)) / f64::from(RUNS))
 }
 
 fn baseline_path() -> PathBuf {
@@ -186,13 +241,20 @@ mod tests {
         assert!(TicketString::parse(TICKET).is_ok());
         let of = |flow| verdict(SEGMENT.as_slice(), &Tables { flow }).cause;
         assert_eq!((of(true), of(false)), (Cause::Flow, Cause::NoRule));
+        let (mut records, mut forger) = twins::ours(TLS13_AES_128_GCM_SHA256);
+        let mut record = forger.seal(APPLICATION_DATA, &CONTENT);
+        let opened = records.open(&mut record).unwrap();
+        assert_eq!(record[opened.plaintext], CONTENT);
+        let (front, back) = records.room();
+        let mut buffer = vec![0; front + CONTENT.len() + back];
+        assert!(records.seal(&mut buffer, front..front + CONTENT.len()).is_ok());
     }
 
     #[test]
     fn every_function_of_the_baseline_is_counted() {
         let text = fs::read_to_string(baseline_path()).unwrap();
         let baseline: BTreeMap<String, f64> = serde_json::from_str(&text).unwrap();
-        let known: Vec<&str> = HOT.iter().map(|(name, _)| *name).collect();
+        let known: Vec<&str> = HOT.iter().map(|hot| hot.name).collect();
         assert_eq!(baseline.keys().collect::<Vec<_>>(), known);
     }
 
