@@ -40,7 +40,7 @@ pub(super) fn run(bench: &mut Bench, progress: &mut dyn Write) -> Result<Outcome
     let kinds = everybody(bench);
     let labels = kinds.iter().map(|(kind, _)| String::from(kind.label())).collect();
     let mut series = Series { labels, rounds: Vec::new() };
-    let rounds = bench.plan.rounds.min(if bench.plan.quick { 3 } else { ROUNDS_MAX });
+    let rounds = bench.plan.rounds.min(if bench.plan.quick { 2 } else { ROUNDS_MAX });
     for round in 1..=rounds {
         let mut row = Vec::new();
         for kind in &kinds {
