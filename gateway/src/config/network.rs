@@ -78,7 +78,8 @@ pub struct NetworkConfig {
     pub search: Vec<HostName>,
     /// Time servers; the image's own where empty.
     pub ntp: Vec<Host>,
-    /// In the order of the file. Parents of VLANs and members of bonds need not be among them.
+    /// In the order of the file. Parents of VLANs and members of bonds need not be among them. Without any the machine
+    /// uses its first card as it does without the section.
     pub interfaces: Vec<NetworkInterface>,
 }
 

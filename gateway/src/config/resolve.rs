@@ -96,7 +96,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn system(&mut self, network: Option<Located<file::Network>>) -> Settings {
-        Settings { network: network.and_then(|typed| self.network(typed)) }
+        Settings { network: network.map(|typed| self.network(typed)) }
     }
 
     fn config(&mut self, mut typed: File, path: &Path) -> Config {

@@ -17,6 +17,9 @@ pub(super) const PREFIX: &str = "05-portcullis-";
 pub(super) const MASKED: &str = "90-default.network";
 
 pub(super) fn add(network: &NetworkConfig, files: &mut BTreeMap<PathBuf, String>) {
+    if network.interfaces.is_empty() {
+        return;
+    }
     let directory = Path::new(DIRECTORY);
     files.insert(directory.join(MASKED), String::new());
     let below = network.interfaces.iter().flat_map(NetworkInterface::below);

@@ -15,7 +15,6 @@ use crate::config::{
     BondMode, InterfaceName, NetworkConfig, NetworkInterface, NetworkKind, NetworkRoute, TimeZone,
 };
 
-const TABLE: &str = "[network]";
 const INTERFACES_MAX: usize = 64;
 const ADDRESSES_MAX: usize = 32;
 const ROUTES_MAX: usize = 256;
@@ -32,8 +31,8 @@ const MTU_MOST: usize = 9216;
 impl Resolver<'_> {
     pub(super) fn network(
         &mut self,
-        Located { value: typed, at }: Located<file::Network>,
-    ) -> Option<NetworkConfig> {
+        Located { value: typed, .. }: Located<file::Network>,
+    ) -> NetworkConfig {
         let host_name = typed.host_name.and_then(|typed| self.own_name(&typed));
         let time_zone = typed.time_zone.and_then(|typed| {
             let zone = TimeZone::parse(&typed.value);
@@ -52,21 +51,21 @@ impl Resolver<'_> {
             let expected = "a name or an address, such as \"ntp.example.com\"";
             resolver.legal(server, typed, "is no time server", expected)
         });
-        let expected = "a [[network.interface]] table for each interface that shall be used";
-        let typed = self.required(typed.interface, at, TABLE, "interface", expected)?;
-        self.check_length("interface", typed.at, typed.value.len(), INTERFACES_MAX);
-        let rows = typed.value.into_iter().take(INTERFACES_MAX);
+        if let Some(typed) = &typed.interface {
+            self.check_length("interface", typed.at, typed.value.len(), INTERFACES_MAX);
+        }
+        let rows = rows(typed.interface).into_iter().take(INTERFACES_MAX);
         let interfaces: Vec<Located<NetworkInterface>> =
             rows.filter_map(|row| self.network_interface(row)).collect();
         self.refuse_contradictions(&interfaces);
-        Some(NetworkConfig {
+        NetworkConfig {
             host_name,
             time_zone,
             dns: values(dns),
             search: values(search),
             ntp: values(ntp),
             interfaces: values(interfaces),
-        })
+        }
     }
 
     fn own_name(&mut self, typed: &Located<String>) -> Option<HostName> {

@@ -62,7 +62,7 @@ fn the_privileged_job_looks_at_nothing_else() {
 fn each_mistake_has_its_line_and_a_remedy() {
     let interface = |lines: &str| format!("[network]\n[[network.interface]]\nname = \"eth0\"\n{lines}\n");
     for (text, expected) in [
-        ("[network]\n".to_owned(), "x.toml:1:1: [network] has no `interface`"),
+        ("[network]\ninterface = []\n".to_owned(), "x.toml:2:13: `interface` is empty"),
         (interface(""), "x.toml:3:8: `eth0` has neither addresses nor DHCP"),
         (interface("addresses = [\"192.0.2.1\"]"), "did you mean `192.0.2.1/24`?"),
         (interface("addresses = [\"192.0.2.0/24\"]"), "no address of an interface"),
