@@ -46,7 +46,9 @@ pub(super) fn run(context: &Context) -> Outcome {
     };
     if let Some(status) = settings::status().filter(|status| !status.done) {
         let why = status.told.join("; ");
-        context.output.warn(format!("[network] of the configuration was not applied at {}: {why}", status.at));
+        context
+            .output
+            .warn(format!("[network] of the configuration was not applied at {}: {why}", status.at));
     }
     let interfaces = look(&filtered)?;
     let mut table = Table::new()

@@ -29,10 +29,7 @@ const MTU_LEAST: usize = 1280;
 const MTU_MOST: usize = 9216;
 
 impl Resolver<'_> {
-    pub(super) fn network(
-        &mut self,
-        Located { value: typed, .. }: Located<file::Network>,
-    ) -> NetworkConfig {
+    pub(super) fn network(&mut self, Located { value: typed, .. }: Located<file::Network>) -> NetworkConfig {
         let host_name = typed.host_name.and_then(|typed| self.own_name(&typed));
         let time_zone = typed.time_zone.and_then(|typed| {
             let zone = TimeZone::parse(&typed.value);
