@@ -25,23 +25,29 @@ const KEPT: &str = "/var/lib/appliance/network/network.toml";
 /// # Errors
 /// When something cannot be written; the next boot tries again.
 pub fn run(places: &Places, tell: &mut dyn FnMut(&str)) -> Result<()> {
-    let default =
-        fs::read_to_string(places.configuration_default()).context("read the image's own configuration")?;
-    let given = places.credentials.as_ref().map(|directory| directory.join("appliance.configuration"));
-    let given = given.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_else(|| default.clone());
     let patience = if places.has_keys() { Duration::ZERO } else { PATIENCE };
-    let cards = Cards::find(&places.sys);
     let mut seed = Seed::default();
     if let Some(device) = seed::find(&places.dev, patience) {
-        match seed::read_volume(&device, &places.root, &cards) {
+        match seed::read_volume(&device, &places.root, &Cards::find(&places.sys)) {
             Ok(read) => seed = read,
             Err(error) => tell(&format!("the NoCloud volume is not taken: {error:#}")),
         }
     }
-    let seed = seed;
+    follow(places, &seed, tell)
+}
+
+/// The same with a seed that was read.
+///
+/// # Errors
+/// As [`run`].
+pub fn follow(places: &Places, seed: &Seed, tell: &mut dyn FnMut(&str)) -> Result<()> {
+    let default =
+        fs::read_to_string(places.configuration_default()).context("read the image's own configuration")?;
+    let given = places.credentials.as_ref().map(|directory| directory.join("appliance.configuration"));
+    let given = given.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_else(|| default.clone());
     seed.told.notes.iter().for_each(|note| tell(&format!("NoCloud: {note}")));
-    let_in(places, &seed, tell)?;
-    let text = compose(places, &given, &default, &seed, &mut *tell);
+    let_in(places, seed, tell)?;
+    let text = compose(places, &given, &default, seed, &mut *tell);
     install(places, &text)
 }
 
