@@ -1,5 +1,7 @@
 //! A person at a terminal, and a volume as hypervisors attach it, with the gateway's own command to judge what comes of it.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as the tests themselves do")]
+
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
