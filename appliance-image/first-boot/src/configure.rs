@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::unistd::{Group, User};
-use toml_edit::{DocumentMut, Item};
+use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, value};
 
 use crate::network::{Cards, Network};
 use crate::seed::{self, Seed};
@@ -120,21 +120,37 @@ pub(crate) fn with_network(base: &str, section: &str, used: Option<&Network>) ->
     }
     let section: DocumentMut = section.parse().context("the network is no TOML")?;
     let network = section.get("network").context("it has no [network]")?;
+    // Answers of DHCP servers are let in where one is asked.
+    let mut asks = false;
     if let Some(tables) = document.get_mut("xdp").and_then(|xdp| xdp.get_mut("interface"))
         && let Some(tables) = tables.as_array_of_tables_mut()
     {
-        let named = |tables: &toml_edit::ArrayOfTables, name: &str| {
+        let named = |tables: &ArrayOfTables, name: &str| {
             tables.iter().any(|table| table.get("name").and_then(Item::as_str) == Some(name))
         };
         let cards = used.into_iter().flat_map(|network| &network.interfaces);
-        for card in cards.filter(|one| one.parent.is_none() && one.members.is_empty()) {
-            if !named(tables, &card.name) {
-                let mut table = toml_edit::Table::new();
-                table.insert("name", toml_edit::value(&card.name));
-                table.insert("role", toml_edit::value("edge"));
-                tables.push(table);
-            }
+        let more: Vec<_> = cards
+            .filter(|one| one.parent.is_none() && one.members.is_empty() && !named(tables, &one.name))
+            .collect();
+        asks = more.iter().any(|card| card.dhcp.is_some());
+        for card in more {
+            let mut table = Table::new();
+            table.insert("name", value(&card.name));
+            table.insert("role", value("edge"));
+            tables.push(table);
         }
+    }
+    if asks
+        && let Some(xdp) = document.get_mut("xdp").and_then(Item::as_table_mut)
+        && let Some(rules) =
+            xdp.entry("rule").or_insert(Item::ArrayOfTables(ArrayOfTables::new())).as_array_of_tables_mut()
+    {
+        let mut rule = Table::new();
+        rule.insert("role", value("edge"));
+        rule.insert("protocol", value("udp"));
+        rule.insert("ports", value(Array::from_iter([68_i64, 546])));
+        rule.insert("action", value("accept"));
+        rules.push(rule);
     }
     let mut lone = DocumentMut::new();
     lone.insert("network", network.clone());
@@ -203,6 +219,8 @@ mod tests {
         let seen: toml::Table = text.parse().unwrap_or_else(|error| panic!("{error}\n{text}"));
         let roles = seen["xdp"]["interface"].as_array().unwrap();
         assert_eq!(roles.len(), 2);
+        let rules = seen["xdp"]["rule"].as_array().unwrap();
+        assert_eq!(rules.last().unwrap()["role"].as_str(), Some("edge"), "{text}");
         assert_eq!((roles[0]["role"].as_str(), roles[1]["role"].as_str()), (Some("mgmt"), Some("edge")));
         assert_eq!(seen["network"]["interface"].as_array().unwrap().len(), 2);
         assert!(text.starts_with("# The configuration of a machine that was told nothing"));

@@ -59,12 +59,11 @@ pub fn run_job(places: &Places) -> io::Result<bool> {
         Ok(told) => (true, told),
         Err(error) => (false, vec![error]),
     };
-    for line in &told {
-        if done {
-            tracing::warn!("settings of the machine: {line}");
-        } else {
-            tracing::error!("settings of the machine: {line}");
-        }
+    let news = told.join(", ");
+    match (done, told.is_empty()) {
+        (true, true) => {}
+        (true, false) => tracing::info!("settings of the machine are applied: {news}"),
+        (false, _) => tracing::error!("settings of the machine are not applied: {news}"),
     }
     let status = Status { at: rfc3339(SystemTime::now()), done, told };
     put(&places.at(STATUS), &serde_json::to_string(&status)?)?;

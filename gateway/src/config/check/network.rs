@@ -2,7 +2,13 @@
 
 use std::path::Path;
 
-use super::super::{Config, Finding, InterfaceName, NetworkConfig, NetworkInterface, NetworkKind, Severity};
+use portcullis_ebpf_common::Protocol;
+use portcullis_ebpf_common::tables::Action;
+
+use super::super::{
+    Config, Finding, InterfaceName, NetworkConfig, NetworkInterface, NetworkKind, Severity, XdpConfig,
+    XdpRule,
+};
 use crate::settings;
 
 /// Interfaces as the kernel shows them.
@@ -25,14 +31,8 @@ pub(super) fn check(config: &Config, network: &NetworkConfig, findings: &mut Vec
                 add(Severity::Error, message, "`show interfaces` lists them");
             }
         }
-        if let Some(xdp) = &config.xdp
-            && !interface.addresses.is_empty()
-            && !filtered(network, interface, &|name| {
-                xdp.interfaces.iter().any(|one| one.name == name.as_str())
-            })
-        {
-            let message = format!("packets are not filtered on `{}`", interface.name);
-            add(Severity::Warning, message, "give it a role: an [[xdp.interface]] of that name");
+        if let Some(xdp) = &config.xdp {
+            check_filter(network, interface, xdp, &mut add);
         }
     }
     if let Some(zone) = &network.time_zone
@@ -40,6 +40,43 @@ pub(super) fn check(config: &Config, network: &NetworkConfig, findings: &mut Vec
     {
         let message = format!("there is no time zone `{}`", zone.as_str());
         add(Severity::Error, message, "names are those of the IANA database, such as `Europe/Berlin`");
+    }
+}
+
+/// What the packet filter does to an interface.
+fn check_filter(
+    network: &NetworkConfig,
+    interface: &NetworkInterface,
+    xdp: &XdpConfig,
+    add: &mut impl FnMut(Severity, String, &str),
+) {
+    let found = |name: &InterfaceName| xdp.interfaces.iter().find(|one| one.name == name.as_str());
+    let dynamic = interface.dhcp_v4 || interface.dhcp_v6;
+    if !filtered(network, interface, &|name| found(name).is_some()) {
+        if dynamic || !interface.addresses.is_empty() {
+            let message = format!("packets are not filtered on `{}`", interface.name);
+            add(Severity::Warning, message, "give it a role: an [[xdp.interface]] of that name");
+        }
+        return;
+    }
+    let Some(role) =
+        std::iter::once(&interface.name).chain(interface.below()).find_map(found).map(|one| one.role)
+    else {
+        return;
+    };
+    for (asks, port) in [(interface.dhcp_v4, 68), (interface.dhcp_v6, 546)] {
+        let lets_in = |rule: &XdpRule| {
+            rule.role == role
+                && rule.action != Action::Drop
+                && rule.protocol == Protocol::Udp.number()
+                && rule.ports.iter().any(|ports| ports.contains(&port))
+        };
+        if asks && !xdp.rules.iter().any(lets_in) {
+            let message =
+                format!("`{}` asks for its address by DHCP, and answers are dropped", interface.name);
+            let remedy = format!("an [[xdp.rule]] of role {} that accepts udp {port}", role.as_str());
+            add(Severity::Warning, message, &remedy);
+        }
     }
 }
 
@@ -74,6 +111,40 @@ fn filtered(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_nobody_applies_it_the_check_says_so() {
+        let text = "[network]\n[[network.interface]]\nname = \"nowhere0\"\ndhcp = \"ipv4\"\n";
+        let config = crate::config::parse(text, Path::new("x")).unwrap();
+        let mut findings = Vec::new();
+        check(&config, config.settings.network.as_ref().unwrap(), &mut findings);
+        let told: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        let expected = if settings::are_applied() {
+            "no interface `nowhere0`"
+        } else {
+            "nobody applies it on this machine"
+        };
+        assert!(told.len() == 1 && told[0].contains(expected), "{told:?}");
+    }
+
+    #[test]
+    fn answers_of_dhcp_servers_must_be_let_in() {
+        let text = |rule: &str| {
+            format!(
+                "[network]\n[[network.interface]]\nname = \"eth0\"\ndhcp = \"ipv4\"\n[xdp]\nallow_no_management = true\n\
+                 [[xdp.interface]]\nname = \"eth0\"\nrole = \"edge\"\n{rule}"
+            )
+        };
+        let rule = "[[xdp.rule]]\nrole = \"edge\"\nprotocol = \"udp\"\nports = [68]\naction = \"accept\"\n";
+        for (text, warned) in [(text(""), 1), (text(rule), 0)] {
+            let config = crate::config::parse(&text, Path::new("x")).unwrap();
+            let network = config.settings.network.as_ref().unwrap();
+            let mut told = Vec::new();
+            let mut add = |_: Severity, message: String, _: &str| told.push(message);
+            check_filter(network, &network.interfaces[0], config.xdp.as_ref().unwrap(), &mut add);
+            assert_eq!(told.len(), warned, "{told:?}");
+        }
+    }
 
     #[test]
     fn a_vlan_on_a_bond_is_filtered_where_its_cards_are() {
