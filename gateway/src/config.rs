@@ -19,6 +19,7 @@ mod high_availability;
 mod interfaces;
 mod json;
 mod metrics;
+mod network;
 mod rate;
 mod reader;
 mod resolve;
@@ -55,6 +56,9 @@ pub use forward::{Check, CheckTls, CheckTrust, DataPath, ForwardConfig, HealthCo
 pub use high_availability::{HighAvailability, Node, Sync, VirtualAddress};
 pub(crate) use interfaces::{interface_of, networks_of, own_addresses, own_networks};
 pub use metrics::{MetricsConfig, Token};
+pub use network::{
+    BondMode, InterfaceName, NetworkConfig, NetworkInterface, NetworkKind, NetworkRoute, TimeZone,
+};
 pub use server_tls::{ServerTlsConfig, ServerTrust};
 pub(crate) use suggest::nearest;
 pub use xdp::{
@@ -89,10 +93,22 @@ pub struct Config {
     pub bans: Option<BansConfig>,
     pub xdp: Option<XdpConfig>,
     pub high_availability: Option<HighAvailability>,
+    pub settings: Settings,
     /// Names of the secrets that are in it.
     pub secrets: BTreeSet<String>,
     /// Legal but doubtful things seen while resolving; [`check`] reports them with its own.
     pub remarks: Vec<Finding>,
+}
+
+/// What the system itself follows: not the daemon applies it, but a job of root's ([`crate::settings`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    pub network: Option<NetworkConfig>,
+}
+
+impl Settings {
+    /// The tables of the file that they come from.
+    pub const TABLES: [&str; 1] = ["network"];
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -330,6 +346,15 @@ pub fn read(path: &Path) -> Result<String, ConfigError> {
 /// Everything that is wrong with it, at once.
 pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
     resolve::resolve(text, path)
+}
+
+/// Checks those tables of `text` that the system follows ([`Settings`]). Nothing else in it is looked at, and no file
+/// is read for it: this is what a privileged program may do with a text of somebody else's.
+///
+/// # Errors
+/// Everything that is wrong with them, at once.
+pub fn parse_settings(text: &str, path: &Path) -> Result<Settings, ConfigError> {
+    resolve::settings(text, path)
 }
 
 impl Config {

@@ -22,6 +22,7 @@ pub mod log;
 pub mod metrics;
 pub mod relay;
 pub mod secrets;
+pub mod settings;
 pub mod sta;
 pub mod state;
 pub mod store;

@@ -28,6 +28,7 @@ mod gateway {
     mod http;
     mod limits;
     mod monitoring;
+    mod network;
     mod openssh;
     mod prometheus;
     mod proxies;

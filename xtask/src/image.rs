@@ -12,6 +12,7 @@ mod licences;
 mod release;
 mod sbom;
 pub(crate) mod scenario;
+mod seed;
 mod sources;
 mod state;
 mod vm;

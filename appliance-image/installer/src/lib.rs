@@ -8,6 +8,7 @@
 pub mod copy;
 pub mod credentials;
 pub mod disks;
+pub mod keys;
 pub mod orders;
 pub mod session;
 pub mod terminals;

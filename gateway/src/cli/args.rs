@@ -94,6 +94,9 @@ pub enum Command {
         #[arg(long)]
         ended: bool,
     },
+    /// What the system runs for settings of the machine itself, such as `[network]`
+    #[command(hide = true)]
+    SettingsJob,
     /// Addresses of a name, as the gateway finds them
     Resolve { name: String },
     /// Send echoes from the gateway's machine to a host; exit code 1 when none is answered

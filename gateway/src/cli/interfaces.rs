@@ -13,6 +13,7 @@ use super::output::{Failure, Outcome};
 use super::table::{Paint, Table};
 use crate::ctl::protocol::{Command, XdpInterfaceStatus, XdpStatus};
 use crate::exit::Exit;
+use crate::settings;
 
 const INTERFACES: &str = "/sys/class/net";
 
@@ -43,6 +44,12 @@ pub(super) fn run(context: &Context) -> Outcome {
             Vec::new()
         }
     };
+    if let Some(status) = settings::status().filter(|status| !status.done) {
+        let why = status.told.join("; ");
+        context
+            .output
+            .warn(format!("[network] of the configuration was not applied at {}: {why}", status.at));
+    }
     let interfaces = look(&filtered)?;
     let mut table = Table::new()
         .column("INTERFACE")

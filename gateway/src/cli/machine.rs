@@ -1,4 +1,4 @@
-//! `portcullis reboot`, `shutdown` and `factory-reset`.
+//! `portcullis reboot`, `shutdown` and `factory-reset`; and the system's own `settings-job`.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 
@@ -7,6 +7,7 @@ use super::args::FactoryReset;
 use super::output::{Failure, Outcome, complain};
 use crate::ctl::protocol::{Command, MachineAction, MachineOrder};
 use crate::exit::Exit;
+use crate::settings::job;
 
 pub(super) fn order(context: &Context, action: MachineAction) -> Outcome {
     let done: MachineOrder = context.call(&Command::Machine(MachineOrder { action, keep_network: false }))?;
@@ -48,4 +49,12 @@ pub(super) fn factory_reset(context: &Context, reset: &FactoryReset) -> Outcome 
         .output
         .value_or_text(&done, &format!("the machine starts again as it was when it came; {kept} is kept"))?;
     Ok(Exit::Ok)
+}
+
+/// The job itself, as root.
+pub(super) fn settings_job() -> Outcome {
+    let _log = crate::log::init_early().map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
+    let done = job::run_job(&job::Places::default())
+        .map_err(|error| Failure::new(Exit::Internal, format!("the status cannot be written: {error}")))?;
+    Ok(if done { Exit::Ok } else { Exit::Negative })
 }

@@ -3,6 +3,7 @@
 
 mod forward;
 mod high_availability;
+mod network;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -75,6 +76,9 @@ pub fn check(config: &Config) -> Vec<Finding> {
     }
     if let Some(ha) = &config.high_availability {
         high_availability::check(ha, &mut findings);
+    }
+    if let Some(network) = &config.settings.network {
+        network::check(config, network, &mut findings);
     }
     if let Some(file) = &config.log.file
         && let Some(directory) = file.parent().filter(|directory| !directory.is_dir())

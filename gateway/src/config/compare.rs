@@ -66,6 +66,7 @@ pub fn compare(old: &Config, new: &Config) -> ReloadPlan {
     plan.live(old.bans != new.bans, "bans");
     xdp(&mut plan, old.xdp.as_ref(), new.xdp.as_ref());
     plan.live(old.high_availability != new.high_availability, "high_availability");
+    plan.live(old.settings.network != new.settings.network, "network");
     plan
 }
 

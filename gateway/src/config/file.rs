@@ -3,6 +3,8 @@
 //! Nothing is defaulted or judged here. The names of the fields are the keys, so the list of keys that a mistyped
 //! one is compared with cannot differ from the keys that are read.
 
+mod values;
+
 use std::fs::File as Handle;
 use std::io::Read as _;
 use std::path::Path;
@@ -13,6 +15,7 @@ use toml::de::{DeTable, DeValue};
 use super::error::{ConfigError, Problem};
 use super::reader::{FromToml, Located, Problems, position, shown};
 use super::schema::Shape;
+pub(super) use values::{NameOrNumber, Ports, Threshold};
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $name:ident $header:literal { $($key:ident: $type:ty,)* })*) => {
@@ -80,6 +83,7 @@ tables! {
         bans: Bans,
         xdp: Xdp,
         high_availability: HighAvailability,
+        network: Network,
     }
     Server "server" {
         workers: i64,
@@ -240,6 +244,32 @@ tables! {
         port: i64,
         keep: Vec<Located<String>>,
     }
+    Network "network" {
+        host_name: String,
+        time_zone: String,
+        dns: Vec<Located<String>>,
+        search: Vec<Located<String>>,
+        ntp: Vec<Located<String>>,
+        interface: Vec<Located<NetworkInterface>>,
+    }
+    NetworkInterface "network.interface" {
+        name: String,
+        dhcp: String,
+        addresses: Vec<Located<String>>,
+        gateways: Vec<Located<String>>,
+        accept_ra: bool,
+        mtu: i64,
+        parent: String,
+        vlan: i64,
+        members: Vec<Located<String>>,
+        mode: String,
+        route: Vec<Located<NetworkRoute>>,
+    }
+    NetworkRoute "network.interface.route" {
+        to: String,
+        via: String,
+        metric: i64,
+    }
     Bans "bans" {
         bad_tickets: Threshold,
         failed_logins: Threshold,
@@ -300,86 +330,23 @@ tables! {
     }
 }
 
-/// A port or a range of ports, as typed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Ports {
-    One(i64),
-    Range(String),
-}
-
-impl FromToml for Ports {
-    const SHAPE: Shape = Shape::Mixed;
-
-    fn expected() -> String {
-        "a port such as 1494 or a range such as \"3000-3010\"".into()
-    }
-
-    fn from_toml(value: &Spanned<DeValue<'_>>, key: &str, problems: &mut Problems<'_>) -> Option<Self> {
-        match value.get_ref() {
-            DeValue::Integer(_) => i64::from_toml(value, key, problems).map(Self::One),
-            DeValue::String(text) => Some(Self::Range(text.clone().into_owned())),
-            _ => {
-                problems.wrong_type::<Self>(value, key);
-                None
-            }
-        }
-    }
-}
-
-/// Something with a name and a number, as typed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum NameOrNumber {
-    Name(String),
-    Number(i64),
-}
-
-impl FromToml for NameOrNumber {
-    const SHAPE: Shape = Shape::Mixed;
-
-    fn expected() -> String {
-        "a name in quotes or a number".into()
-    }
-
-    fn from_toml(value: &Spanned<DeValue<'_>>, key: &str, problems: &mut Problems<'_>) -> Option<Self> {
-        match value.get_ref() {
-            DeValue::Integer(_) => i64::from_toml(value, key, problems).map(Self::Number),
-            DeValue::String(text) => Some(Self::Name(text.clone().into_owned())),
-            _ => {
-                problems.wrong_type::<Self>(value, key);
-                None
-            }
-        }
-    }
-}
-
-/// So many within that time, as typed.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Threshold {
-    pub(super) count: Option<Located<i64>>,
-    pub(super) within: Option<Located<String>>,
-}
-
-impl FromToml for Threshold {
-    const SHAPE: Shape = Shape::Table(Shape::THRESHOLD);
-
-    fn expected() -> String {
-        "a count and a time, such as { count = 20, within = \"5m\" }".into()
-    }
-
-    fn from_toml(value: &Spanned<DeValue<'_>>, key: &str, problems: &mut Problems<'_>) -> Option<Self> {
-        let DeValue::Table(table) = value.get_ref() else {
-            problems.wrong_type::<Self>(value, key);
-            return None;
-        };
-        let at = value.span().start;
-        problems.refuse_unknown(table, key, &["count", "within"], &[]);
-        Some(Self { count: problems.field(table, at, "count"), within: problems.field(table, at, "within") })
-    }
-}
-
 /// Reads the tables of `text`. Where its syntax is wrong nothing is read: what follows would be guesswork.
 pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<File> {
-    let (root, errors) = DeTable::parse_recoverable(text);
+    read_some(text, |_| true, problems)
+}
+
+/// Reads those tables of `text` that are `wanted`. What is in the others is not looked at.
+pub(super) fn read_some(
+    text: &str,
+    wanted: impl Fn(&str) -> bool,
+    problems: &mut Problems<'_>,
+) -> Option<File> {
+    let (mut root, errors) = DeTable::parse_recoverable(text);
+    let keys = root.get_ref().keys().map(|key| key.get_ref().clone().into_owned());
+    let others: Vec<String> = keys.filter(|key| !wanted(key)).collect();
+    for other in others {
+        root.get_mut().remove(other.as_str());
+    }
     for error in errors {
         let span = error.span().unwrap_or_default();
         let key = text.get(span.clone()).filter(|_| error.message() == "duplicate key");
@@ -446,6 +413,8 @@ mod tests {
             ("xdp", "egress"),
             ("high_availability", "virtual_address"),
             ("high_availability", "node"),
+            ("network", "interface"),
+            ("network.interface", "route"),
         ];
         let known: BTreeSet<(String, String)> = TABLES
             .iter()

@@ -53,6 +53,7 @@ pub(super) fn config(config: &Config) -> Value {
         "bans": config.bans.as_ref().map(bans),
         "xdp": config.xdp.as_ref().map(xdp),
         "high_availability": config.high_availability.as_ref().map(super::HighAvailability::to_json),
+        "network": config.settings.network.as_ref().map(super::NetworkConfig::to_json),
     })
 }
 

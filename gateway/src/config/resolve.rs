@@ -13,6 +13,7 @@ mod forward;
 mod high_availability;
 mod limits;
 mod listener;
+mod network;
 mod secrets;
 mod server_tls;
 mod sta;
@@ -28,32 +29,24 @@ use std::time::Duration;
 
 use super::file::{self, File};
 use super::reader::{Located, Problems};
-use super::{Config, ConfigError, Finding, Severity};
+use super::{Config, ConfigError, Finding, Settings, Severity};
 use addresses::Bound;
 
 pub(super) fn resolve(text: &str, path: &Path) -> Result<Config, ConfigError> {
     let mut problems = Problems::new(text);
     let typed = file::read(text, &mut problems);
-    // Absolute, so that nothing depends on the directory in which the daemon runs later.
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let base = absolute.parent().unwrap_or_else(|| Path::new("/")).to_owned();
-    let mut resolver = Resolver {
-        problems,
-        base,
-        remarks: Vec::new(),
-        bound: Vec::new(),
-        idle_timeout: Duration::ZERO,
-        has_xdp: false,
-        floating: Vec::new(),
-        state: PathBuf::new(),
-        secrets: BTreeSet::new(),
-    };
+    let mut resolver = Resolver::new(problems, path);
     let config = typed.map(|typed| resolver.config(typed, path));
-    match (resolver.problems.into_error(path), config) {
-        (None, Some(config)) => Ok(config),
-        (Some(error), _) => Err(error),
-        (None, None) => Err(ConfigError::unplaced(path, "cannot be understood")),
-    }
+    resolver.end(config, path)
+}
+
+/// Only what the system's own settings follow from. The rest is not looked at.
+pub(super) fn settings(text: &str, path: &Path) -> Result<Settings, ConfigError> {
+    let mut problems = Problems::new(text);
+    let typed = file::read_some(text, |table| Settings::TABLES.contains(&table), &mut problems);
+    let mut resolver = Resolver::new(problems, path);
+    let settings = typed.map(|typed| resolver.system(typed.network));
+    resolver.end(settings, path)
 }
 
 /// The work of resolving one file.
@@ -76,7 +69,36 @@ struct Resolver<'a> {
     secrets: BTreeSet<String>,
 }
 
-impl Resolver<'_> {
+impl<'a> Resolver<'a> {
+    fn new(problems: Problems<'a>, path: &Path) -> Self {
+        // Absolute, so that nothing depends on the directory in which the daemon runs later.
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Self {
+            problems,
+            base: absolute.parent().unwrap_or_else(|| Path::new("/")).to_owned(),
+            remarks: Vec::new(),
+            bound: Vec::new(),
+            idle_timeout: Duration::ZERO,
+            has_xdp: false,
+            floating: Vec::new(),
+            state: PathBuf::new(),
+            secrets: BTreeSet::new(),
+        }
+    }
+
+    /// What was resolved, when nothing was reported.
+    fn end<T>(self, resolved: Option<T>, path: &Path) -> Result<T, ConfigError> {
+        match (self.problems.into_error(path), resolved) {
+            (None, Some(resolved)) => Ok(resolved),
+            (Some(error), _) => Err(error),
+            (None, None) => Err(ConfigError::unplaced(path, "cannot be understood")),
+        }
+    }
+
+    fn system(&mut self, network: Option<Located<file::Network>>) -> Settings {
+        Settings { network: network.map(|typed| self.network(typed)) }
+    }
+
     fn config(&mut self, mut typed: File, path: &Path) -> Config {
         let server = self.server(table(typed.server.take()));
         self.state.clone_from(&server.state_dir);
@@ -100,6 +122,7 @@ impl Resolver<'_> {
         }
         let bans = typed.bans.map(|typed| self.bans(typed));
         let xdp = typed.xdp.and_then(|typed| self.xdp(typed));
+        let settings = self.system(typed.network);
         Config {
             path: path.to_owned(),
             server,
@@ -117,6 +140,7 @@ impl Resolver<'_> {
             bans,
             xdp,
             high_availability,
+            settings,
             secrets: std::mem::take(&mut self.secrets),
             remarks: std::mem::take(&mut self.remarks),
         }

@@ -10,9 +10,10 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use super::assemble::{self, Assembled};
 use crate::acme;
-use crate::config::{self, Config, ListenerConfig, ReloadPlan, Severity};
+use crate::config::{self, Config, ListenerConfig, ReloadPlan, Settings, Severity};
 use crate::ctl::services::{Applied, Order, Services};
 use crate::log;
+use crate::settings;
 use crate::store::history::Origin;
 use crate::sync::lock;
 use crate::tls::certs;
@@ -32,6 +33,8 @@ pub(super) struct Reloader {
     log: log::Control,
     fingerprint: u64,
     certificates: Interval,
+    /// What the system was asked to follow last.
+    settings: Settings,
 }
 
 impl Reloader {
@@ -40,6 +43,7 @@ impl Reloader {
         certificates.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let fingerprint = certs::fingerprint(&config.certificates);
         let serving = config.listeners.clone();
+        let settings = config.settings.clone();
         Self {
             booted: config.clone(),
             current: config,
@@ -49,6 +53,7 @@ impl Reloader {
             log,
             fingerprint,
             certificates,
+            settings,
         }
     }
 
@@ -75,6 +80,7 @@ impl Reloader {
             Order::Refresh => self.refresh(),
             Order::Commit { text, hold, comment } => self.commit(&text, hold, &comment, origin),
         };
+        self.hand_over_settings();
         match &outcome {
             Ok(Applied { plan, .. }) => {
                 tracing::info!(live = ?plan.live, restart = ?plan.restart, "configuration reloaded");
@@ -83,6 +89,18 @@ impl Reloader {
         }
         self.services.note_reload(SystemTime::now(), &outcome);
         outcome
+    }
+
+    /// Lets the system follow what the file says now, when that is something else. Only once the file says it: who follows
+    /// reads the file, and nothing that the daemon could say instead.
+    fn hand_over_settings(&mut self) {
+        if self.settings == self.current.settings {
+            return;
+        }
+        self.settings.clone_from(&self.current.settings);
+        if let Err(error) = settings::ask() {
+            tracing::error!(%error, "the system cannot be asked to follow the changed settings");
+        }
     }
 
     /// Reads the configuration again.
@@ -152,6 +170,7 @@ impl Reloader {
     /// Takes back what nobody has confirmed in time: a commit, or the changed policy of a reload.
     pub(super) fn revert(&mut self) {
         self.revert_commit();
+        self.hand_over_settings();
         match self.services.kernel.revert_overdue() {
             Ok(Some(xdp)) => {
                 tracing::error!(

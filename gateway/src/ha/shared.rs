@@ -1,5 +1,5 @@
 //! What of a configuration two appliances have in common, and what is each one's own: the table
-//! `[high_availability.node]`, and the paths that its `keep` names.
+//! `[high_availability.node]`, the network, and the paths that its `keep` names.
 
 use ring::digest::{SHA256, digest};
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TableLike};
@@ -7,7 +7,7 @@ use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TableLike};
 use crate::store::edit::path::{self, Step};
 
 /// Never shared, whatever `keep` says: without them the two would be one, or not reach each other.
-const ALWAYS: [&str; 1] = ["high_availability.node"];
+const ALWAYS: [&str; 2] = ["high_availability.node", "network"];
 
 /// The text of one appliance with what is the other's own in its place.
 ///

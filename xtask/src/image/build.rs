@@ -24,7 +24,11 @@ const DESCRIPTION: &str = "appliance-image";
 /// What of it mkosi reads.
 const PARTS: [&str; 5] = ["mkosi.conf", "mkosi.images", "mkosi.profiles", "mkosi.repart", "overlay"];
 /// Our programs, and where the gateway's unit expects them.
-const PROGRAMS: [(&str, &str); 2] = [("portcullisd", "usr/local/sbin"), ("portcullis", "usr/local/bin")];
+const PROGRAMS: [(&str, &str); 3] = [
+    ("portcullisd", "usr/local/sbin"),
+    ("portcullis", "usr/local/bin"),
+    ("portcullis-first-boot", "usr/local/bin"),
+];
 const UNIT: &str = "gateway/portcullis.service";
 /// What goes with the programs, below `usr/share/doc/portcullis`: rules and a dashboard for Prometheus, what operators read,
 /// our licence.
@@ -131,12 +135,13 @@ impl Built {
 /// Builds what is ours in the image, as it is released.
 pub(super) fn programs() -> Result<()> {
     let object = ebpf::build()?;
-    shell::say("building portcullisd and portcullis …");
-    let mut cargo = shell::cargo(&["build", "--locked", "--release", "--package", "portcullis", "--bins"]);
+    shell::say("building portcullisd, portcullis and portcullis-first-boot …");
+    let mut cargo = shell::cargo(&["build", "--locked", "--release", "--bins"]);
+    cargo.args(["--package", "portcullis", "--package", "portcullis-first-boot"]);
     // Named, so that no image is made of a gateway that has none.
     cargo.env("PORTCULLIS_EBPF_OBJECT", object);
     if !shell::succeeds(&mut cargo)? {
-        bail!("the gateway does not build, see above");
+        bail!("the programs do not build, see above");
     }
     Ok(())
 }

@@ -58,6 +58,12 @@ pub(super) struct Scenario {
     command_line: Option<String>,
     #[serde(default)]
     credentials: BTreeMap<String, String>,
+    /// Whether nobody's keys are among the credentials.
+    #[serde(default)]
+    without_keys: bool,
+    /// Files of a NoCloud volume; `{key}` in them is the administrator's public key.
+    #[serde(default)]
+    seed: BTreeMap<String, String>,
     /// The machine's network cards; without any it has one on QEMU's own network, by which SSH comes.
     #[serde(default)]
     card: Vec<Card>,
@@ -76,8 +82,8 @@ enum Step {
     Boot,
     /// Switch on.
     Start,
-    /// Wait for a text on the console.
-    Console { text: String },
+    /// Wait for a text on the console, and type an answer; `{key}` in it is the administrator's public key.
+    Console { text: String, answer: Option<String> },
     /// Take the power away.
     CutPower,
     /// Wait until it has switched itself off, or would start again.
@@ -270,6 +276,9 @@ fn perform(
         secure_boot: scenario.secure_boot,
         cards: scenario.card.clone(),
         medium: scenario.medium.zip(installer::find()),
+        without_keys: scenario.without_keys,
+        seed: scenario.seed.clone(),
+        answered: scenario.step.iter().any(|step| matches!(step, Step::Console { answer: Some(_), .. })),
     };
     let vm = Vm::new(machine, builder, &built.raw, settings)?;
     // Programs outside end before the networks go that they are in.
@@ -301,7 +310,10 @@ impl Stage<'_> {
                 Ok(())
             }
             Step::Start => vm.start(),
-            Step::Console { text } => vm.wait_for_console(text, CONSOLE_LIMIT),
+            Step::Console { text, answer } => {
+                vm.wait_for_console(text, CONSOLE_LIMIT)?;
+                answer.as_deref().map_or(Ok(()), |answer| vm.answer(answer))
+            }
             Step::CutPower => vm.cut_power(),
             Step::Ended => vm.wait_for_end(LINE_LIMIT),
             Step::Eject => vm.eject(),

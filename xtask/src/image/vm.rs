@@ -3,6 +3,7 @@
 //! It is emulated (TCG), several times slower than the machines that it is made for. The only way in is a port of the
 //! loopback interface that leads to the guest's port 22.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::FileExt as _;
@@ -22,6 +23,7 @@ use tempfile::TempDir;
 
 use super::builder::{self, Builder};
 use super::formats;
+use super::seed::{self, Keyboard};
 use super::state::State;
 use super::wiring::{Card, Wiring};
 use crate::boot::debian::Machine;
@@ -29,6 +31,8 @@ use crate::boot::debian::Machine;
 const MEMORY: &str = "1G";
 const PROCESSORS: &str = "2";
 const CONSOLE: &str = "console.log";
+/// Where somebody types at the serial line.
+const SOCKET: &str = "console.socket";
 const TAIL_LINES: usize = 30;
 /// For one attempt to get in.
 const ATTEMPT: Duration = Duration::from_secs(25);
@@ -76,6 +80,12 @@ pub(super) struct Settings {
     pub(super) cards: Vec<Card>,
     /// A machine with an empty disk, and the installer's ISO in it; without either it is told nothing.
     pub(super) medium: Option<(Medium, PathBuf)>,
+    /// Whether nobody's keys are among the credentials.
+    pub(super) without_keys: bool,
+    /// Files of a NoCloud volume.
+    pub(super) seed: BTreeMap<String, String>,
+    /// Whether somebody types at the serial console.
+    pub(super) answered: bool,
 }
 
 #[derive(Debug)]
@@ -90,6 +100,7 @@ pub(super) struct Vm<'a> {
     wiring: Option<Wiring>,
     started: Instant,
     ejected: bool,
+    keyboard: Option<Keyboard>,
 }
 
 impl<'a> Vm<'a> {
@@ -104,8 +115,18 @@ impl<'a> Vm<'a> {
         let port = process::free_port()?;
         let wiring = if settings.cards.is_empty() { None } else { Some(Wiring::new(&settings.cards)?) };
         let started = Instant::now();
-        let vm =
-            Self { machine, builder, settings, place, port, qemu: None, wiring, started, ejected: false };
+        let vm = Self {
+            machine,
+            builder,
+            settings,
+            place,
+            port,
+            qemu: None,
+            wiring,
+            started,
+            ejected: false,
+            keyboard: None,
+        };
         match vm.settings.medium {
             Some(_) => formats::empty_disk(&vm.file("disk.raw"))?,
             None => formats::disk(raw, &vm.file("disk.raw"))?,
@@ -134,7 +155,14 @@ impl<'a> Vm<'a> {
         let machine = if secure { "q35,smm=on" } else { "q35" };
         qemu.args(["-accel", "tcg,thread=multi", "-machine", machine, "-cpu", "max", "-smp", PROCESSORS]);
         qemu.args(["-m", MEMORY, "-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot"]);
-        qemu.args(["-serial", &format!("file:{}", self.file(CONSOLE).display())]);
+        let log = self.file(CONSOLE);
+        if self.settings.answered {
+            let (socket, log) = (self.file(SOCKET), log.display().to_string());
+            let line = format!("socket,id=line,path={},server=on,wait=off,logfile={log}", socket.display());
+            qemu.args(["-chardev", &line, "-serial", "chardev:line"]);
+        } else {
+            qemu.args(["-serial", &format!("file:{}", log.display())]);
+        }
         if secure {
             qemu.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
         }
@@ -165,6 +193,12 @@ impl<'a> Vm<'a> {
                 }
             };
         }
+        if !self.settings.seed.is_empty() {
+            let iso =
+                seed::volume(self.builder, &self.settings.seed, &self.file("admin.pub"), self.place.path())?;
+            qemu.args(["-drive", &format!("if=none,id=seed,format=raw,readonly=on,file={}", iso.display())]);
+            qemu.args(["-device", "ide-cd,drive=seed"]);
+        }
         for (name, value) in self.told()? {
             let value = STANDARD.encode(value);
             let value = format!("type=11,value=io.systemd.credential.binary:{name}={value}");
@@ -176,6 +210,7 @@ impl<'a> Vm<'a> {
         if let Some(wiring) = &self.wiring {
             qemu = wiring.around(&qemu);
         }
+        self.keyboard = None;
         self.started = Instant::now();
         self.qemu = Some(Child::spawn("qemu", &mut qemu, self.place.path())?);
         Ok(())
@@ -187,7 +222,7 @@ impl<'a> Vm<'a> {
             return Ok(Vec::new());
         }
         let mut told = self.settings.credentials.clone();
-        for user in USERS {
+        for user in USERS.into_iter().filter(|_| !self.settings.without_keys) {
             let public = fs::read_to_string(self.file(&format!("{user}.pub"))).context("read the key")?;
             told.push((format!("appliance.{user}-keys"), public));
         }
@@ -355,6 +390,15 @@ impl<'a> Vm<'a> {
             }
         });
         found.map_err(|error| self.with_console(&error))
+    }
+
+    /// Types a line at the console.
+    pub(super) fn answer(&mut self, text: &str) -> Result<()> {
+        let text = seed::with_key(text, &self.file("admin.pub"))?;
+        if self.keyboard.is_none() {
+            self.keyboard = Some(Keyboard::at(&self.file(SOCKET))?);
+        }
+        self.keyboard.as_mut().map_or(Ok(()), |keyboard| keyboard.line(&text))
     }
 
     /// The disk, which nobody else may use at the same time.

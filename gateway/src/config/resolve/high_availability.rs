@@ -70,8 +70,8 @@ impl Resolver<'_> {
         })
     }
 
-    fn interface(&mut self, typed: &Located<String>) -> Option<String> {
-        // It goes into keepalived's configuration, where some characters have a meaning.
+    pub(super) fn interface(&mut self, typed: &Located<String>) -> Option<String> {
+        // It goes into configurations of keepalived and networkd, where some characters have a meaning.
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         let name = &typed.value;
         let fits = (1..=INTERFACE_MAX_BYTES).contains(&name.len()) && name.bytes().all(legal);
