@@ -25,6 +25,7 @@ mod resolve;
 pub mod schema;
 mod server_tls;
 mod suggest;
+mod syslog;
 mod xdp;
 
 use std::collections::BTreeSet;
@@ -57,6 +58,7 @@ pub(crate) use interfaces::{interface_of, networks_of, own_addresses, own_networ
 pub use metrics::{MetricsConfig, Token};
 pub use server_tls::{ServerTlsConfig, ServerTrust};
 pub(crate) use suggest::nearest;
+pub use syslog::{SyslogConfig, SyslogProtocol, SyslogScope};
 pub use xdp::{
     CookieMode, FloodConfig, Steering, XdpConfig, XdpEgress, XdpInterface, XdpMode, XdpRule, XdpSizes,
 };
@@ -89,6 +91,10 @@ pub struct Config {
     pub bans: Option<BansConfig>,
     pub xdp: Option<XdpConfig>,
     pub high_availability: Option<HighAvailability>,
+    /// Where the log goes besides.
+    pub syslog: Option<SyslogConfig>,
+    /// Whether an administrator may open a Unix shell for a while.
+    pub support_shell: bool,
     /// Names of the secrets that are in it.
     pub secrets: BTreeSet<String>,
     /// Legal but doubtful things seen while resolving; [`check`] reports them with its own.

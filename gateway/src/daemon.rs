@@ -32,6 +32,7 @@ use crate::metrics;
 use crate::relay::{self, EngineKind, Worker};
 use crate::state::State;
 use crate::store::{Store, trial};
+use crate::syslog;
 use crate::xdp::steering::Cores;
 use crate::xdp::{self, Kernel};
 use assemble::{Assembled, Sockets};
@@ -155,6 +156,7 @@ async fn serve(
         ha: Arc::default(),
         acme: Arc::clone(&parts.acme),
         log: log.clone(),
+        syslog: syslog::Report::default(),
         reload,
         last_reload: std::sync::Mutex::default(),
         state: State::default(),

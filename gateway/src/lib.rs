@@ -26,6 +26,7 @@ pub mod sta;
 pub mod state;
 pub mod store;
 mod sync;
+pub mod syslog;
 pub mod tls;
 pub mod tools;
 pub mod update;

@@ -16,6 +16,7 @@ mod listener;
 mod secrets;
 mod server_tls;
 mod sta;
+mod syslog;
 mod tables;
 mod values;
 mod xdp;
@@ -93,6 +94,7 @@ impl Resolver<'_> {
         let limits = self.limits(table(typed.limits));
         (self.idle_timeout, self.has_xdp) = (limits.idle_timeout, typed.xdp.is_some());
         let high_availability = typed.high_availability.and_then(|typed| self.high_availability(typed));
+        let syslog = typed.syslog.and_then(|typed| self.syslog(typed, &names));
         let listeners = self.listeners(rows(typed.listener), &names);
         if listeners.is_empty() && sta_server.is_none() {
             let message = "no [[listener]] and no [sta_server]";
@@ -117,6 +119,8 @@ impl Resolver<'_> {
             bans,
             xdp,
             high_availability,
+            syslog,
+            support_shell: table(typed.support).shell.is_some_and(|typed| typed.value),
             secrets: std::mem::take(&mut self.secrets),
             remarks: std::mem::take(&mut self.remarks),
         }

@@ -33,6 +33,7 @@ use crate::store::Store;
 use crate::store::candidate::Candidates;
 use crate::store::history::Origin;
 use crate::sync::lock;
+use crate::syslog;
 use crate::update::Places;
 use crate::xdp::Kernel;
 
@@ -110,6 +111,7 @@ pub struct Services {
     pub ha: Arc<Ha>,
     pub acme: Arc<Acme>,
     pub log: log::Control,
+    pub syslog: syslog::Report,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub last_reload: Mutex<Option<ReloadStatus>>,
     pub state: State,
@@ -329,6 +331,7 @@ impl Services {
             relay_workers: self.workers,
             relay_engine: self.relay_engine.as_str(),
             relay_enters: self.relay.enters(),
+            syslog: config.syslog.is_some().then(|| self.syslog.fact()),
             ha: self.ha.report().map(|(_, report)| report),
         }
     }

@@ -6,7 +6,7 @@ use rustix::fs::statvfs;
 
 use super::tools::on_a_thread;
 use super::{Outcome, Services};
-use crate::config::{self, Severity};
+use crate::config::{self, Config, Severity};
 use crate::ctl::protocol::{Check, CheckState, Health};
 use crate::ha::Standing;
 
@@ -20,6 +20,7 @@ impl Services {
         let mut checks = vec![self.check_state(), self.check_stas(), self.check_reload()];
         checks.extend(self.check_filter());
         checks.push(self.check_log());
+        checks.extend(self.check_syslog(&config));
         // Reads files: certificates, lists of users, keys.
         let found = on_a_thread(move || {
             let mut checks = vec![room("room for state", &config.server.state_dir)];
@@ -108,6 +109,16 @@ impl Services {
             0 => check("log", CheckState::Good, "no line was lost".to_owned()),
             lost => check("log", CheckState::Doubtful, format!("{lost} lines were lost since the start")),
         }
+    }
+
+    fn check_syslog(&self, config: &Config) -> Option<Check> {
+        let server = &config.syslog.as_ref()?.server;
+        let fact = self.syslog.fact();
+        Some(match (fact.fault, fact.connected) {
+            (Some(fault), _) => check("syslog", CheckState::Doubtful, format!("{server}: {fault}")),
+            (None, true) => check("syslog", CheckState::Good, format!("{server} gets the log")),
+            (None, false) => check("syslog", CheckState::Doubtful, format!("{server} is being connected to")),
+        })
     }
 }
 

@@ -44,6 +44,10 @@ impl Bench {
         Self { places: Arc::new(Semaphore::new(AT_ONCE)), captures: Captures::new(state), resolver }
     }
 
+    pub(crate) fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
     pub(super) fn place(&self) -> Outcome<OwnedSemaphorePermit> {
         let full = "as many tools are at work as may be at once; try again in a moment";
         let place = Arc::clone(&self.places).try_acquire_owned();
