@@ -32,6 +32,7 @@ use crate::metrics;
 use crate::relay::{self, EngineKind, Worker};
 use crate::state::State;
 use crate::store::{Store, trial};
+use crate::support_shell::watch::Shells;
 use crate::syslog;
 use crate::xdp::steering::Cores;
 use crate::xdp::{self, Kernel};
@@ -157,6 +158,7 @@ async fn serve(
         acme: Arc::clone(&parts.acme),
         log: log.clone(),
         syslog: syslog::Report::default(),
+        shells: Shells::default(),
         reload,
         last_reload: std::sync::Mutex::default(),
         state: State::default(),

@@ -25,6 +25,7 @@ pub mod secrets;
 pub mod sta;
 pub mod state;
 pub mod store;
+pub mod support_shell;
 mod sync;
 pub mod syslog;
 pub mod tls;

@@ -121,7 +121,11 @@ async fn keep_sending(services: &Services, config: &SyslogConfig) {
 }
 
 /// One connection, until it breaks.
-async fn send(services: &Services, config: &SyslogConfig, server: &str) -> io::Result<std::convert::Infallible> {
+async fn send(
+    services: &Services,
+    config: &SyslogConfig,
+    server: &str,
+) -> io::Result<std::convert::Infallible> {
     let state = services.config.load().server.state_dir.clone();
     let (cursor, certificates) = (Cursor::of(&state), services.config.load().certificates.clone());
     let after = match cursor.read() {

@@ -111,6 +111,9 @@ pub enum Command {
     /// What support asks for
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Support(Support),
+    /// What the system runs for `support shell`
+    #[command(hide = true)]
+    SupportJob,
     /// Make the machine what it was when it came: configuration, keys, logs and state are lost, and it starts again
     FactoryReset(FactoryReset),
     /// Print the gateway's metrics in Prometheus's text format
@@ -436,7 +439,8 @@ pub use configure::{Audit, Commit, Configure, Shell};
 pub use high_availability::Push;
 pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Role, Top, Xdp};
 pub use tools::{
-    Capture, CaptureCommand, FactoryReset, Health, LogLines, Method, Ping, Support, TlsTest, Trace, Way,
+    Capture, CaptureCommand, FactoryReset, Health, LogLines, Method, Ping, Support, SupportShell, TlsTest,
+    Trace, Way,
 };
 pub use update::{Install, Update};
 

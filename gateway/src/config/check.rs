@@ -102,7 +102,10 @@ fn syslog(config: &Config, findings: &mut Vec<Finding>) {
         add(Severity::Warning, message, "leave out `verify`, and set `ca` or `pin_sha256`");
     }
     if syslog.protocol != SyslogProtocol::Tls {
-        let message = format!("{} is not encrypted, and has names and addresses of users in it", syslog.protocol.as_str());
+        let message = format!(
+            "{} is not encrypted, and has names and addresses of users in it",
+            syslog.protocol.as_str()
+        );
         add(Severity::Warning, message, "set `protocol` to \"tls\", unless the network between is trusted");
     }
     if config.log.file.is_some() {

@@ -32,6 +32,7 @@ use crate::state::State;
 use crate::store::Store;
 use crate::store::candidate::Candidates;
 use crate::store::history::Origin;
+use crate::support_shell::watch::Shells;
 use crate::sync::lock;
 use crate::syslog;
 use crate::update::Places;
@@ -53,6 +54,7 @@ mod ready;
 mod secrets;
 mod sessions;
 mod support;
+mod support_shell;
 mod tickets;
 mod tools;
 mod traffic;
@@ -112,6 +114,7 @@ pub struct Services {
     pub acme: Arc<Acme>,
     pub log: log::Control,
     pub syslog: syslog::Report,
+    pub shells: Shells,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub last_reload: Mutex<Option<ReloadStatus>>,
     pub state: State,
@@ -173,6 +176,7 @@ impl Services {
             Command::CaptureRead { name, offset } => reply(self.read_capture(&name, offset).await),
             Command::CaptureDelete { name } => reply(self.delete_capture(&name)),
             Command::Health {} => reply(self.health().await),
+            Command::SupportShell(order) => reply(self.grant_shell(caller, &order)),
             Command::SupportBundle {} => reply(self.support_bundle(caller).await),
             Command::HighAvailability {} => reply(self.high_availability()),
             Command::Metrics {} => reply(Ok(MetricsText { text: self.render_metrics() })),

@@ -42,7 +42,9 @@ impl Connection {
     ) -> io::Result<Self> {
         let addresses = match config.server.host() {
             Host::Ip(address) => vec![*address],
-            Host::Name(name) => resolver.lookup(name).await.map_err(|error| io::Error::other(error.to_string()))?,
+            Host::Name(name) => {
+                resolver.lookup(name).await.map_err(|error| io::Error::other(error.to_string()))?
+            }
         };
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for address in addresses {
@@ -108,7 +110,12 @@ impl Connection {
         let mut unread = [0; 256];
         loop {
             match stream.read(&mut unread).await {
-                Ok(0) => return io::Error::new(io::ErrorKind::ConnectionAborted, "the server has closed the connection"),
+                Ok(0) => {
+                    return io::Error::new(
+                        io::ErrorKind::ConnectionAborted,
+                        "the server has closed the connection",
+                    );
+                }
                 Ok(_) => {}
                 Err(error) => return error,
             }

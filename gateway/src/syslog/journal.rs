@@ -45,10 +45,20 @@ impl Journal {
     /// Where there is no journalctl, or the gateway has no unit of its own.
     pub(super) fn open(wanted: &Wanted) -> io::Result<Self> {
         let mut command = Command::new(JOURNALCTL);
-        command.args(["--follow", "--no-tail", "--merge", "--output=json", FIELDS, "--no-pager", "--all", "--quiet"]);
+        command.args([
+            "--follow",
+            "--no-tail",
+            "--merge",
+            "--output=json",
+            FIELDS,
+            "--no-pager",
+            "--all",
+            "--quiet",
+        ]);
         command.arg(format!("--priority={}", wanted.priority));
         if wanted.scope == SyslogScope::Gateway {
-            let nowhere = "no unit of systemd takes the gateway's log: nothing can be sent, but with `send = \"all\"`";
+            let nowhere =
+                "no unit of systemd takes the gateway's log: nothing can be sent, but with `send = \"all\"`";
             command.arg(format!("--unit={}", own_unit().ok_or_else(|| io::Error::other(nowhere))?));
         }
         if let Some(after) = &wanted.after {

@@ -105,8 +105,15 @@ const COMMANDS: &[&[&str]] = &[
 ];
 
 /// Commands that keep themselves up to date: their output is not collected.
-const LIVE: &[&[&str]] =
-    &[&["sessions", "watch"], &["xdp", "top"], &["ping"], &["trace"], &["capture"], &["factory-reset"]];
+const LIVE: &[&[&str]] = &[
+    &["sessions", "watch"],
+    &["xdp", "top"],
+    &["ping"],
+    &["trace"],
+    &["capture"],
+    &["support", "shell"],
+    &["factory-reset"],
+];
 
 /// The words of the program that a line stands for.
 pub(super) fn resolve(words: &[Word], configuring: bool, place: &str) -> Result<Vec<String>, String> {

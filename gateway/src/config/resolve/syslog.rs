@@ -26,7 +26,8 @@ impl Resolver<'_> {
         let server = self.required(typed.server, at, TABLE, "server", expected);
         let server = server.and_then(|typed| self.syslog_server(&typed, protocol));
         if protocol != SyslogProtocol::Tls {
-            let texts = [&typed.ca, &typed.pin_sha256, &typed.server_name, &typed.min_tls, &typed.certificate];
+            let texts =
+                [&typed.ca, &typed.pin_sha256, &typed.server_name, &typed.min_tls, &typed.certificate];
             let keys = ["ca", "pin_sha256", "server_name", "min_tls", "certificate"];
             let given = keys.iter().zip(texts).filter_map(|(key, text)| Some((*key, text.as_ref()?.at)));
             let verify = typed.verify.as_ref().map(|typed| ("verify", typed.at));
@@ -64,9 +65,9 @@ impl Resolver<'_> {
         let text = &typed.value;
         let server = HostPort::parse_or_port(text, Some(protocol.port())).ok();
         if server.is_none() {
-            self.problems
-                .add(typed.at, format!("\"{}\" is no server", shown(text)))
-                .expected("such as \"syslog.example.com\", \"syslog.example.com:6514\" or \"[2001:db8::5]:6514\"");
+            self.problems.add(typed.at, format!("\"{}\" is no server", shown(text))).expected(
+                "such as \"syslog.example.com\", \"syslog.example.com:6514\" or \"[2001:db8::5]:6514\"",
+            );
         }
         server
     }

@@ -9,6 +9,7 @@ use super::{Outcome, Services};
 use crate::config::{self, Config, Severity};
 use crate::ctl::protocol::{Check, CheckState, Health};
 use crate::ha::Standing;
+use crate::support_shell::watch::Open;
 
 /// What should be free of a file system: part of it in percent, or so many MiB where that is less.
 const ROOM_DOUBTFUL: (u64, u64) = (15, 1024);
@@ -21,6 +22,7 @@ impl Services {
         checks.extend(self.check_filter());
         checks.push(self.check_log());
         checks.extend(self.check_syslog(&config));
+        checks.extend(self.shells.open().iter().map(shell));
         // Reads files: certificates, lists of users, keys.
         let found = on_a_thread(move || {
             let mut checks = vec![room("room for state", &config.server.state_dir)];
@@ -120,6 +122,12 @@ impl Services {
             (None, false) => check("syslog", CheckState::Doubtful, format!("{server} is being connected to")),
         })
     }
+}
+
+fn shell(open: &Open) -> Check {
+    let who = open.grant.origin.who.as_str();
+    let detail = format!("{who} has one for {} s more: {}", open.left().as_secs(), open.grant.reason);
+    check("support shell", CheckState::Doubtful, detail)
 }
 
 fn check(name: &str, state: CheckState, detail: String) -> Check {
