@@ -192,16 +192,19 @@ pub struct Filter {
 }
 
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
 pub struct Kill {
     /// The session's id
+    #[arg(required_unless_present_any = ["user", "all"], conflicts_with_all = ["user", "all"])]
     pub id: Option<String>,
     /// All sessions of this user
-    #[arg(long)]
+    #[arg(long, conflicts_with = "all")]
     pub user: Option<String>,
     /// All sessions
     #[arg(long)]
     pub all: bool,
+    /// Take their tickets back, too: those of the gateway's own authority for the same users
+    #[arg(long)]
+    pub revoke: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -65,7 +65,7 @@ pub use log::{LOG_LINES_MAX, LogLevel, LogLine, LogPage, LogQuery};
 pub use machine::{MachineAction, MachineOrder};
 pub use secret_text::SecretText;
 pub use secrets::{SecretOrder, SecretPage, SecretRow};
-pub use sessions::{KillWhich, SessionFilter};
+pub use sessions::{KillWhich, Killed, SessionFilter};
 pub use status::{AuthorityStatus, ConfigStatus, ListenerStatus, ReloadStatus, StaSummary, Status, Use};
 pub use support::{Check, CheckState, Health, MetricsText, ShellGranted, ShellOrder, SupportBundle};
 pub use tickets::{Issued, Redeemed, TicketOrder, TicketText};
@@ -441,12 +441,6 @@ pub struct SessionRow {
     /// Why it ended; absent while it lives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-}
-
-/// Answer to `session-kill`: sessions that were told to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Killed {
-    pub killed: usize,
 }
 
 /// One ticket authority, as `sta-list` and `sta-test` answer.
