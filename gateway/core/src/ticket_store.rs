@@ -136,7 +136,7 @@ impl TicketStore {
         self.entries.retain(|_, entry| !chosen(&entry.data));
         let Self { entries, by_expiry, .. } = self;
         by_expiry.retain(|_, index| entries.contains_key(index));
-        before - self.entries.len()
+        before.saturating_sub(self.entries.len())
     }
 
     /// Forgets what has expired by then.

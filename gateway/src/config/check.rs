@@ -313,6 +313,14 @@ fn check_xdp(config: &Config, xdp: &XdpConfig, findings: &mut Vec<Finding>) {
             add(Severity::Error, message, "`ip link` lists them");
         }
     }
+    if xdp::rules::metrics_are_at_the_edge(config, xdp) {
+        let message = "the metrics are at the edge, where nobody gets to them".to_owned();
+        add(
+            Severity::Warning,
+            message,
+            "listen at mgmt; if strangers are to have them, write an [[xdp.rule]]",
+        );
+    }
     if xdp.allow_no_management {
         let message = "administrators may be locked out (`allow_no_management`)".to_owned();
         add(Severity::Info, message, "`portcullis xdp detach` on the machine lets everything in again");
