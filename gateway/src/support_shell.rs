@@ -66,7 +66,9 @@ mod tests {
         let good = "0123456789abcdef0123456789abcdef";
         let file = grant_file(Path::new("/x"), good).unwrap();
         assert_eq!(file, Path::new("/x/support-shell-0123456789abcdef0123456789abcdef"));
-        for bad in ["", "../../etc/shadow", &good.to_uppercase(), &good[1..], &format!("{good}0")] {
+        for bad in
+            ["", "../../etc/shadow", &good.to_uppercase(), good.trim_start_matches('0'), &format!("{good}0")]
+        {
             assert_eq!(grant_file(Path::new("/x"), bad), None, "{bad}");
         }
     }

@@ -158,56 +158,6 @@ pub enum Reload {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Sessions {
-    /// List sessions, oldest first
-    List(Filter),
-    /// Show a table of sessions that keeps itself up to date, until Ctrl-C
-    Watch {
-        #[command(flatten)]
-        filter: Filter,
-        /// Time between two looks
-        #[arg(long, default_value = "2s", value_parser = duration)]
-        interval: Duration,
-        /// Stop after that many looks
-        #[arg(long, value_name = "N")]
-        count: Option<u64>,
-    },
-    /// Show one session
-    Show { id: String },
-    /// End sessions: one by its id, those of a user, or all
-    Kill(Kill),
-}
-
-#[derive(Clone, Debug, Default, Args)]
-pub struct Filter {
-    /// Only sessions of this user
-    #[arg(long)]
-    pub user: Option<String>,
-    /// Only sessions from this address or prefix, such as 192.0.2.0/24
-    #[arg(long)]
-    pub source: Option<String>,
-    /// Sessions that ended lately instead of live ones
-    #[arg(long)]
-    pub ended: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct Kill {
-    /// The session's id
-    #[arg(required_unless_present_any = ["user", "all"], conflicts_with_all = ["user", "all"])]
-    pub id: Option<String>,
-    /// All sessions of this user
-    #[arg(long, conflicts_with = "all")]
-    pub user: Option<String>,
-    /// All sessions
-    #[arg(long)]
-    pub all: bool,
-    /// Take their tickets back, too: those of the gateway's own authority for the same users
-    #[arg(long)]
-    pub revoke: bool,
-}
-
-#[derive(Debug, Subcommand)]
 pub enum Forward {
     /// Show listeners, where their flows run, their servers, and how these do
     Status {
@@ -434,6 +384,7 @@ mod certificate;
 mod configure;
 mod high_availability;
 mod kernel;
+mod sessions;
 mod tools;
 mod update;
 
@@ -441,6 +392,7 @@ pub use certificate::{Certificate, Import, Key, Request, Secret};
 pub use configure::{Audit, Commit, Configure, Shell};
 pub use high_availability::Push;
 pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Role, Top, Xdp};
+pub use sessions::{Filter, Kill, Sessions};
 pub use tools::{
     Capture, CaptureCommand, FactoryReset, Health, LogLines, Method, Ping, Support, SupportShell, TlsTest,
     Trace, Way,

@@ -1,24 +1,25 @@
 //! `portcullis support shell`: the administrator's end of a Unix shell that the system opens for a while.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
-use tokio::signal::unix::{SignalKind, signal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::Context;
 use super::args::SupportShell;
 use super::output::{Failure, Outcome, complain};
-use super::terminal::{Raw, runtime};
+use super::terminal::Raw;
 use crate::ctl::protocol::{Command, ShellGranted, ShellOrder};
 use crate::exit::Exit;
 use crate::support_shell::job::{self, Places};
 use crate::support_shell::{Frame, Hello, REASON_MAX_CHARS, read_frame, write_frame};
-use crate::sync::lock;
 
 /// What is typed at once, at most.
 const TYPED_MAX_BYTES: usize = 4096;
+/// How soon a change of the terminal's size is told, where nothing else happens.
+const SIZE_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 
 pub(super) fn open(context: &Context, arguments: &SupportShell) -> Outcome {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
@@ -43,7 +44,7 @@ pub(super) fn open(context: &Context, arguments: &SupportShell) -> Outcome {
     write_frame(&mut &connection, &hello)?;
     let why = {
         let _raw = Raw::start()?;
-        relay(connection)?
+        relay(&connection)?
     };
     context.output.note(format!("the support shell has ended{}", told(&why)));
     Ok(if why.is_empty() { Exit::Ok } else { Exit::Negative })
@@ -64,9 +65,10 @@ fn told(why: &str) -> String {
 
 fn ask() -> Result<String, Failure> {
     complain("Why is it needed? One line, for the audit log:");
-    let mut line = String::new();
-    let most = u64::try_from(REASON_MAX_CHARS * 4).unwrap_or(u64::MAX);
-    io::stdin().lock().take(most).read_line(&mut line)?;
+    let mut line = [0; REASON_MAX_CHARS * 4];
+    // A terminal hands over one line; std's buffer would keep what is typed after it.
+    let count = rustix::io::read(io::stdin(), &mut line).map_err(io::Error::from)?;
+    let line = String::from_utf8_lossy(line.get(..count).unwrap_or_default());
     Ok(line.trim().to_owned())
 }
 
@@ -88,46 +90,45 @@ fn size() -> (u16, u16) {
     terminal_size::terminal_size().map_or((24, 80), |(columns, rows)| (rows.0, columns.0))
 }
 
-/// Carries what is typed and shown, until the other side has had its last word.
-fn relay(connection: UnixStream) -> io::Result<String> {
-    let mut shown = connection.try_clone()?;
-    let connection = Arc::new(Mutex::new(connection));
-    // Both threads wait for things that may never come; they end with the program.
-    let typed = Arc::clone(&connection);
-    std::thread::spawn(move || {
-        let mut bytes = [0; TYPED_MAX_BYTES];
-        while let Ok(count @ 1..) = io::stdin().read(&mut bytes) {
-            let frame = Frame::Data(bytes.get(..count).unwrap_or_default().to_vec());
-            if write_frame(&mut *lock(&typed), &frame).is_err() {
-                break;
-            }
-        }
-    });
-    std::thread::spawn(move || follow_size(&connection));
-    let mut out = io::stdout();
+/// Carries what is typed and shown, until the other side has had its last word. Nothing of it outlives this: what is typed
+/// next is for the command line again.
+fn relay(connection: &UnixStream) -> io::Result<String> {
+    let (stdin, mut out) = (io::stdin(), io::stdout());
+    let mut shown_size = size();
+    let mut typed = [0; TYPED_MAX_BYTES];
     loop {
-        match read_frame(&mut shown) {
-            Ok(Some(Frame::Data(bytes))) => {
-                out.write_all(&bytes)?;
-                out.flush()?;
+        let mut waited = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(connection, PollFlags::IN)];
+        match poll(&mut waited, Some(&SIZE_EVERY)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let [keys, shown] = waited.map(|one| !one.revents().is_empty());
+        let now = size();
+        if now != shown_size {
+            shown_size = now;
+            write_frame(&mut &*connection, &Frame::Size(now.0, now.1))?;
+        }
+        if keys {
+            // Not by std's buffer, which would keep what is for others.
+            let count = rustix::io::read(&stdin, &mut typed)?;
+            if count == 0 {
+                return Ok("the terminal is gone".to_owned());
             }
-            Ok(Some(Frame::End(why))) => return Ok(why),
-            Ok(Some(_)) => {}
-            Ok(None) => return Ok("it was ended by the system".to_owned()),
-            Err(error) => return Ok(error.to_string()),
+            let frame = Frame::Data(typed.get(..count).unwrap_or_default().to_vec());
+            // Who has ended it has a last word, which comes next.
+            write_frame(&mut &*connection, &frame).ok();
+        }
+        if shown {
+            match read_frame(&mut &*connection) {
+                Ok(Some(Frame::Data(bytes))) => {
+                    out.write_all(&bytes)?;
+                    out.flush()?;
+                }
+                Ok(Some(Frame::End(why))) => return Ok(why),
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok("it was ended by the system".to_owned()),
+                Err(error) => return Ok(error.to_string()),
+            }
         }
     }
-}
-
-fn follow_size(connection: &Mutex<UnixStream>) {
-    let Ok(runtime) = runtime() else { return };
-    runtime.block_on(async {
-        let Ok(mut changed) = signal(SignalKind::window_change()) else { return };
-        while changed.recv().await.is_some() {
-            let (rows, columns) = size();
-            if write_frame(&mut *lock(connection), &Frame::Size(rows, columns)).is_err() {
-                return;
-            }
-        }
-    });
 }

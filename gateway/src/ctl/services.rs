@@ -32,7 +32,6 @@ use crate::state::State;
 use crate::store::Store;
 use crate::store::candidate::Candidates;
 use crate::store::history::Origin;
-use crate::support_shell::watch::Shells;
 use crate::sync::lock;
 use crate::syslog;
 use crate::update::Places;
@@ -114,7 +113,6 @@ pub struct Services {
     pub acme: Arc<Acme>,
     pub log: log::Control,
     pub syslog: syslog::Report,
-    pub shells: Shells,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub last_reload: Mutex<Option<ReloadStatus>>,
     pub state: State,

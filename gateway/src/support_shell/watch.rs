@@ -93,7 +93,7 @@ pub(crate) async fn run(services: Arc<Services>) {
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        services.shells.look(Path::new(OPEN), &services.audit);
+        services.bench.shells.look(Path::new(OPEN), &services.audit);
         tidy(Path::new(GRANTS));
     }
 }

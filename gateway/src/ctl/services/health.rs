@@ -22,7 +22,7 @@ impl Services {
         checks.extend(self.check_filter());
         checks.push(self.check_log());
         checks.extend(self.check_syslog(&config));
-        checks.extend(self.shells.open().iter().map(shell));
+        checks.extend(self.bench.shells.open().iter().map(shell));
         // Reads files: certificates, lists of users, keys.
         let found = on_a_thread(move || {
             let mut checks = vec![room("room for state", &config.server.state_dir)];

@@ -70,7 +70,7 @@ impl Services {
         let revoked = authority.map(|authority| authority.revoke(|data| which.all || owner.has(data)));
         self.relay.look_for_killed();
         tracing::info!(killed, revoked, "sessions were told to end by an operator");
-        Ok(Killed { killed, revoked: revoked.or(which.revoke.then_some(0)) })
+        Ok(Killed { killed, revoked: revoked.or_else(|| which.revoke.then_some(0)) })
     }
 
     /// Live sessions by listener and protocol, their bytes up and down by listener, and how many they are.
