@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::log::rfc3339;
+use crate::log::{AUDIT_TARGET, rfc3339};
 use crate::store::history::Origin;
 use crate::sync::lock;
 
@@ -80,9 +80,21 @@ impl Audit {
         Self { directory: state.join("audit"), writing: Mutex::default() }
     }
 
-    /// Appends a record. Where that fails it is in the daemon's log at least, and what was asked is done all the same:
+    /// Appends a record, and logs it, from where it can go to another machine. Where the former fails it is in the daemon's log at least, and what was asked is done all the same:
     /// a full disk must not keep operators from acting.
     pub fn add(&self, record: &Record) {
+        let Record { origin, role, what, outcome, detail, .. } = record;
+        tracing::info!(
+            target: AUDIT_TARGET,
+            who = origin.who,
+            uid = origin.uid,
+            from = origin.claimed_from,
+            role,
+            what = %what,
+            outcome,
+            detail,
+            "who did what"
+        );
         if let Err(error) = self.append(record, FILE_MAX_BYTES) {
             let line = serde_json::to_string(record).unwrap_or_default();
             tracing::error!(%error, record = line, "the audit log cannot be written");

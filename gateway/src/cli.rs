@@ -24,6 +24,7 @@ mod shell;
 mod sta;
 mod status;
 mod support;
+mod support_shell;
 mod system;
 mod table;
 mod terminal;
@@ -148,6 +149,8 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Health(arguments) => support::health(context, &arguments),
         Command::Users => support::users(context),
         Command::Support(Support::Bundle) => support::bundle(context),
+        Command::Support(Support::Shell(arguments)) => support_shell::open(context, &arguments),
+        Command::SupportJob => support_shell::job(),
         Command::FactoryReset(arguments) => machine::factory_reset(context, &arguments),
         Command::Metrics => metrics(context),
         Command::Bans(command) => bans::run(context, command),

@@ -26,6 +26,7 @@ mod resolve;
 pub mod schema;
 mod server_tls;
 mod suggest;
+mod syslog;
 mod xdp;
 
 use std::collections::BTreeSet;
@@ -61,6 +62,7 @@ pub use network::{
 };
 pub use server_tls::{ServerTlsConfig, ServerTrust};
 pub(crate) use suggest::nearest;
+pub use syslog::{SyslogConfig, SyslogProtocol, SyslogScope};
 pub use xdp::{
     CookieMode, FloodConfig, Steering, XdpConfig, XdpEgress, XdpInterface, XdpMode, XdpRule, XdpSizes,
 };
@@ -94,6 +96,10 @@ pub struct Config {
     pub xdp: Option<XdpConfig>,
     pub high_availability: Option<HighAvailability>,
     pub settings: Settings,
+    /// Where the log goes besides.
+    pub syslog: Option<SyslogConfig>,
+    /// Whether an administrator may open a Unix shell for a while.
+    pub support_shell: bool,
     /// Names of the secrets that are in it.
     pub secrets: BTreeSet<String>,
     /// Legal but doubtful things seen while resolving; [`check`] reports them with its own.

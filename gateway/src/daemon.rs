@@ -32,6 +32,7 @@ use crate::metrics;
 use crate::relay::{self, EngineKind, EngineWanted, Worker};
 use crate::state::State;
 use crate::store::{Store, trial};
+use crate::syslog;
 use crate::xdp::steering::Cores;
 use crate::xdp::{self, Kernel};
 use assemble::{Assembled, Sockets};
@@ -155,6 +156,7 @@ async fn serve(
         ha: Arc::default(),
         acme: Arc::clone(&parts.acme),
         log: log.clone(),
+        syslog: syslog::Report::default(),
         reload,
         last_reload: std::sync::Mutex::default(),
         state: State::default(),
@@ -165,7 +167,6 @@ async fn serve(
         started_at: SystemTime::now(),
     });
     services.metrics.set_started(services.started_at);
-    services.metrics.set_certificates(assemble::certificate_expiry(&config.certificates));
     tasks::spawn(&services, &parts, &config, &mut sockets, inbox, draining);
     let listeners = sockets.listeners.into_iter().enumerate();
     let spawn = |(index, bound)| front::spawn(index, Arc::clone(&front), bound);
@@ -184,6 +185,7 @@ async fn serve(
 
 /// Everything works: says so to all who wait for it.
 fn become_ready(options: &Options, config: &Config, services: &Services) {
+    services.metrics.set_certificates(assemble::certificate_expiry(&config.certificates));
     services.state.set_ready();
     services.note_ready();
     if let Err(error) = services.ha.apply(config.high_availability.as_ref()) {

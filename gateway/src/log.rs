@@ -19,6 +19,7 @@ use std::time::Duration;
 use portcullis_core::session::Record;
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::{Layer, Registry, reload};
 
@@ -33,8 +34,10 @@ const QUEUE_LINES: usize = 8192;
 const FLUSH_WAIT: Duration = Duration::from_secs(2);
 /// Target of session records, so that they can be told from the rest.
 pub const SESSION_TARGET: &str = "session";
+/// Target of what is in the audit log. Such lines are logged at every level.
+pub const AUDIT_TARGET: &str = "audit";
 /// Events of other crates count as ours only from WARN on; below that they are noise unless everything is asked.
-const OWN_TARGETS: [&str; 2] = ["portcullis", SESSION_TARGET];
+const OWN_TARGETS: [&str; 3] = ["portcullis", SESSION_TARGET, AUDIT_TARGET];
 
 /// Why logging could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +55,7 @@ pub enum LogError {
 pub struct Control {
     queue: Arc<Queue>,
     style: format::SharedStyle,
-    level: reload::Handle<LevelFilter, Registry>,
+    level: reload::Handle<Targets, Registry>,
     /// Whether other crates' events count below WARN.
     foreign: Arc<AtomicBool>,
 }
@@ -84,7 +87,7 @@ pub fn init(config: &Log) -> Result<Control, LogError> {
 pub fn build() -> Result<(impl Subscriber + Send + Sync + 'static, Control), LogError> {
     let queue = Queue::start(QUEUE_LINES, Output::Stderr).map_err(LogError::Thread)?;
     let style = format::SharedStyle::new(Style::text());
-    let (filter, level) = reload::Layer::new(LevelFilter::INFO);
+    let (filter, level) = reload::Layer::new(filter(Level::INFO));
     let foreign = Arc::new(AtomicBool::new(false));
     let lines = Lines { queue: Arc::clone(&queue), style: style.clone(), foreign: Arc::clone(&foreign) };
     let control = Control { queue, style, level, foreign };
@@ -119,7 +122,7 @@ impl Control {
         // Before the filter, whose change makes tracing ask each layer again.
         self.foreign.store(level == Level::TRACE, Ordering::Relaxed);
         // It fails only when the subscriber is gone, and then nobody logs.
-        if self.level.modify(|filter| *filter = LevelFilter::from_level(level)).is_err() {
+        if self.level.modify(|now| *now = filter(level)).is_err() {
             tracing::debug!("the subscriber is gone");
         }
     }
@@ -127,7 +130,8 @@ impl Control {
     /// The level in force, in lower case.
     #[must_use]
     pub fn level(&self) -> String {
-        let current = self.level.clone_current().unwrap_or(LevelFilter::OFF);
+        let current = self.level.clone_current().and_then(|filter| filter.default_level());
+        let current = current.unwrap_or(LevelFilter::OFF);
         current.to_string().to_ascii_lowercase()
     }
 
@@ -146,6 +150,12 @@ impl Control {
     pub fn flush(&self) {
         self.queue.flush(FLUSH_WAIT);
     }
+}
+
+/// Who did what is not to be silenced.
+fn filter(level: Level) -> Targets {
+    let audit = LevelFilter::from_level(level).max(LevelFilter::INFO);
+    Targets::new().with_default(level).with_target(AUDIT_TARGET, audit)
 }
 
 fn open(path: &std::path::Path) -> io::Result<File> {
@@ -250,10 +260,14 @@ mod tests {
             control.set_level(Level::DEBUG);
             assert_eq!(control.level(), "debug");
             tracing::debug!(target: "portcullis::test", "second");
+            control.set_level(Level::ERROR);
+            tracing::info!(target: "portcullis::test", "third");
+            tracing::info!(target: AUDIT_TARGET, "who did what");
         });
         control.flush();
         let text = std::fs::read_to_string(&file).unwrap();
-        assert!(!text.contains("first") && text.contains("second"), "{text}");
+        assert!(!text.contains("first") && text.contains("second") && !text.contains("third"), "{text}");
+        assert!(text.contains("audit: who did what"), "{text}");
     }
 
     #[test]

@@ -98,6 +98,8 @@ pub struct Snapshot {
     pub xdp: xdp::Facts,
     /// The certificates that come by ACME.
     pub acme: Vec<acme::Fact>,
+    /// Where a syslog server is configured.
+    pub syslog: Option<crate::syslog::Fact>,
     pub log_lines_lost: u64,
     /// Directories whose file systems matter, each with a name for it.
     pub directories: Vec<(&'static str, PathBuf)>,
@@ -239,6 +241,10 @@ impl Handle {
         render_forwards(&snapshot.forwards, &mut writer);
         xdp::render(&snapshot.xdp, &mut writer);
         acme::render(&snapshot.acme, &mut writer);
+        let syslog = snapshot.syslog.as_ref();
+        writer.single(names::syslog::CONNECTED, syslog.map(|fact| up(fact.connected)));
+        writer.single(names::syslog::MESSAGES, syslog.map(|fact| fact.sent));
+        writer.single(names::syslog::FAILURES, syslog.map(|fact| fact.failures));
         node::render(&snapshot.directories, &mut writer);
         text::merged(&self.recorder.render(), &writer.finish())
     }

@@ -39,6 +39,8 @@ mod gateway {
     mod server_tls;
     mod shell;
     mod socks;
+    mod support_shell;
+    mod syslog;
     mod tickets;
     mod tls;
     mod tools;

@@ -129,6 +129,16 @@ impl TicketStore {
         }
     }
 
+    /// Takes tickets back: they are unknown from now on. Says how many could still have served.
+    pub fn revoke(&mut self, now: Instant, chosen: impl Fn(&TicketData) -> bool) -> usize {
+        self.expire(now);
+        let before = self.entries.len();
+        self.entries.retain(|_, entry| !chosen(&entry.data));
+        let Self { entries, by_expiry, .. } = self;
+        by_expiry.retain(|_, index| entries.contains_key(index));
+        before.saturating_sub(self.entries.len())
+    }
+
     /// Forgets what has expired by then.
     fn expire(&mut self, now: Instant) {
         while let Some((&(expires, serial), &index)) = self.by_expiry.first_key_value() {
@@ -214,6 +224,22 @@ mod tests {
         store.issue(now + LIFE, [2; 16], data(), false, LIFE).unwrap();
         assert_eq!(store.live(now + LIFE), 1);
         assert_eq!(store.redeem(now + LIFE, &secret), Err(TicketRefusal::Expired));
+    }
+
+    #[test]
+    fn revoked_tickets_are_unknown_and_others_stay() {
+        let (mut store, now) = (TicketStore::new(9), start());
+        let of = |user: &str| TicketData { user: Some(user.to_owned()), ..data() };
+        let expired = store.issue(now, [1; 16], of("ann"), true, Duration::from_secs(1)).unwrap();
+        let later = now + Duration::from_secs(2);
+        let ann = store.issue(later, [2; 16], of("ann"), true, LIFE).unwrap();
+        let bob = store.issue(later, [3; 16], of("bob"), true, LIFE).unwrap();
+        assert_eq!(store.revoke(later, |data| data.user.as_deref() == Some("ann")), 1);
+        for gone in [expired, ann] {
+            assert_eq!(store.redeem(later, &gone), Err(TicketRefusal::Unknown));
+        }
+        assert_eq!(store.redeem(later, &bob), Ok(of("bob")));
+        assert_eq!((store.live(later), store.by_expiry.len()), (1, 1));
     }
 
     #[test]

@@ -114,6 +114,9 @@ pub enum Command {
     /// What support asks for
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Support(Support),
+    /// What the system runs for `support shell`
+    #[command(hide = true)]
+    SupportJob,
     /// Make the machine what it was when it came: configuration, keys, logs and state are lost, and it starts again
     FactoryReset(FactoryReset),
     /// Print the gateway's metrics in Prometheus's text format
@@ -155,53 +158,6 @@ pub enum Command {
 pub enum Reload {
     /// Keep the changed policy of `[xdp]`, or what was committed on trial, which is taken back otherwise
     Confirm,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Sessions {
-    /// List sessions, oldest first
-    List(Filter),
-    /// Show a table of sessions that keeps itself up to date, until Ctrl-C
-    Watch {
-        #[command(flatten)]
-        filter: Filter,
-        /// Time between two looks
-        #[arg(long, default_value = "2s", value_parser = duration)]
-        interval: Duration,
-        /// Stop after that many looks
-        #[arg(long, value_name = "N")]
-        count: Option<u64>,
-    },
-    /// Show one session
-    Show { id: String },
-    /// End sessions: one by its id, those of a user, or all
-    Kill(Kill),
-}
-
-#[derive(Clone, Debug, Default, Args)]
-pub struct Filter {
-    /// Only sessions of this user
-    #[arg(long)]
-    pub user: Option<String>,
-    /// Only sessions from this address or prefix, such as 192.0.2.0/24
-    #[arg(long)]
-    pub source: Option<String>,
-    /// Sessions that ended lately instead of live ones
-    #[arg(long)]
-    pub ended: bool,
-}
-
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-pub struct Kill {
-    /// The session's id
-    pub id: Option<String>,
-    /// All sessions of this user
-    #[arg(long)]
-    pub user: Option<String>,
-    /// All sessions
-    #[arg(long)]
-    pub all: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -431,6 +387,7 @@ mod certificate;
 mod configure;
 mod high_availability;
 mod kernel;
+mod sessions;
 mod tools;
 mod update;
 
@@ -438,8 +395,10 @@ pub use certificate::{Certificate, Import, Key, Request, Secret};
 pub use configure::{Audit, Commit, Configure, Shell};
 pub use high_availability::Push;
 pub use kernel::{Bans, Drops, Flows, Half, Order, Ports, Probe, Role, Top, Xdp};
+pub use sessions::{Filter, Kill, Sessions};
 pub use tools::{
-    Capture, CaptureCommand, FactoryReset, Health, LogLines, Method, Ping, Support, TlsTest, Trace, Way,
+    Capture, CaptureCommand, FactoryReset, Health, LogLines, Method, Ping, Support, SupportShell, TlsTest,
+    Trace, Way,
 };
 pub use update::{Install, Update};
 

@@ -114,11 +114,16 @@ fn show(context: &Context, id: String) -> Outcome {
 }
 
 fn kill(context: &Context, which: Kill) -> Outcome {
-    let which = KillWhich { id: which.id, user: which.user, all: which.all };
+    let which = KillWhich { id: which.id, user: which.user, all: which.all, revoke: which.revoke };
     let killed: Killed = context.call(&Command::SessionKill(which))?;
     let text = match killed.killed {
         1 => "1 session is told to end".to_owned(),
         n => format!("{n} sessions are told to end"),
+    };
+    let text = match killed.revoked {
+        None => text,
+        Some(1) => text + ", and 1 ticket is taken back",
+        Some(n) => format!("{text}, and {n} tickets are taken back"),
     };
     context.output.value_or_text(&killed, &text)?;
     Ok(Exit::Ok)

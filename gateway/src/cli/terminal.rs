@@ -3,7 +3,7 @@
 use std::io::{self, BufRead as _, IsTerminal as _};
 use std::time::Duration;
 
-use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
+use nix::sys::termios::{LocalFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use zeroize::Zeroizing;
 
@@ -55,6 +55,28 @@ impl Drop for Quiet {
     fn drop(&mut self) {
         if let Err(error) = tcsetattr(io::stdin(), SetArg::TCSAFLUSH, &self.0) {
             complain(&format!("portcullis: the terminal stays quiet ({error}); `stty sane` repairs it"));
+        }
+    }
+}
+
+/// A terminal that hands every key over as it is; back to what it was on drop.
+pub(super) struct Raw(Termios);
+
+impl Raw {
+    pub(super) fn start() -> Result<Self, Failure> {
+        let failed = |error| Failure::new(Exit::Internal, format!("cannot change the terminal: {error}"));
+        let before = tcgetattr(io::stdin()).map_err(failed)?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(io::stdin(), SetArg::TCSADRAIN, &raw).map_err(failed)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Err(error) = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.0) {
+            complain(&format!("portcullis: the terminal stays raw ({error}); `stty sane` repairs it"));
         }
     }
 }

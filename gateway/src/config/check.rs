@@ -17,7 +17,7 @@ use portcullis_core::profile::Kind;
 
 use super::{
     AcmeChallenge, AcmeConfig, CertificateFiles, Config, Finding, ListenerConfig, MetricsConfig, ServerTrust,
-    Severity, StaConfig, StaTls, XdpConfig,
+    Severity, StaConfig, StaTls, SyslogProtocol, XdpConfig,
 };
 use crate::authn::local::UserDb;
 use crate::tls::certs::{certified_server_config, inspect, roots};
@@ -80,6 +80,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     if let Some(network) = &config.settings.network {
         network::check(config, network, &mut findings);
     }
+    syslog(config, &mut findings);
     if let Some(file) = &config.log.file
         && let Some(directory) = file.parent().filter(|directory| !directory.is_dir())
     {
@@ -88,6 +89,33 @@ pub fn check(config: &Config) -> Vec<Finding> {
     }
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
+}
+
+fn syslog(config: &Config, findings: &mut Vec<Finding>) {
+    let Some(syslog) = &config.syslog else { return };
+    let mut add = |severity, message: String, remedy: &str| {
+        findings.push(Finding::new(severity, "syslog", message, remedy));
+    };
+    if let ServerTrust::Ca(path) = &syslog.tls.trust
+        && let Err(error) = roots(path)
+    {
+        add(Severity::Error, error.to_string(), "put the authority's certificate there, as PEM");
+    }
+    if syslog.tls.trust == ServerTrust::Anyone {
+        let message = "whoever answers at the server's address gets the log".to_owned();
+        add(Severity::Warning, message, "leave out `verify`, and set `ca` or `pin_sha256`");
+    }
+    if syslog.protocol != SyslogProtocol::Tls {
+        let message = format!(
+            "{} is not encrypted, and has names and addresses of users in it",
+            syslog.protocol.as_str()
+        );
+        add(Severity::Warning, message, "set `protocol` to \"tls\", unless the network between is trusted");
+    }
+    if config.log.file.is_some() {
+        let message = "the journal is sent, and the gateway's own lines are in `log.file` instead".to_owned();
+        add(Severity::Warning, message, "leave out `file` of [log]");
+    }
 }
 
 /// Whether it comes by ACME and nothing is there yet: the daemon makes do with one of its own until then.
@@ -288,6 +316,14 @@ fn check_xdp(config: &Config, xdp: &XdpConfig, findings: &mut Vec<Finding>) {
             let message = format!("there is no interface `{}` on this machine", interface.name);
             add(Severity::Error, message, "`ip link` lists them");
         }
+    }
+    if xdp::rules::metrics_are_at_the_edge(config, xdp) {
+        let message = "the metrics are at the edge, where nobody gets to them".to_owned();
+        add(
+            Severity::Warning,
+            message,
+            "listen at mgmt; if strangers are to have them, write an [[xdp.rule]]",
+        );
     }
     if xdp.allow_no_management {
         let message = "administrators may be locked out (`allow_no_management`)".to_owned();

@@ -67,6 +67,8 @@ pub fn compare(old: &Config, new: &Config) -> ReloadPlan {
     xdp(&mut plan, old.xdp.as_ref(), new.xdp.as_ref());
     plan.live(old.high_availability != new.high_availability, "high_availability");
     plan.live(old.settings.network != new.settings.network, "network");
+    plan.live(old.syslog != new.syslog, "syslog");
+    plan.live(old.support_shell != new.support_shell, "support.shell");
     plan
 }
 

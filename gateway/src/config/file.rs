@@ -84,6 +84,8 @@ tables! {
         xdp: Xdp,
         high_availability: HighAvailability,
         network: Network,
+        syslog: Syslog,
+        support: Support,
     }
     Server "server" {
         workers: i64,
@@ -221,6 +223,22 @@ tables! {
         server_name: String,
         ca: String,
         pin_sha256: String,
+    }
+    Syslog "syslog" {
+        server: String,
+        protocol: String,
+        ca: String,
+        pin_sha256: String,
+        verify: bool,
+        server_name: String,
+        min_tls: String,
+        certificate: String,
+        send: String,
+        level: String,
+        facility: String,
+    }
+    Support "support" {
+        shell: bool,
     }
     HighAvailability "high_availability" {
         interface: String,

@@ -54,6 +54,8 @@ pub(super) fn config(config: &Config) -> Value {
         "xdp": config.xdp.as_ref().map(xdp),
         "high_availability": config.high_availability.as_ref().map(super::HighAvailability::to_json),
         "network": config.settings.network.as_ref().map(super::NetworkConfig::to_json),
+        "syslog": config.syslog.as_ref().map(super::SyslogConfig::to_json),
+        "support": { "shell": config.support_shell },
     })
 }
 

@@ -17,6 +17,7 @@ mod network;
 mod secrets;
 mod server_tls;
 mod sta;
+mod syslog;
 mod tables;
 mod values;
 mod xdp;
@@ -115,6 +116,7 @@ impl<'a> Resolver<'a> {
         let limits = self.limits(table(typed.limits));
         (self.idle_timeout, self.has_xdp) = (limits.idle_timeout, typed.xdp.is_some());
         let high_availability = typed.high_availability.and_then(|typed| self.high_availability(typed));
+        let syslog = typed.syslog.and_then(|typed| self.syslog(typed, &names));
         let listeners = self.listeners(rows(typed.listener), &names);
         if listeners.is_empty() && sta_server.is_none() {
             let message = "no [[listener]] and no [sta_server]";
@@ -141,6 +143,8 @@ impl<'a> Resolver<'a> {
             xdp,
             high_availability,
             settings,
+            syslog,
+            support_shell: table(typed.support).shell.is_some_and(|typed| typed.value),
             secrets: std::mem::take(&mut self.secrets),
             remarks: std::mem::take(&mut self.remarks),
         }

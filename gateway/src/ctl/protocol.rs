@@ -61,13 +61,13 @@ pub use kernel::{
     Confirmed, XdpCount, XdpEventUse, XdpFlood, XdpFlowUse, XdpInterfaceStatus, XdpMap, XdpRules, XdpStatus,
     XdpSteering,
 };
-pub use log::{LOG_LINES_MAX, LogLine, LogPage, LogQuery};
+pub use log::{LOG_LINES_MAX, LogLevel, LogLine, LogPage, LogQuery};
 pub use machine::{MachineAction, MachineOrder};
 pub use secret_text::SecretText;
 pub use secrets::{SecretOrder, SecretPage, SecretRow};
-pub use sessions::{KillWhich, SessionFilter};
+pub use sessions::{KillWhich, Killed, SessionFilter};
 pub use status::{AuthorityStatus, ConfigStatus, ListenerStatus, ReloadStatus, StaSummary, Status, Use};
-pub use support::{Check, CheckState, Health, SupportBundle};
+pub use support::{Check, CheckState, Health, MetricsText, ShellGranted, ShellOrder, SupportBundle};
 pub use tickets::{Issued, Redeemed, TicketOrder, TicketText};
 pub use tools::{
     ECHO_MAX_BYTES, ECHOES_MAX, Family, HOPS_MAX, Hop, PROBES_MAX, PingOrder, Pinged, Probe, Resolved,
@@ -179,6 +179,8 @@ pub enum Command {
     Health {},
     /// [`SupportBundle`]
     SupportBundle {},
+    /// [`ShellGranted`]: a Unix shell may be opened, soon and once.
+    SupportShell(ShellOrder),
     /// [`HaStatus`]
     HighAvailability {},
     /// [`MetricsText`]
@@ -441,12 +443,6 @@ pub struct SessionRow {
     pub reason: Option<String>,
 }
 
-/// Answer to `session-kill`: sessions that were told to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Killed {
-    pub killed: usize,
-}
-
 /// One ticket authority, as `sta-list` and `sta-test` answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StaRow {
@@ -478,19 +474,6 @@ pub struct Reloaded {
     /// The changed policy of the kernel side is taken back after that time, unless it is confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm_within_seconds: Option<u64>,
-}
-
-/// Answer to `metrics`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MetricsText {
-    /// Prometheus text format 0.0.4.
-    pub text: String,
-}
-
-/// Answer to `log-level`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogLevel {
-    pub level: String,
 }
 
 #[cfg(test)]

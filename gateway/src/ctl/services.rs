@@ -33,6 +33,7 @@ use crate::store::Store;
 use crate::store::candidate::Candidates;
 use crate::store::history::Origin;
 use crate::sync::lock;
+use crate::syslog;
 use crate::update::Places;
 use crate::xdp::Kernel;
 
@@ -52,6 +53,7 @@ mod ready;
 mod secrets;
 mod sessions;
 mod support;
+mod support_shell;
 mod tickets;
 mod tools;
 mod traffic;
@@ -110,6 +112,7 @@ pub struct Services {
     pub ha: Arc<Ha>,
     pub acme: Arc<Acme>,
     pub log: log::Control,
+    pub syslog: syslog::Report,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub last_reload: Mutex<Option<ReloadStatus>>,
     pub state: State,
@@ -171,6 +174,7 @@ impl Services {
             Command::CaptureRead { name, offset } => reply(self.read_capture(&name, offset).await),
             Command::CaptureDelete { name } => reply(self.delete_capture(&name)),
             Command::Health {} => reply(self.health().await),
+            Command::SupportShell(order) => reply(self.grant_shell(caller, &order)),
             Command::SupportBundle {} => reply(self.support_bundle(caller).await),
             Command::HighAvailability {} => reply(self.high_availability()),
             Command::Metrics {} => reply(Ok(MetricsText { text: self.render_metrics() })),
@@ -329,6 +333,7 @@ impl Services {
             relay_workers: self.workers,
             relay_engine: self.relay_engine.as_str(),
             relay_enters: self.relay.enters(),
+            syslog: config.syslog.is_some().then(|| self.syslog.fact()),
             ha: self.ha.report().map(|(_, report)| report),
         }
     }

@@ -17,6 +17,8 @@ use crate::ha::peer;
 use crate::metrics;
 use crate::metrics::http::Page;
 use crate::sta;
+use crate::support_shell;
+use crate::syslog;
 use crate::web;
 use crate::xdp::Kernel;
 use crate::xdp::forward::{Swept, Totals, pause_after};
@@ -58,6 +60,8 @@ pub(super) fn spawn(
     let pool = Arc::clone(&parts.pool);
     tokio::spawn(async move { pool.run_health().await });
     tokio::spawn(acme::run(Arc::clone(services)));
+    tokio::spawn(syslog::run(Arc::clone(services)));
+    tokio::spawn(support_shell::watch::run(Arc::clone(services)));
     tokio::spawn(upkeep(Arc::clone(services)));
     tokio::spawn(watch_for_floods(Arc::clone(services)));
     tokio::spawn(follow_keepalived(Arc::clone(services)));

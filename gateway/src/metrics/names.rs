@@ -7,6 +7,7 @@
 pub mod acme;
 pub mod ha;
 pub mod node;
+pub mod syslog;
 
 /// What kind of number a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -324,7 +325,7 @@ pub const ALL: [Family; 56] = [
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = Family> {
-    ALL.into_iter().chain(acme::ALL).chain(ha::ALL).chain(node::ALL)
+    ALL.into_iter().chain(acme::ALL).chain(ha::ALL).chain(node::ALL).chain(syslog::ALL)
 }
 
 #[cfg(test)]

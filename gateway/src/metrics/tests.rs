@@ -65,6 +65,7 @@ fn everything() -> String {
         bans: vec![("automatic", 8)],
         forwards: vec![forwarding()],
         acme: vec![acme::Fact { certificate: "web".into(), last_renewal: Some(UNIX_EPOCH), failures: 2 }],
+        syslog: Some(crate::syslog::Fact { connected: true, sent: 5, failures: 1, fault: None }),
         xdp: xdp::Facts {
             packets: vec![("edge".into(), portcullis_ebpf_common::Cause::NoRule, 6)],
             packets_out: vec![("cgroup".into(), portcullis_ebpf_common::Cause::EgressDrops, 2)],

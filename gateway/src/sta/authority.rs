@@ -92,6 +92,11 @@ impl Authority {
         answer
     }
 
+    /// Takes back tickets that have not served yet, or may serve again; says how many.
+    pub fn revoke(&self, chosen: impl Fn(&TicketData) -> bool) -> usize {
+        self.with(|tickets, now| tickets.revoke(now, chosen))
+    }
+
     /// How many tickets could be redeemed now.
     pub fn live(&self) -> usize {
         self.with(|tickets, now| tickets.live(now))

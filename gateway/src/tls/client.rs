@@ -19,6 +19,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, SignatureScheme, SupportedProtocolVersion};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use super::certs::{CertError, certified_key, provider, roots};
 use super::stream::TlsStream;
@@ -84,16 +85,33 @@ impl ServerTls {
         server: SocketAddr,
         name: Option<&HostName>,
     ) -> io::Result<TlsStream> {
-        let name = match (&self.name, name) {
-            (Some(name), _) => name.clone(),
+        TlsStream::connect(socket, Arc::clone(&self.config), self.asked_for(server, name)?).await
+    }
+
+    /// The same for who needs no record layer of our own.
+    ///
+    /// # Errors
+    /// What rustls or the socket says.
+    pub async fn connect(
+        &self,
+        socket: TcpStream,
+        server: SocketAddr,
+        name: Option<&HostName>,
+    ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        let name = self.asked_for(server, name)?;
+        TlsConnector::from(Arc::clone(&self.config)).connect(name, socket).await
+    }
+
+    fn asked_for(&self, server: SocketAddr, name: Option<&HostName>) -> io::Result<ServerName<'static>> {
+        match (&self.name, name) {
+            (Some(name), _) => Ok(name.clone()),
             // An address instead of a name that no certificate can hold would let another server prove less.
             (None, Some(name)) => ServerName::try_from(name.as_str().to_owned()).map_err(|_| {
                 let error = rustls::Error::InvalidCertificate(rustls::CertificateError::NotValidForName);
                 io::Error::new(io::ErrorKind::InvalidData, error)
-            })?,
-            (None, None) => ServerName::from(server.ip().to_canonical()),
-        };
-        TlsStream::connect(socket, Arc::clone(&self.config), name).await
+            }),
+            (None, None) => Ok(ServerName::from(server.ip().to_canonical())),
+        }
     }
 }
 

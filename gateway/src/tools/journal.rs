@@ -10,7 +10,7 @@ use super::program;
 use crate::ctl::protocol::{LogLine, LogPage};
 use crate::log::rfc3339;
 
-const JOURNALCTL: &str = "/usr/bin/journalctl";
+pub(crate) const JOURNALCTL: &str = "/usr/bin/journalctl";
 /// There while journald is.
 const JOURNALD: &str = "/run/systemd/journal/socket";
 /// What is read of one answer of journalctl.
@@ -32,10 +32,12 @@ pub(crate) struct Wanted {
 }
 
 /// Why there are no lines.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoJournal {
     /// A word that can be none of a unit or a place.
+    #[error("{0}")]
     Malformed(&'static str),
+    #[error("{0}")]
     Unavailable(String),
 }
 
@@ -89,8 +91,8 @@ fn arguments(wanted: &Wanted) -> Result<Vec<String>, NoJournal> {
         arguments.push(format!("--unit={}", legal(unit, "-_.@:\\", 128, "that is no name of a unit")?));
     }
     if let Some(after) = &wanted.after {
-        let what = "`after` is no place of the journal";
-        arguments.push(format!("--after-cursor={}", legal(after, "=;-_", 512, what)?));
+        let after = place(after).ok_or(NoJournal::Malformed("`after` is no place of the journal"))?;
+        arguments.push(format!("--after-cursor={after}"));
     }
     if let Some(since) = wanted.since_unix {
         arguments.push(format!("--since=@{since}"));
@@ -99,6 +101,11 @@ fn arguments(wanted: &Wanted) -> Result<Vec<String>, NoJournal> {
         arguments.push(format!("--priority={priority}"));
     }
     Ok(arguments)
+}
+
+/// A place of the journal, if it can be one.
+pub(crate) fn place(text: &str) -> Option<&str> {
+    legal(text, "=;-_", 512, "").ok()
 }
 
 fn legal<'a>(text: &'a str, others: &str, most: usize, what: &'static str) -> Result<&'a str, NoJournal> {

@@ -16,7 +16,7 @@ use portcullis_proto::host_port::{Host, HostPort};
 use super::policy::Line;
 use super::presets::Passage;
 use super::protocols::VRRP;
-use crate::config::{Config, XdpConfig};
+use crate::config::{Config, SyslogProtocol, XdpConfig};
 
 /// Where the machine's resolvers are, unless the configuration says.
 const RESOLVERS: &str = "/etc/resolv.conf";
@@ -59,6 +59,13 @@ pub fn rows(config: &Config, xdp: &XdpConfig) -> Vec<EgressRow> {
     }
     if let Some(acme) = &config.acme {
         rows.push(accept(Protocol::Tcp, server(&acme.server), "acme".to_owned()));
+    }
+    if let Some(syslog) = &config.syslog {
+        let protocol = match syslog.protocol {
+            SyslogProtocol::Tls | SyslogProtocol::Tcp => Protocol::Tcp,
+            SyslogProtocol::Udp => Protocol::Udp,
+        };
+        rows.push(accept(protocol, server(&syslog.server), "syslog".to_owned()));
     }
     for (address, port) in resolvers(config) {
         for protocol in Protocol::ALL {

@@ -234,18 +234,33 @@ fn listeners(config: &Config, xdp: &XdpConfig) -> Vec<Row> {
     listening.retain(|(_, _, at, _)| !at.ip().is_loopback() && at.port() != 0);
     let mut rows = Vec::new();
     for (origin, usual, at, from) in listening {
-        let floating = config.high_availability.as_ref().and_then(|ha| ha.interface_of(at.ip()));
-        let name = floating.map(str::to_owned).or_else(|| interface_of(at.ip()));
-        let named = xdp.interfaces.iter().find(|interface| Some(&interface.name) == name.as_ref());
-        let role = match (named, name) {
-            (Some(interface), _) => interface.role,
+        let role = match role_at(config, xdp, at.ip()) {
+            Some(Some(role)) => role,
             // On an interface that is not filtered.
-            (None, Some(_)) => continue,
-            (None, None) => usual,
+            Some(None) => continue,
+            None => usual,
         };
+        // Strangers have no use for numbers: who wants it otherwise writes a rule.
+        if usual == Role::Mgmt && role == Role::Edge {
+            continue;
+        }
         rows.push(Row::accept(role, Protocol::Tcp, at.port(), from, origin));
     }
     rows
+}
+
+/// The role of the interface that has an address, if any has it and it is filtered.
+fn role_at(config: &Config, xdp: &XdpConfig, address: IpAddr) -> Option<Option<Role>> {
+    let floating = config.high_availability.as_ref().and_then(|ha| ha.interface_of(address));
+    let name = floating.map(str::to_owned).or_else(|| interface_of(address))?;
+    Some(xdp.interfaces.iter().find(|interface| interface.name == name).map(|interface| interface.role))
+}
+
+/// Whether the metrics are where nobody gets to them: at the edge.
+#[must_use]
+pub fn metrics_are_at_the_edge(config: &Config, xdp: &XdpConfig) -> bool {
+    let at = config.metrics.as_ref().map(|metrics| metrics.listen.ip());
+    at.is_some_and(|at| role_at(config, xdp, at) == Some(Some(Role::Edge)))
 }
 
 /// What the other of two appliances sends to this one: VRRP, and configurations.
@@ -392,5 +407,25 @@ mod tests {
         assert!(opens(Role::Edge, 4443, "198.51.100.7") && !opens(Role::Edge, 4443, "192.0.2.7"));
         assert!(!opens(Role::Farm, 4443, "198.51.100.7") && !opens(Role::Mgmt, 4443, "198.51.100.7"));
         assert!(opens(Role::Mgmt, 9464, "192.0.2.7") && !opens(Role::Edge, 9464, "192.0.2.7"));
+    }
+
+    #[test]
+    fn metrics_at_an_address_of_the_edge_are_not_open_to_strangers() {
+        let at = |interface: &str| {
+            let text = format!(
+                "{BASE}[metrics]\nlisten = \"203.0.113.10:9464\"\n\
+                 [high_availability]\ninterface = \"m\"\nrouter_id = 51\n\
+                 virtual_address = [{{ address = \"203.0.113.10/24\", interface = \"{interface}\" }}]\n\
+                 node = {{ priority = 150, address = \"10.0.0.2\", peer = \"10.0.0.3\" }}\n"
+            );
+            crate::config::parse(&text, Path::new("/etc/portcullis/x.toml")).unwrap()
+        };
+        for (interface, role, open) in [("e", Role::Edge, false), ("m", Role::Mgmt, true)] {
+            let config = at(interface);
+            let xdp = config.xdp.as_ref().unwrap();
+            let cause = Table::new(&config, xdp).test(&probe(role, Protocol::Tcp, 9464)).0;
+            assert_eq!(cause == Cause::RuleAccepts, open, "{interface}");
+            assert_eq!(metrics_are_at_the_edge(&config, xdp), !open);
+        }
     }
 }

@@ -225,7 +225,7 @@ fn each_failure_of_the_daemon_has_its_exit_code() {
 
 #[test]
 fn sessions_are_killed_one_by_one_by_user_or_all_together() {
-    let daemon = Daemon::answering(|_| value(Killed { killed: 3 }));
+    let daemon = Daemon::answering(|_| value(Killed { killed: 3, revoked: None }));
     for (arguments, expected) in [
         (&["sessions", "kill", "0a"][..], json!({"cmd": "session-kill", "id": "0a"})),
         (&["sessions", "kill", "--user", "ann"], json!({"cmd": "session-kill", "user": "ann"})),

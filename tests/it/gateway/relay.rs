@@ -220,6 +220,22 @@ fn killing_one_users_sessions_leaves_the_others() {
 }
 
 #[test]
+fn a_killed_session_whose_tickets_are_revoked_does_not_come_back_with_them() {
+    use portcullis_tests::speak::Speak as _;
+    let (edge, server) = (Edge::start(), backend::echo().unwrap());
+    let ticket = |user: &str| {
+        edge.ticket_with(server.address(), &json!({"user": user, "refreshable": true, "life_seconds": 600}))
+    };
+    let (anns, bobs) = (ticket("Ann"), ticket("bob"));
+    let mut ann = edge.client();
+    assert_eq!(ann.socks(&anns, 1494).unwrap(), 0);
+    kill(&edge, &json!({"user": "ann", "revoke": true}));
+    ann.read_to_end().unwrap();
+    assert_ne!(edge.client().socks(&anns, 1494).unwrap(), 0);
+    assert_eq!(edge.client().socks(&bobs, 1494).unwrap(), 0);
+}
+
+#[test]
 fn a_client_that_closes_everything_at_once_ends_the_servers_connection() {
     let edge = Edge::start();
     let (client, mut server) = both_ends(&edge);

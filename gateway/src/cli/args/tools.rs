@@ -158,6 +158,19 @@ pub enum Support {
     /// Write one file with what support asks for to standard output: status, configuration, interfaces, routes, packet
     /// filter, metrics, logs, audit log, units. Secrets are taken out
     Bundle,
+    /// Open a Unix shell on the appliance, where the configuration allows it ([support]): it ends by itself, and the audit
+    /// log has who, when, from where, why and how long
+    Shell(SupportShell),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct SupportShell {
+    /// Why; asked for where it is not given
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// After what time it ends, with everything that was started in it: 1m to 4h
+    #[arg(long = "for", value_name = "TIME", default_value = "30m", value_parser = super::duration)]
+    pub time: Duration,
 }
 
 #[derive(Clone, Debug, Args)]

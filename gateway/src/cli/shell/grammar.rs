@@ -29,6 +29,7 @@ pub(super) const WORDS: &[(&[&str], &[&str], &str)] = &[
     (&["show", "session"], &["sessions", "show"], "one session"),
     (&["show", "sta"], &["sta", "list"], "ticket authorities and their state"),
     (&["show", "configuration"], &["configure", "export"], "the configuration in force, as TOML"),
+    (&["show", "config"], &["configure", "export"], "the same as `show configuration`"),
     (&["show", "effective"], &["config", "show"], "the configuration in force with its defaults"),
     (&["show", "candidate"], &["configure", "show"], "your candidate, as TOML"),
     (&["show", "history"], &["configure", "history"], "what has been in force, and who put it there"),
@@ -105,8 +106,15 @@ const COMMANDS: &[&[&str]] = &[
 ];
 
 /// Commands that keep themselves up to date: their output is not collected.
-const LIVE: &[&[&str]] =
-    &[&["sessions", "watch"], &["xdp", "top"], &["ping"], &["trace"], &["capture"], &["factory-reset"]];
+const LIVE: &[&[&str]] = &[
+    &["sessions", "watch"],
+    &["xdp", "top"],
+    &["ping"],
+    &["trace"],
+    &["capture"],
+    &["support", "shell"],
+    &["factory-reset"],
+];
 
 /// The words of the program that a line stands for.
 pub(super) fn resolve(words: &[Word], configuring: bool, place: &str) -> Result<Vec<String>, String> {

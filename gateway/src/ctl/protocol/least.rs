@@ -82,6 +82,7 @@ impl Command {
                 | Self::CaptureRead { offset: 0, .. }
                 | Self::CaptureDelete { .. }
                 | Self::SupportBundle {}
+                | Self::SupportShell(_)
                 | Self::CertificateRequest(_)
                 | Self::CertificateImport(_)
                 | Self::CertificateDelete { .. }

@@ -51,3 +51,9 @@ pub struct LogLine {
     pub unit: String,
     pub message: String,
 }
+
+/// Answer to `log-level`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLevel {
+    pub level: String,
+}

@@ -30,4 +30,17 @@ pub struct KillWhich {
     pub user: Option<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
+    /// Takes their tickets back, too: those of our own authority for the same users.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub revoke: bool,
+}
+
+/// Answer to `session-kill`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Killed {
+    /// Sessions that were told to end.
+    pub killed: usize,
+    /// Tickets that were taken back; absent where nobody asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<usize>,
 }

@@ -1,4 +1,4 @@
-//! How the gateway does, check by check, and everything about it in one file.
+//! How the gateway does, check by check and in numbers, everything about it in one file, and a shell for those who need more.
 
 use serde::{Deserialize, Serialize};
 
@@ -44,4 +44,38 @@ pub struct SupportBundle {
     pub files: Vec<String>,
     /// What could not be had, and why.
     pub missing: Vec<String>,
+}
+
+/// Answer to `metrics`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetricsText {
+    /// Prometheus text format 0.0.4.
+    pub text: String,
+}
+
+/// Why a Unix shell is needed, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShellOrder {
+    pub reason: String,
+    /// Half an hour where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
+}
+
+/// What opens it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShellGranted {
+    /// For the system, which waits at `socket`. It serves once, within seconds, and the caller alone.
+    pub ticket: String,
+    pub socket: String,
+    pub seconds: u64,
+    /// RFC 3339, UTC.
+    pub until: String,
+}
+
+impl std::fmt::Debug for ShellGranted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShellGranted").field("until", &self.until).finish_non_exhaustive()
+    }
 }

@@ -92,7 +92,7 @@ fn debug_output_of_a_command_holds_no_ticket() {
 fn answers_have_the_documented_shape() {
     let answer = Answer::from(Ok(serde_json::json!({"killed": 2})));
     assert_eq!(answer.to_line(), b"{\"ok\":true,\"data\":{\"killed\":2}}\n");
-    assert_eq!(answer.into_result::<Killed>(), Ok(Killed { killed: 2 }));
+    assert_eq!(answer.into_result::<Killed>(), Ok(Killed { killed: 2, revoked: None }));
     let answer = Answer::from(Err(Failure::new(ErrorCode::NotFound, "no such session")));
     let text = r#"{"ok":false,"error":{"code":"not-found","message":"no such session"}}"#;
     assert_eq!(String::from_utf8(answer.to_line()).unwrap().trim_end(), text);

@@ -6,9 +6,10 @@ use rustix::fs::statvfs;
 
 use super::tools::on_a_thread;
 use super::{Outcome, Services};
-use crate::config::{self, Severity};
+use crate::config::{self, Config, Severity};
 use crate::ctl::protocol::{Check, CheckState, Health};
 use crate::ha::Standing;
+use crate::support_shell::watch::Open;
 
 /// What should be free of a file system: part of it in percent, or so many MiB where that is less.
 const ROOM_DOUBTFUL: (u64, u64) = (15, 1024);
@@ -20,6 +21,8 @@ impl Services {
         let mut checks = vec![self.check_state(), self.check_stas(), self.check_reload()];
         checks.extend(self.check_filter());
         checks.push(self.check_log());
+        checks.extend(self.check_syslog(&config));
+        checks.extend(self.bench.shells.open().iter().map(shell));
         // Reads files: certificates, lists of users, keys.
         let found = on_a_thread(move || {
             let mut checks = vec![room("room for state", &config.server.state_dir)];
@@ -109,6 +112,22 @@ impl Services {
             lost => check("log", CheckState::Doubtful, format!("{lost} lines were lost since the start")),
         }
     }
+
+    fn check_syslog(&self, config: &Config) -> Option<Check> {
+        let server = &config.syslog.as_ref()?.server;
+        let fact = self.syslog.fact();
+        Some(match (fact.fault, fact.connected) {
+            (Some(fault), _) => check("syslog", CheckState::Doubtful, format!("{server}: {fault}")),
+            (None, true) => check("syslog", CheckState::Good, format!("{server} gets the log")),
+            (None, false) => check("syslog", CheckState::Doubtful, format!("{server} is being connected to")),
+        })
+    }
+}
+
+fn shell(open: &Open) -> Check {
+    let who = open.grant.origin.who.as_str();
+    let detail = format!("{who} has one for {} s more: {}", open.left().as_secs(), open.grant.reason);
+    check("support shell", CheckState::Doubtful, detail)
 }
 
 fn check(name: &str, state: CheckState, detail: String) -> Check {

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use portcullis_core::session::{Record, Session, SessionId};
+use portcullis_core::ticket_store::TicketData;
 
 use super::{Outcome, Services, prefix};
 use crate::ctl::protocol::{
@@ -48,27 +49,28 @@ impl Services {
 
     pub(super) fn kill(&self, which: &KillWhich) -> Outcome<Killed> {
         let table = lock(&self.sessions);
+        let mut owner = Owner::default();
         let killed = match which {
-            KillWhich { id: Some(id), user: None, all: false } => {
+            KillWhich { id: Some(id), user: None, all: false, .. } => {
                 let id = session_id(id)?;
-                if !table.kill(id) {
-                    return Err(no_session(id));
-                }
-                1
+                let session = table.get(id).ok_or_else(|| no_session(id))?;
+                owner = Owner::of(session);
+                usize::from(table.kill(id))
             }
-            KillWhich { id: None, user: Some(user), all: false } => {
-                let user = user.to_lowercase();
-                table.kill_where(|session| {
-                    session.info.user.as_ref().is_some_and(|name| name.to_lowercase() == user)
-                })
+            KillWhich { id: None, user: Some(user), all: false, .. } => {
+                owner.user = Some(user.to_lowercase());
+                table.kill_where(|session| session.info.user.as_ref().is_some_and(|name| owner.is_user(name)))
             }
-            KillWhich { id: None, user: None, all: true } => table.kill_where(|_| true),
+            KillWhich { id: None, user: None, all: true, .. } => table.kill_where(|_| true),
             _ => return Err(Failure::bad_request("name exactly one of id, user and all")),
         };
         drop(table);
+        // Before who is told to end comes back with another ticket.
+        let authority = self.authority.as_ref().filter(|_| which.revoke);
+        let revoked = authority.map(|authority| authority.revoke(|data| which.all || owner.has(data)));
         self.relay.look_for_killed();
-        tracing::info!(killed, "sessions were told to end by an operator");
-        Ok(Killed { killed })
+        tracing::info!(killed, revoked, "sessions were told to end by an operator");
+        Ok(Killed { killed, revoked: revoked.or_else(|| which.revoke.then_some(0)) })
     }
 
     /// Live sessions by listener and protocol, their bytes up and down by listener, and how many they are.
@@ -89,6 +91,34 @@ impl Services {
             .map(|((listener, protocol), count)| ((listener.to_owned(), protocol), count));
         let bytes = bytes.into_iter().map(|(listener, counts)| (listener.to_owned(), counts));
         (sessions.collect(), bytes.collect(), table.len())
+    }
+}
+
+/// Whose tickets are meant.
+#[derive(Default)]
+struct Owner {
+    /// In lower case.
+    user: Option<String>,
+    /// Where nobody is named.
+    target: String,
+}
+
+impl Owner {
+    fn of(session: &Session) -> Self {
+        let user = session.info.user.as_ref().map(|user| user.to_lowercase());
+        Self { user, target: session.info.target.clone() }
+    }
+
+    fn is_user(&self, name: &str) -> bool {
+        self.user.as_ref().is_some_and(|user| *user == name.to_lowercase())
+    }
+
+    fn has(&self, ticket: &TicketData) -> bool {
+        match &ticket.user {
+            Some(name) => self.is_user(name),
+            None if self.user.is_some() => false,
+            None => [&ticket.ica, &ticket.cgp].into_iter().flatten().any(|to| to.to_string() == self.target),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::ctl::protocol::{
     Resolved, TlsTestOrder, TlsTested, TraceMethod, TraceOrder, Traced,
 };
 use crate::dns::Resolver;
+use crate::support_shell::watch::Shells;
 use crate::tls::certs;
 use crate::tools::capture::Captures;
 use crate::tools::probe::{Question, ask, icmp_is_allowed};
@@ -36,12 +37,22 @@ pub struct Bench {
     places: Arc<Semaphore>,
     pub(super) captures: Captures,
     resolver: Arc<Resolver>,
+    pub(crate) shells: Shells,
 }
 
 impl Bench {
     #[must_use]
     pub fn new(state: &Path, resolver: Arc<Resolver>) -> Self {
-        Self { places: Arc::new(Semaphore::new(AT_ONCE)), captures: Captures::new(state), resolver }
+        Self {
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+            captures: Captures::new(state),
+            resolver,
+            shells: Shells::default(),
+        }
+    }
+
+    pub(crate) fn resolver(&self) -> &Resolver {
+        &self.resolver
     }
 
     pub(super) fn place(&self) -> Outcome<OwnedSemaphorePermit> {

@@ -34,7 +34,7 @@ const AWAIT_LIMIT: Duration = Duration::from_secs(10 * 60);
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A certificate of the machine: `NAME.crt` and `NAME.key` beside its configuration, from the first boot on.
-/// Who issued it is `{dir}/ca.pem`.
+/// Who issued it is `ca.pem` there, and in `{dir}`; so are certificate and key, for programs outside.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Certificate {
@@ -111,14 +111,18 @@ impl Outside {
         }
         let authority = Authority::root(AUTHORITY)?;
         authority.write(&self.dir.path().join("ca.pem"))?;
-        let mut lines = String::new();
+        let beside = |name: &str, text: &str| {
+            let text = STANDARD.encode(text);
+            format!("f~ {CERTIFICATES}/{name} 0640 portcullis portcullis - {text}\n")
+        };
+        let mut lines = beside("ca.pem", authority.pem());
         for (name, certificate) in certificates {
             let validity = certificate.days.map_or(Validity::Current, |days| Validity::EndsIn(DAY * days));
             let leaf = Leaf { names: certificate.names.clone(), validity, ..Leaf::default() };
             let identity = authority.issue(&leaf)?;
+            identity.write(self.dir.path(), name)?;
             for (ending, text) in [("crt", &identity.chain), ("key", &identity.key)] {
-                let text = STANDARD.encode(text);
-                lines += &format!("f~ {CERTIFICATES}/{name}.{ending} 0640 portcullis portcullis - {text}\n");
+                lines += &beside(&format!("{name}.{ending}"), text);
             }
         }
         Ok(Some((CREDENTIAL.to_owned(), lines)))

@@ -1,0 +1,267 @@
+//! `portcullis support-job`: what the system starts for each connection of an administrator
+//! (`appliance-support@.service`). It takes the grant, opens a terminal with a shell behind it, and ends both when the
+//! administrator is gone or the time is over. What stays behind then the system ends, with the unit.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::pty::{Winsize, openpty};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+
+use super::frames::FRAME_MAX_BYTES;
+use super::{
+    Frame, GRANTS, Grant, Hello, TIME_MAX, USED_WITHIN, grant_file, read_frame, unix_now, write_frame,
+};
+use crate::store::history::Origin;
+use crate::sync::lock;
+use crate::update::{read_json, write_json};
+
+/// How long the first frame may take, and how long a client may not read.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What the administrator is told, and the daemon reads.
+pub(super) const RECORD: &str = "shell.json";
+const RECORD_MODE: u32 = 0o644;
+const TERMINAL_MAX_CHARS: usize = 32;
+const SIZE_MAX: u16 = 1000;
+
+/// Where the shell's files are.
+#[derive(Clone, Debug)]
+pub struct Places {
+    pub grants: PathBuf,
+    /// Made by the system for this shell alone; the daemon sees by it that the shell is open.
+    pub own: PathBuf,
+}
+
+impl Places {
+    /// # Errors
+    /// When the system has not made a directory.
+    pub fn of_the_unit() -> io::Result<Self> {
+        let own = std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from);
+        let own =
+            own.ok_or_else(|| io::Error::other("the system runs this, for `portcullis support shell`"))?;
+        Ok(Self { grants: GRANTS.into(), own })
+    }
+}
+
+/// Serves the connection that is standard input.
+///
+/// # Errors
+/// When there is no grant, or no shell; the administrator was told.
+pub fn run(places: &Places) -> io::Result<()> {
+    let connection = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    connection.set_write_timeout(Some(PATIENCE))?;
+    let served = serve(places, &connection);
+    fs::remove_dir_all(&places.own).ok();
+    let why = served.as_ref().map_or_else(ToString::to_string, |why| why.clone());
+    // Who has gone needs no word.
+    write_frame(&mut &connection, &Frame::End(why)).ok();
+    connection.shutdown(Shutdown::Both).ok();
+    served.map(drop)
+}
+
+fn serve(places: &Places, connection: &UnixStream) -> io::Result<String> {
+    let uid = getsockopt(connection, PeerCredentials)?.uid();
+    connection.set_read_timeout(Some(PATIENCE))?;
+    let Some(Frame::Hello(hello)) = read_frame(&mut &*connection)? else {
+        return Err(io::Error::other("nobody has said for what this is"));
+    };
+    let grant = take(&places.grants, &hello.ticket, uid)?;
+    write_json(&places.own.join(RECORD), &grant, RECORD_MODE)?;
+    let ends = Instant::now() + Duration::from_secs(grant.seconds).min(TIME_MAX);
+    let Origin { who, claimed_from, .. } = &grant.origin;
+    tracing::warn!(who, from = claimed_from, reason = grant.reason, "a support shell begins");
+    let mut shell = Shell::start(&hello)?;
+    let why = shell.relay(connection, ends)?;
+    tracing::warn!(who, why, "a support shell ends");
+    Ok(why)
+}
+
+/// A grant serves once, soon, and whoever it was given to.
+fn take(directory: &Path, id: &str, uid: u32) -> io::Result<Grant> {
+    let refused = || io::Error::other("nobody has granted that, or it was too long ago");
+    let file = grant_file(directory, id).ok_or_else(refused)?;
+    let grant: Grant = read_json(&file).map_err(|_| refused())?;
+    fs::remove_file(&file)?;
+    let age = unix_now().checked_sub(grant.granted);
+    let fresh = age.is_some_and(|age| age <= USED_WITHIN.as_secs());
+    if fresh && grant.origin.uid == Some(uid) { Ok(grant) } else { Err(refused()) }
+}
+
+/// A shell and the terminal that it is in.
+struct Shell {
+    child: Child,
+    master: File,
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Shell {
+    fn start(hello: &Hello) -> io::Result<Self> {
+        let size = Winsize {
+            ws_row: hello.rows.min(SIZE_MAX),
+            ws_col: hello.columns.min(SIZE_MAX),
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let pty = openpty(Some(&size), None)?;
+        let end = |fd: &OwnedFd| fd.try_clone().map(Stdio::from);
+        let plain = |c: &char| c.is_ascii_alphanumeric() || "-+._".contains(*c);
+        let terminal: String = hello.terminal.chars().filter(plain).take(TERMINAL_MAX_CHARS).collect();
+        let mut command = Command::new("/usr/bin/setsid");
+        command.args(["--ctty", "--wait", "/bin/bash", "--noprofile", "--norc"]).env_clear();
+        command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("TERM", if terminal.is_empty() { "dumb" } else { &terminal });
+        command.env("HOME", "/tmp").env("LANG", "C.UTF-8").env("PS1", "support:\\w# ").env("HISTFILE", "");
+        command.stdin(end(&pty.slave)?).stdout(end(&pty.slave)?).stderr(end(&pty.slave)?);
+        let directory = if Path::new("/tmp").is_dir() { "/tmp" } else { "/" };
+        let child = command.current_dir(directory).spawn()?;
+        Ok(Self { child, master: File::from(pty.master) })
+    }
+
+    /// Carries what is typed and shown, until the shell or its time is over, or the administrator is gone: says which.
+    fn relay(&mut self, connection: &UnixStream, ends: Instant) -> io::Result<String> {
+        let over: Arc<Mutex<bool>> = Arc::default();
+        let (mut output, mut shown) = (self.master.try_clone()?, connection.try_clone()?);
+        let tell = Arc::clone(&over);
+        std::thread::spawn(move || {
+            let mut bytes = vec![0; FRAME_MAX_BYTES];
+            // The end of the last process at the terminal is an error here.
+            while let Ok(count @ 1..) = output.read(&mut bytes) {
+                let frame = Frame::Data(bytes.get(..count).unwrap_or_default().to_vec());
+                if write_frame(&mut shown, &frame).is_err() {
+                    break;
+                }
+            }
+            *lock(&tell) = true;
+            // Wakes who waits for what is typed.
+            shown.shutdown(Shutdown::Read).ok();
+        });
+        loop {
+            let left = ends.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok("its time was over".to_owned());
+            }
+            // Frames are small and their sender writes each at once: one that has begun is there.
+            connection.set_read_timeout(Some(left))?;
+            match read_frame(&mut &*connection) {
+                Ok(Some(Frame::Data(bytes))) => self.master.write_all(&bytes)?,
+                Ok(Some(Frame::Size(rows, columns))) => {
+                    let size = rustix::termios::Winsize {
+                        ws_row: rows.min(SIZE_MAX),
+                        ws_col: columns.min(SIZE_MAX),
+                        ws_xpixel: 0,
+                        ws_ypixel: 0,
+                    };
+                    rustix::termios::tcsetwinsize(&self.master, size)?;
+                }
+                Ok(Some(_)) => return Err(io::ErrorKind::InvalidData.into()),
+                Ok(None) if *lock(&over) => return Ok(String::new()),
+                Ok(None) => return Ok("the administrator has gone".to_owned()),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::history::Origin;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef";
+
+    fn granted(directory: &Path, uid: u32, granted: u64) {
+        let origin = Origin { who: "ann".into(), uid: Some(uid), ..Origin::default() };
+        let grant = Grant { origin, reason: "a disk".into(), seconds: 60, granted };
+        write_json(&grant_file(directory, ID).unwrap(), &grant, 0o600).unwrap();
+    }
+
+    #[test]
+    fn a_grant_serves_once_and_only_whom_it_was_given_to_and_not_for_long() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path();
+        assert!(take(directory, ID, 7).is_err());
+        granted(directory, 7, unix_now());
+        assert_eq!(take(directory, ID, 7).unwrap().reason, "a disk");
+        assert!(take(directory, ID, 7).is_err(), "twice");
+        granted(directory, 7, unix_now());
+        assert!(take(directory, ID, 8).is_err(), "somebody else");
+        assert!(take(directory, ID, 7).is_err(), "after somebody else has tried");
+        granted(directory, 7, unix_now() - USED_WITHIN.as_secs() - 2);
+        assert!(take(directory, ID, 7).is_err(), "too late");
+        granted(directory, 7, unix_now() + 1000);
+        assert!(take(directory, ID, 7).is_err(), "from the future");
+        assert!(take(directory, "../x", 7).is_err());
+    }
+
+    fn shell() -> Shell {
+        Shell::start(&Hello { ticket: ID.into(), terminal: "xterm; id".into(), rows: 30, columns: 90 })
+            .unwrap()
+    }
+
+    /// All that is shown until a text is.
+    fn shown_until(client: &UnixStream, text: &str) -> String {
+        let mut shown = String::new();
+        while !shown.contains(text) {
+            match read_frame(&mut &*client).unwrap() {
+                Some(Frame::Data(bytes)) => shown += &String::from_utf8_lossy(&bytes),
+                other => panic!("{other:?} after {shown}"),
+            }
+        }
+        shown
+    }
+
+    fn patient() -> Instant {
+        Instant::now() + Duration::from_mins(1)
+    }
+
+    #[test]
+    fn what_is_typed_runs_at_a_terminal_of_its_own_and_leaving_ends_it() {
+        let (client, served) = UnixStream::pair().unwrap();
+        let serving = std::thread::spawn(move || shell().relay(&served, patient()).unwrap());
+        let send = |frame: Frame| write_frame(&mut &client, &frame).unwrap();
+        send(Frame::Data(b"stty size; echo $TERM $((6 * 7))\n".to_vec()));
+        let shown = shown_until(&client, "xtermid 42\r\n");
+        assert!(shown.contains("30 90\r\n"), "{shown}");
+        send(Frame::Size(40, 120));
+        send(Frame::Data(b"stty size\n".to_vec()));
+        shown_until(&client, "40 120\r\n");
+        send(Frame::Data(b"exit\n".to_vec()));
+        assert_eq!(serving.join().unwrap(), "");
+    }
+
+    #[test]
+    fn it_ends_when_its_time_is_over_whatever_runs_in_it() {
+        let (client, served) = UnixStream::pair().unwrap();
+        write_frame(&mut &client, &Frame::Data(b"exec sleep 1000\n".to_vec())).unwrap();
+        let mut shell = shell();
+        let ended = shell.relay(&served, Instant::now() + Duration::from_millis(200)).unwrap();
+        assert_eq!(ended, "its time was over");
+    }
+
+    #[test]
+    fn it_ends_when_the_administrator_is_gone_or_sends_nonsense() {
+        let (client, served) = UnixStream::pair().unwrap();
+        drop(client);
+        let ended = shell().relay(&served, patient());
+        // The shell's first words may have been refused before.
+        assert!(ended.is_err() || ended.unwrap() == "the administrator has gone");
+        let (mut client, served) = UnixStream::pair().unwrap();
+        client.write_all(b"zzzzzz").unwrap();
+        assert!(shell().relay(&served, patient()).is_err());
+    }
+}
