@@ -125,10 +125,10 @@ pub(super) fn make(
     trial_of: Option<&str>,
 ) -> Result<PathBuf> {
     let image = builder::directory()?;
-    let version = &built.version;
+    let (version, kernel) = (&built.version, order.kernel.name());
     let (place, bundle) = match trial_of {
         Some(name) => (trial(name)?.with_file_name("update"), trial(name)?),
-        None => (image.join("update"), image.join(format!("portcullis_{version}.update.tar"))),
+        None => (image.join("update"), image.join(format!("portcullis-{kernel}_{version}.update.tar"))),
     };
     if place.exists() {
         fs::remove_dir_all(&place).with_context(|| format!("remove {}", place.display()))?;
@@ -138,14 +138,14 @@ pub(super) fn make(
     let mut files = Vec::new();
     for (part, uuid) in PARTITIONS.into_iter().zip(uuids(&built.root_hash)?) {
         let raw = image.join("work/out").join(format!("portcullis.{part}.{uuid}.raw"));
-        let name = format!("portcullis_{version}.{part}.{uuid}.raw");
+        let name = format!("portcullis-{kernel}_{version}.{part}.{uuid}.raw");
         fs::rename(&raw, place.join(&name)).with_context(|| format!("take {}", raw.display()))?;
         builder.run("xz", &place, &["xz", "-0", "-T0", "--check=sha256", &name], |_| None)?;
         files.push(place.join(format!("{name}.xz")));
     }
-    let kernel = place.join(format!("portcullis_{version}.efi"));
-    fs::copy(&built.kernel, &kernel).context("copy the kernel image")?;
-    files.push(kernel);
+    let started = place.join(format!("portcullis-{kernel}_{version}.efi"));
+    fs::copy(&built.kernel, &started).context("copy the kernel image")?;
+    files.push(started);
     formats::checksums(builder, &place, &files)?;
     order.key.sign(builder, &place)?;
     let mut tar = Command::new("tar");
