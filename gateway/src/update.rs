@@ -177,7 +177,10 @@ pub enum Source {
     Upload,
     Url(Url),
     /// A directory for which other authorities than the public ones vouch.
-    Private { url: Url, authorities: Authorities },
+    Private {
+        url: Url,
+        authorities: Authorities,
+    },
     /// The directory that was named last.
     Known,
 }

@@ -55,7 +55,9 @@ fn what(context: &Context, install: &Install) -> Result<UpdateOrder, Failure> {
     let (source, version) = match install.what.as_deref() {
         None => (UpdateSource::Known, named),
         Some(what) if install.authority && !what.contains("//") => {
-            return Err(usage("an authority goes with the directory that it vouches for, https://host/path".to_owned()));
+            return Err(usage(
+                "an authority goes with the directory that it vouches for, https://host/path".to_owned(),
+            ));
         }
         Some("-") => {
             // Who may not is told before the file is on its way.
@@ -78,7 +80,8 @@ fn by_https(url: &str, authority: bool) -> Result<UpdateSource, Failure> {
     let mut text = String::new();
     let mut input = io::stdin().lock();
     if input.is_terminal() {
-        let text = "an authority comes on standard input: `ssh admin@gateway update list URL --authority < FILE`";
+        let text =
+            "an authority comes on standard input: `ssh admin@gateway update list URL --authority < FILE`";
         return Err(Failure::new(Exit::Usage, text));
     }
     // One byte more than is taken: what is too long is told so.

@@ -142,7 +142,9 @@ mod tests {
         assert_eq!(taken, Authorities::parse(&one).unwrap());
         assert!(!String::from(taken).contains("mine"));
         let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
-        for bad in ["", "no text of that kind", &key, &format!("{one}{key}"), &one.repeat(AUTHORITIES_MAX + 1)] {
+        for bad in
+            ["", "no text of that kind", &key, &format!("{one}{key}"), &one.repeat(AUTHORITIES_MAX + 1)]
+        {
             assert!(Authorities::parse(bad).is_err(), "{bad}");
         }
     }
@@ -151,13 +153,10 @@ mod tests {
     fn a_directory_has_the_authorities_that_were_named_with_it_and_no_others() {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
-        let places =
-            Places { request: at("request"), run: at(""), kept: at("kept"), ..Places::default() };
+        let places = Places { request: at("request"), run: at(""), kept: at("kept"), ..Places::default() };
         fs::create_dir(&places.kept).unwrap();
-        let (url, other) = (
-            Url::parse("https://u.example/p").unwrap(),
-            Url::parse("https://v.example/p").unwrap(),
-        );
+        let (url, other) =
+            (Url::parse("https://u.example/p").unwrap(), Url::parse("https://v.example/p").unwrap());
         let authorities = Authorities::parse(&authority()).unwrap();
         let private = Source::Private { url: url.clone(), authorities: authorities.clone() };
         assert_eq!(asked(&places, private.clone()), Some(authorities.0.clone()));

@@ -6,12 +6,12 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
+use super::authorities::Known;
+use super::run::From;
 use super::{
     Job, JobState, Order, Places, Request, Slot, SlotState, Source, Status, Version, authorities, read_json,
     run, slots, upload, write_json,
 };
-use super::authorities::Known;
-use super::run::From;
 use crate::log::rfc3339;
 use crate::version;
 
@@ -209,7 +209,9 @@ fn for_kernel(place: &Path, kernel: &str) -> io::Result<()> {
     }
     Err(io::Error::other(match others.first() {
         Some(other) => {
-            format!("this update is for the kernel `{other}`, and this machine has `{kernel}`: take the update for that")
+            format!(
+                "this update is for the kernel `{other}`, and this machine has `{kernel}`: take the update for that"
+            )
         }
         None => "it is no update: it has no kernel image".to_owned(),
     }))

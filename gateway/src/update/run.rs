@@ -205,7 +205,8 @@ mod tests {
     fn places(place: &std::path::Path, script: &str) -> Places {
         let transfers = place.join("transfers");
         fs::create_dir(&transfers).unwrap();
-        fs::write(transfers.join("10-x.transfer"), "[Source]\nPath=@SOURCE@\nMatchPattern=@KERNEL@\n").unwrap();
+        fs::write(transfers.join("10-x.transfer"), "[Source]\nPath=@SOURCE@\nMatchPattern=@KERNEL@\n")
+            .unwrap();
         let sysupdate = place.join("sysupdate");
         fs::write(&sysupdate, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&sysupdate, fs::Permissions::from_mode(0o755)).unwrap();

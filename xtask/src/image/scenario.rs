@@ -103,6 +103,8 @@ enum Step {
         options: Vec<String>,
         /// The update of a trial (`cargo xtask image --trials`) that is handed over on standard input.
         update: Option<String>,
+        /// A file from outside that is handed over.
+        input: Option<String>,
         /// The power is taken away when the console says this, while the line runs.
         cut_at: Option<String>,
         #[serde(default)]
@@ -175,8 +177,11 @@ impl Scenario {
             Step::Ssh { update, .. } => update.as_deref(),
             _ => None,
         });
-        let built = |name: &str| release::trial(name).is_ok_and(|path| path.is_file());
-        named.find(|name| !built(name)).map(str::to_owned)
+        let mut served = release::TRIALS
+            .into_iter()
+            .filter(|name| self.files.values().any(|text| text.contains(&outside::word_of(name))));
+        let built = |name: &&str| release::trial(name).is_ok_and(|path| path.is_file());
+        named.find(|name| !built(name)).or_else(|| served.find(|name| !built(name))).map(str::to_owned)
     }
 }
 
@@ -312,10 +317,13 @@ impl Stage<'_> {
                 let update = update.as_deref().map(release::trial).transpose()?;
                 vm.cut_during(&Visit { user, options }, run, update.as_deref(), cut_at, UPDATE_LIMIT)
             }
-            Step::Ssh { run, user, options, update, expect, refuse, fails, cut_at: None } => {
+            Step::Ssh { run, user, options, update, input, expect, refuse, fails, cut_at: None } => {
                 let visit = Visit { user, options };
-                let output = match update {
-                    Some(update) => vm.hand_over(&visit, run, &release::trial(update)?, UPDATE_LIMIT)?,
+                let update = update.as_deref().map(release::trial).transpose()?;
+                let output = match update.or_else(|| input.as_deref().map(|name| self.outside.file(name))) {
+                    Some(file) => vm.hand_over(&visit, run, &file, UPDATE_LIMIT)?,
+                    // It may have to fetch.
+                    None if run.starts_with("update ") => vm.visit(&visit, run, UPDATE_LIMIT)?,
                     None => vm.visit(&visit, run, LINE_LIMIT)?,
                 };
                 let said = format!("{}{}", output.stdout, output.stderr);
