@@ -86,7 +86,7 @@ fn opened(flow: *const Forward, packet: &Packet) -> Option<Cause> {
     let answer = HALF_OPEN.get_ptr(&reverse)?;
     // SAFETY: as above.
     if unsafe { (*answer).state } & ANSWERED == 0 {
-        return None;
+        return clears(flow, packet);
     }
     // SAFETY: a value of a map, which the kernel copies.
     let flow = unsafe { &*flow };
@@ -104,6 +104,18 @@ fn opened(flow: *const Forward, packet: &Packet) -> Option<Cause> {
     let _ = (HALF_OPEN.remove(key), HALF_OPEN.remove(&reverse));
     let flow = FORWARDS.get_ptr_mut(key)?;
     take(flow, packet);
+    Some(Cause::Forwarded)
+}
+
+/// The server still had a connection with these ports and has asked about it: only the client's reset ends that one, so
+/// that the client's next first segment gets its answer (RFC 9293, section 3.5.1). The flow stays half open.
+#[inline(always)]
+fn clears(flow: *const Forward, packet: &Packet) -> Option<Cause> {
+    if !packet.flags.has(TcpFlags::RST) {
+        return None;
+    }
+    // SAFETY: as for `take`.
+    put_aside(unsafe { &(*flow).out });
     Some(Cause::Forwarded)
 }
 

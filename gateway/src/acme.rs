@@ -9,7 +9,7 @@ mod account;
 pub mod challenge;
 mod http;
 mod order;
-mod placeholder;
+mod self_signed;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -31,7 +31,7 @@ use crate::log::rfc3339;
 use crate::metrics::{self, acme::Fact};
 use crate::sync::lock;
 use challenge::Challenges;
-pub(crate) use placeholder::{ensure_files, is_placeholder};
+pub(crate) use self_signed::{ensure_files, is_self_signed};
 
 /// How soon a certificate that is due, and a changed configuration, are noticed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -141,7 +141,7 @@ impl Acme {
 /// When a certificate is to be renewed: so long before its end, or a third of its life where that is less, and a
 /// little earlier, so that many gateways do not come at once; at once where it is not what is wanted.
 fn due(acme: &AcmeConfig, wanted: &AcmeCertificate, described: &Described, now: SystemTime) -> SystemTime {
-    if is_placeholder(described) || !wanted.names.iter().all(|name| described.covers(name)) {
+    if is_self_signed(described) || !wanted.names.iter().all(|name| described.covers(name)) {
         return now;
     }
     let seconds = |at: i64| Duration::from_secs(u64::try_from(at).unwrap_or(0));

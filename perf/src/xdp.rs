@@ -6,6 +6,7 @@
 mod assembly;
 mod bed;
 mod drop;
+mod ends;
 mod filters;
 mod flood;
 mod forward;
@@ -88,8 +89,9 @@ const NOTES: &[&str] = &[
      which drops answers to forged sources",
     "under the flood the generator runs behind the receiver: a contender that is overrun meets fewer packets than 2 million \
      a second, which is in its favour",
-    "a veth copies what a socket sends into a new page before a program sees it: that is most of what forwarding requests \
-     costs here",
+    "a veth copies what a socket sends into a new page before a program sees it, and each request of a socket wakes the \
+     receiver: that is most of what forwarding costs with requests of sockets, so the ends of those that count for the goal \
+     answer in the driver",
 ];
 
 pub(crate) fn run(plan: Plan, progress: &mut impl Write) -> Result<Report> {

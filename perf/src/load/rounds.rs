@@ -21,10 +21,15 @@ pub(crate) fn connect(to: SocketAddr) -> Result<TcpStream> {
     Ok(tcp)
 }
 
+/// One request, whose answer somebody else waits for.
+pub(crate) fn ask(tcp: &mut TcpStream) -> Result<()> {
+    tcp.write_all(&REQUEST).context("send a request")
+}
+
 /// One request and its answer, blocking.
 pub(crate) fn once(tcp: &mut TcpStream) -> Result<()> {
     let mut answer = [0; REQUEST.len()];
-    tcp.write_all(&REQUEST).context("send a request")?;
+    ask(tcp)?;
     tcp.read_exact(&mut answer).context("read an answer")?;
     ensure!(answer == REQUEST, "the answer is not the request");
     Ok(())
@@ -54,7 +59,7 @@ impl Exchange {
             once(&mut tcp)?;
             tcp.set_nonblocking(true)?;
             epoll.add(&tcp, EpollEvent::new(EpollFlags::EPOLLIN, u64::try_from(index)?))?;
-            tcp.write_all(&REQUEST)?;
+            ask(&mut tcp)?;
             peers.push(Peer { tcp, received: 0 });
         }
         Ok(Self { epoll, events: vec![EpollEvent::empty(); EVENTS], peers, answered: 0 })
@@ -85,7 +90,7 @@ impl Exchange {
                 peer.received -= REQUEST.len();
                 self.answered += 1;
                 // One request is under way: the socket's buffer has room.
-                peer.tcp.write_all(&REQUEST).context("send a request")?;
+                ask(&mut peer.tcp)?;
             }
         }
         Ok(())

@@ -27,6 +27,9 @@ const LOAD_WORD: u8 = 0x61;
 const LOAD_HALF: u8 = 0x69;
 const LOAD_BYTE: u8 = 0x71;
 const STORE_HALF: u8 = 0x6b;
+const STORE_WORD: u8 = 0x63;
+const STORE_BYTE_IMMEDIATE: u8 = 0x72;
+const STORE_HALF_IMMEDIATE: u8 = 0x6a;
 const STORE_WORD_IMMEDIATE: u8 = 0x62;
 const JUMP_GREATER: u8 = 0x2d;
 const JUMP_NOT_EQUAL_IMMEDIATE: u8 = 0x55;
@@ -36,6 +39,9 @@ const MOVE: u8 = 0xbf;
 const MOVE_IMMEDIATE: u8 = 0xb7;
 const MOVE_32: u8 = 0xbc;
 const ADD_IMMEDIATE: u8 = 0x07;
+const ADD_32: u8 = 0x0c;
+const ADD_32_IMMEDIATE: u8 = 0x04;
+const TO_BIG_ENDIAN: u8 = 0xdc;
 const XOR_32_IMMEDIATE: u8 = 0xa4;
 const OR_32_IMMEDIATE: u8 = 0x44;
 const AND_32_IMMEDIATE: u8 = 0x54;
@@ -43,6 +49,7 @@ const SHIFT_RIGHT_32_IMMEDIATE: u8 = 0x74;
 
 const GET_RANDOM: i32 = 7;
 const REDIRECT: i32 = 23;
+const CHECKSUM_DIFFERENCE: i32 = 28;
 
 /// The verifier walks through every turn of a loop, and gives up at a million instructions.
 pub(super) const TURNS_MAX: u32 = 100_000;
@@ -175,6 +182,126 @@ pub(super) fn drop_to([first, second]: [u8; 2]) -> Vec<u8> {
     ])
 }
 
+/// Which of a segment's ports is that of the connections that are answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Port {
+    Source(u16),
+    Destination(u16),
+}
+
+/// What is answered: a segment with as many bytes.
+const PAYLOAD: u16 = 64;
+/// IPv4 and TCP without options.
+const HEADERS: u16 = 40;
+/// In an Ethernet frame.
+const IP: i16 = 14;
+const ADDRESSES: i16 = 26;
+const TCP: i16 = 34;
+
+/// Answers the segments of connections as a machine at their end would that had nothing else to do: the same bytes go
+/// back, they acknowledge what came, and leave by the same interface. Other segments of these connections are dropped;
+/// everything else passes.
+pub(super) fn answer(interface: u32, port: Port) -> Vec<u8> {
+    let interface = i32::try_from(interface).unwrap_or(i32::MAX);
+    let (at, port) = match port {
+        Port::Source(port) => (TCP, port),
+        Port::Destination(port) => (TCP + 2, port),
+    };
+    let half = |number: u16| i32::from(number.to_be());
+    let swap = |load: u8, store: u8, one: i16, other: i16| {
+        [
+            instruction(load, 1, 7, one, 0),
+            instruction(load, 2, 7, other, 0),
+            instruction(store, 7, 2, one, 0),
+            instruction(store, 7, 1, other, 0),
+        ]
+    };
+    let looks = [
+        instruction(LOAD_WORD, 7, 1, 0, 0),
+        instruction(LOAD_WORD, 3, 1, 4, 0),
+        instruction(MOVE, 4, 7, 0, 0),
+        instruction(ADD_IMMEDIATE, 4, 0, 0, 54),
+        instruction(MOVE_IMMEDIATE, 0, 0, 0, XDP_PASS),
+        instruction(JUMP_GREATER, 4, 3, TO_END, 0),
+        instruction(LOAD_HALF, 2, 7, 12, 0),
+        instruction(JUMP_NOT_EQUAL_IMMEDIATE, 2, 0, TO_END, ETHERTYPE_IPV4),
+        instruction(LOAD_HALF, 2, 7, at, 0),
+        instruction(JUMP_NOT_EQUAL_IMMEDIATE, 2, 0, TO_END, half(port)),
+        instruction(MOVE_IMMEDIATE, 0, 0, 0, XDP_DROP),
+        instruction(LOAD_HALF, 2, 7, IP + 2, 0),
+        instruction(JUMP_NOT_EQUAL_IMMEDIATE, 2, 0, TO_END, half(HEADERS + PAYLOAD)),
+        instruction(MOVE, 4, 7, 0, 0),
+        instruction(ADD_IMMEDIATE, 4, 0, 0, i32::from(HEADERS + PAYLOAD) + i32::from(IP)),
+        instruction(JUMP_GREATER, 4, 3, TO_END, 0),
+    ];
+    let turn = [
+        swap(LOAD_WORD, STORE_WORD, 0, 6),
+        swap(LOAD_HALF, STORE_HALF, 4, 10),
+        swap(LOAD_WORD, STORE_WORD, ADDRESSES, ADDRESSES + 4),
+        swap(LOAD_HALF, STORE_HALF, TCP, TCP + 2),
+        // Sequence number and acknowledgement: what comes next is what the other end has asked for.
+        swap(LOAD_WORD, STORE_WORD, TCP + 4, TCP + 8),
+    ];
+    let rest = [
+        instruction(TO_BIG_ENDIAN, 1, 0, 0, 32),
+        instruction(ADD_32_IMMEDIATE, 1, 0, 0, i32::from(PAYLOAD)),
+        instruction(TO_BIG_ENDIAN, 1, 0, 0, 32),
+        instruction(STORE_WORD, 7, 1, TCP + 8, 0),
+        // Time to live.
+        instruction(STORE_BYTE_IMMEDIATE, 7, 0, IP + 8, 64),
+    ];
+    let pseudo_header = half(6) + half(HEADERS / 2 + PAYLOAD);
+    let sums = [
+        checksum(IP, HEADERS / 2, IP + 10, 0),
+        checksum(ADDRESSES, 8 + HEADERS / 2 + PAYLOAD, TCP + 16, pseudo_header),
+    ];
+    let end = [
+        instruction(MOVE_IMMEDIATE, 1, 0, 0, interface),
+        instruction(MOVE_IMMEDIATE, 2, 0, 0, 0),
+        instruction(CALL, 0, 0, 0, REDIRECT),
+        instruction(EXIT, 0, 0, 0, 0),
+    ];
+    let program = [looks.to_vec(), turn.concat(), rest.to_vec(), sums.concat(), end.to_vec()].concat();
+    elf(&land(program))
+}
+
+/// Writes the Internet checksum (RFC 1071) of `length` bytes at `from`, and of `seed`, into the frame.
+fn checksum(from: i16, length: u16, into: i16, seed: i32) -> Vec<Instruction> {
+    vec![
+        instruction(STORE_HALF_IMMEDIATE, 7, 0, into, 0),
+        instruction(MOVE_IMMEDIATE, 1, 0, 0, 0),
+        instruction(MOVE_IMMEDIATE, 2, 0, 0, 0),
+        instruction(MOVE, 3, 7, 0, 0),
+        instruction(ADD_IMMEDIATE, 3, 0, 0, i32::from(from)),
+        instruction(MOVE_IMMEDIATE, 4, 0, 0, i32::from(length)),
+        instruction(MOVE_IMMEDIATE, 5, 0, 0, seed),
+        instruction(CALL, 0, 0, 0, CHECKSUM_DIFFERENCE),
+        instruction(MOVE_32, 1, 0, 0, 0),
+        instruction(SHIFT_RIGHT_32_IMMEDIATE, 1, 0, 0, 16),
+        instruction(AND_32_IMMEDIATE, 0, 0, 0, 0xffff),
+        instruction(ADD_32, 0, 1, 0, 0),
+        instruction(MOVE_32, 1, 0, 0, 0),
+        instruction(SHIFT_RIGHT_32_IMMEDIATE, 1, 0, 0, 16),
+        instruction(ADD_32, 0, 1, 0, 0),
+        instruction(XOR_32_IMMEDIATE, 0, 0, 0, -1),
+        instruction(STORE_HALF, 7, 0, into, 0),
+    ]
+}
+
+/// A jump to the last instruction, wherever that will be.
+const TO_END: i16 = i16::MAX;
+
+/// Gives the jumps to the end their offsets.
+fn land(mut program: Vec<Instruction>) -> Vec<Instruction> {
+    let last = program.len().saturating_sub(1);
+    for (at, one) in program.iter_mut().enumerate() {
+        if one.offset == TO_END {
+            one.offset = i16::try_from(last - at - 1).unwrap_or(0);
+        }
+    }
+    program
+}
+
 /// Lets every frame pass.
 pub(super) fn pass_all() -> Vec<u8> {
     constant(XDP_PASS)
@@ -255,9 +382,15 @@ mod tests {
 
     #[test]
     fn a_loader_finds_the_function_and_nothing_else() {
-        for file in
-            [pass_all(), drop_all(), drop_marked(4), drop_to([198, 18]), wait(9), send(7, 9, &[1; 60], None)]
-        {
+        for file in [
+            pass_all(),
+            drop_all(),
+            drop_marked(4),
+            drop_to([198, 18]),
+            wait(9),
+            send(7, 9, &[1; 60], None),
+            answer(7, Port::Source(443)),
+        ] {
             assert_eq!(file.len() % 8, 0);
             let found = aya::EbpfLoader::new().load(&file).unwrap();
             let names: Vec<&str> = found.programs().map(|(name, _)| name).collect();

@@ -79,9 +79,14 @@ impl Bed {
 
     /// Sets a kernel parameter of the gateway.
     pub(super) fn sysctl(&self, key: &str, value: &str) -> Result<()> {
-        let file = format!("/proc/sys/{}", key.replace('.', "/"));
-        self.gateway.enter(|| fs::write(&file, value).with_context(|| format!("set {key}")))
+        set(&self.gateway, key, value)
     }
+}
+
+/// Sets a kernel parameter.
+pub(super) fn set(namespace: &Namespace, key: &str, value: &str) -> Result<()> {
+    let file = format!("/proc/sys/{}", key.replace('.', "/"));
+    namespace.enter(|| fs::write(&file, value).with_context(|| format!("set {key}")))
 }
 
 pub(super) fn run(command: &mut Command) -> Result<()> {

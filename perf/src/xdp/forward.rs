@@ -1,7 +1,8 @@
 //! Forwarding of small packets: our `forward` listener in XDP, HAProxy in TCP mode, and DNAT by nftables.
 //!
-//! Twice: small requests and answers on real connections, which all three can carry, and a stream of segments of
-//! established connections from the generator, which HAProxy cannot.
+//! Three times: requests and answers whose ends answer in the driver, which all three can carry; the same of sockets,
+//! whose own cost is in it; and a stream of segments of established connections from the generator, which HAProxy cannot
+//! carry.
 
 use std::fs;
 use std::io::Write;
@@ -18,6 +19,7 @@ use portcullis_tests::wait;
 use serde::Serialize;
 
 use super::bed::{self, Bed, GATEWAY, Threads, packets};
+use super::ends::{self, Answering};
 use super::filters::{self, OPEN};
 use super::frames;
 use super::generator::{self, Pace, Shot};
@@ -36,6 +38,10 @@ const SERVER: [u8; 4] = [10, 77, 0, 10];
 const PORT: u16 = 7_000;
 /// Connections of the small requests.
 const CONNECTIONS: usize = 256;
+/// Connections whose ends answer in the driver: one packet of each is under way, and a ring holds 256.
+const TURNED: usize = 128;
+/// A contender that carries fewer in a window has lost them.
+const TURNED_MIN: u64 = 10_000;
 /// Connections into which the generator sends.
 const FLOWS: usize = 8;
 /// Segments into one connection in a row.
@@ -54,10 +60,20 @@ const DNAT_GOAL: (&str, &str) =
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Sample {
     contender: &'static str,
-    /// `requests` on real connections, or `segments` of the generator.
-    load: &'static str,
+    load: Load,
     packets: u64,
     cpu_seconds: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Load {
+    /// Requests and answers whose ends answer in the driver.
+    Turned,
+    /// Requests and answers of sockets.
+    Requests,
+    /// Of established connections, from the generator.
+    Segments,
 }
 
 /// What does the forwarding, beside the kernel.
@@ -98,6 +114,7 @@ impl Contender {
         bed::write_checksums(&bed.outside, &bed.wan)?;
         bed::write_checksums(&farm, &lan)?;
         bed.sysctl("net.ipv4.ip_forward", "1")?;
+        [&bed.outside, &farm].into_iter().try_for_each(ends::keep_headers_short)?;
         let backend = farm.enter(|| Backend::start_at(SocketAddr::from((SERVER, PORT))))?;
         let process = forwarder(label, &bed, &inner, bench, dir)?;
         let pid = match &process {
@@ -165,9 +182,45 @@ impl Contender {
             let cpu_seconds = self.time()?.saturating_sub(time).as_secs_f64();
             // A request and an answer: what acknowledges them is not counted, however many there are.
             let packets = 2 * (load.answered() - before);
-            Ok(Sample { contender: self.label, load: "requests", packets, cpu_seconds })
+            Ok(Sample { contender: self.label, load: Load::Requests, packets, cpu_seconds })
         });
         sample.with_context(|| format!("requests through {}", self.label))
+    }
+
+    /// Requests and answers whose ends answer in the driver, one under way on each connection.
+    fn turned(&mut self, bench: &Bench) -> Result<Sample> {
+        let connect = || {
+            let mut tcp = rounds::connect(door())?;
+            rounds::once(&mut tcp)?;
+            Ok(tcp)
+        };
+        let all = || (0..TURNED).map(|_| connect()).collect::<Result<Vec<_>>>();
+        let connections = self.bed.outside.enter(all);
+        let connections = connections.with_context(|| format!("connections through {}", self.label))?;
+        let answering = Answering::begin(self.ends(), OPEN, PORT)?;
+        self.find_threads(bench)?;
+        ends::hand_over(connections)?;
+        std::thread::sleep(WARM_UP);
+        let (before, time) = (self.answered()?, self.time()?);
+        std::thread::sleep(bench.window());
+        let cpu_seconds = self.time()?.saturating_sub(time).as_secs_f64();
+        let packets = self.answered()? - before;
+        answering.end();
+        self.find_threads(bench)?;
+        let label = self.label;
+        ensure!(packets > TURNED_MIN, "only {packets} packets came through {label}: requests were lost");
+        Ok(Sample { contender: label, load: Load::Turned, packets, cpu_seconds })
+    }
+
+    fn ends(&self) -> [ends::End<'_>; 2] {
+        [
+            ends::End { namespace: &self.bed.outside, interface: &self.bed.wan },
+            ends::End { namespace: &self.farm, interface: &self.lan },
+        ]
+    }
+
+    fn answered(&self) -> Result<u64> {
+        self.ends().into_iter().try_fold(0, |sum, end| Ok(sum + end.answered()?))
     }
 
     /// Opens the connections into which the generator sends, and lets the server's machine drop what it sends.
@@ -213,7 +266,7 @@ impl Contender {
         })?;
         let cpu_seconds = self.time()?.saturating_sub(time).as_secs_f64();
         let packets = arrived(self)? - before;
-        Ok(Sample { contender: self.label, load: "segments", packets, cpu_seconds })
+        Ok(Sample { contender: self.label, load: Load::Segments, packets, cpu_seconds })
     }
 }
 
@@ -261,6 +314,7 @@ fn forwarding(bed: &Bed, inner: &str, bench: &Bench) -> Result<Setup> {
          [[listener]]\nname = \"forward\"\nkind = \"forward\"\nlisten = [\"{}\"]\ndata_path = \"xdp\"\n\
          [[listener.server]]\naddress = \"{server}\"\n\
          [xdp]\npin_dir = \"{}\"\nallow_no_management = true\nmode = \"driver\"\n\
+         flood = {{ syn_per_source = \"100000/s\", syn_total = \"100000/s\" }}\n\
          interface = [{{ name = \"{edge}\", role = \"edge\" }}, {{ name = \"{inner}\", role = \"farm\" }}]\n",
         door(),
         pins.display()
@@ -285,12 +339,19 @@ pub(super) fn run(bench: &Bench, progress: &mut impl Write) -> Result<(Vec<Vec<S
         }
     };
     let mut series = Vec::new();
-    cpu::pin(bench.cpus.contender)?;
+    cpu::pin(bench.cpus.load)?;
     for round in 1..=bench.plan.rounds {
-        let there = contenders.iter().chain(contenders.iter().rev());
-        let samples = there.map(|one| one.requests(bench.window())).collect::<Result<Vec<Sample>>>()?;
-        describe(round, bench, &samples, "requests", progress)?;
+        let mut samples = Vec::new();
+        for_each_twice(&mut contenders, |one| one.turned(bench).map(|sample| samples.push(sample)))?;
+        describe(round, bench, &samples, Load::Turned, progress)?;
         series.push(samples);
+    }
+    cpu::pin(bench.cpus.contender)?;
+    for (round, samples) in (1..).zip(&mut series) {
+        for_each_twice(&mut contenders, |one| {
+            one.requests(bench.window()).map(|sample| samples.push(sample))
+        })?;
+        describe(round, bench, samples, Load::Requests, progress)?;
     }
     contenders.retain(|one| one.label != HAPROXY);
     // As in the measure of drops.
@@ -299,21 +360,25 @@ pub(super) fn run(bench: &Bench, progress: &mut impl Write) -> Result<(Vec<Vec<S
     contenders.iter_mut().try_for_each(|one| one.open_flows(bench, pace))?;
     let laps = if bench.plan.quick { 1 } else { 3 };
     for (round, samples) in (1..).zip(&mut series) {
-        for contender in &mut contenders {
-            samples.push(contender.segments(laps)?);
-        }
-        for contender in contenders.iter_mut().rev() {
-            samples.push(contender.segments(laps)?);
-        }
-        describe(round, bench, samples, "segments", progress)?;
+        for_each_twice(&mut contenders, |one| one.segments(laps).map(|sample| samples.push(sample)))?;
+        describe(round, bench, samples, Load::Segments, progress)?;
     }
     cpu::pin(bench.cpus.load)?;
     let goals = goals(&series, missing.as_deref());
     Ok((series, goals))
 }
 
+/// There and back.
+fn for_each_twice(
+    contenders: &mut [Contender],
+    mut measure: impl FnMut(&mut Contender) -> Result<()>,
+) -> Result<()> {
+    contenders.iter_mut().try_for_each(&mut measure)?;
+    contenders.iter_mut().rev().try_for_each(measure)
+}
+
 /// Packets per CPU second of one contender under one load.
-fn rate(samples: &[Sample], label: &str, load: &str) -> Option<f64> {
+fn rate(samples: &[Sample], label: &str, load: Load) -> Option<f64> {
     let (mut packets, mut cpu) = (0, 0.0);
     for sample in samples.iter().filter(|sample| sample.contender == label && sample.load == load) {
         packets += sample.packets;
@@ -326,12 +391,13 @@ fn describe(
     round: u32,
     bench: &Bench,
     samples: &[Sample],
-    load: &str,
+    load: Load,
     progress: &mut impl Write,
 ) -> Result<()> {
     let of = |label: &&str| Some(format!("{label} {:.0}", rate(samples, label, load)? / 1e3));
     let line: Vec<String> = [OURS, HAPROXY, DNAT].iter().filter_map(of).collect();
     let rounds = bench.plan.rounds;
+    let load = format!("{load:?}").to_lowercase();
     writeln!(progress, "round {round}/{rounds}: {load}: 1000 packets per CPU second: {}", line.join(", "))?;
     Ok(())
 }
@@ -344,18 +410,30 @@ fn goals(series: &[Vec<Sample>], missing: Option<&str>) -> Vec<Goal> {
             Goal::missing(DNAT_GOAL.0, DNAT_GOAL.1, dnat, why),
         ];
     }
-    let over = |label: &str, load: &str| -> Vec<f64> {
+    let over = |label: &str, load: Load| -> Vec<f64> {
         let of = |round: &Vec<Sample>| Some(rate(round, OURS, load)? / rate(round, label, load)?);
         series.iter().filter_map(of).collect()
     };
     vec![
-        Goal::new(HAPROXY_GOAL.0, HAPROXY_GOAL.1, haproxy, &over(HAPROXY, "requests")),
-        Goal::new(DNAT_GOAL.0, DNAT_GOAL.1, dnat, &over(DNAT, "segments")),
+        Goal::new(HAPROXY_GOAL.0, HAPROXY_GOAL.1, haproxy, &over(HAPROXY, Load::Turned)),
+        Goal::new(
+            "xdp-forward-vs-haproxy-sockets",
+            "  the same with requests of sockets",
+            Promise::Nothing,
+            &over(HAPROXY, Load::Requests),
+        ),
+        Goal::new(DNAT_GOAL.0, DNAT_GOAL.1, dnat, &over(DNAT, Load::Segments)),
         Goal::new(
             "xdp-forward-vs-nft-dnat-requests",
-            "  the same with requests on real connections",
+            "  the same with requests and answers",
             Promise::Nothing,
-            &over(DNAT, "requests"),
+            &over(DNAT, Load::Turned),
+        ),
+        Goal::new(
+            "xdp-forward-vs-nft-dnat-sockets",
+            "  the same with requests of sockets",
+            Promise::Nothing,
+            &over(DNAT, Load::Requests),
         ),
     ]
 }

@@ -96,6 +96,16 @@ fn wait_for(edge: &Edge, what: &str, is: impl Fn(&Value) -> bool) -> Value {
     found.unwrap_or_else(|error| panic!("{error}: {}\n{}", shown(edge), edge.gateway.log()))
 }
 
+/// A gateway with a listener whose second name gets its certificate from the issuer.
+fn with_an_issued_name(issuer: SocketAddr) -> (Setup, SocketAddr) {
+    let mut setup = fixture::setup();
+    setup.merge(&section(issuer, "")).unwrap();
+    setup.merge(&format!("certificate = [{{ name = \"web\", acme_names = [\"{NAME}\"] }}]")).unwrap();
+    let keys = format!("certificates = [\"main\", \"web\"]\n{ANYTHING_LOCAL}");
+    let listener = setup.listener("edge", "gateway", &keys).unwrap();
+    (setup, listener)
+}
+
 fn is_issued(row: &Value) -> bool {
     row["acme"]["state"] == "issued" && row["acme"]["last_renewal"].is_string()
 }
@@ -105,11 +115,8 @@ fn a_certificate_comes_by_a_handshake_is_renewed_and_no_session_ends() {
     if without_programs(&PROGRAMS) {
         return;
     }
-    let (mut setup, at) = (fixture::setup(), free());
-    setup.merge(&section(at, "")).unwrap();
-    setup.merge(&format!("certificate = [{{ name = \"web\", acme_names = [\"{NAME}\"] }}]")).unwrap();
-    let keys = format!("certificates = [\"main\", \"web\"]\n{ANYTHING_LOCAL}");
-    let listener = setup.listener("edge", "gateway", &keys).unwrap();
+    let at = free();
+    let (setup, listener) = with_an_issued_name(at);
     let pebble = Pebble::start(&setup, at, (1, listener.port()), false);
     let edge = Edge { gateway: setup.start().unwrap(), at: listener };
     let server = backend::echo().unwrap();
@@ -169,11 +176,8 @@ fn an_issuer_that_is_away_keeps_nobody_from_being_served_and_is_asked_again() {
     if without_programs(&PROGRAMS) {
         return;
     }
-    let (mut setup, at) = (fixture::setup(), free());
-    setup.merge(&section(at, "")).unwrap();
-    setup.merge(&format!("certificate = [{{ name = \"web\", acme_names = [\"{NAME}\"] }}]")).unwrap();
-    let keys = format!("certificates = [\"main\", \"web\"]\n{ANYTHING_LOCAL}");
-    let listener = setup.listener("edge", "gateway", &keys).unwrap();
+    let at = free();
+    let (setup, listener) = with_an_issued_name(at);
     setup.ca().issue(&Leaf::loopback()).unwrap().write(setup.dir(), "pebble").unwrap();
     let edge = Edge { gateway: setup.start().unwrap(), at: listener };
     let failed = wait_for(&edge, "a failure", |row| row["acme"]["failures"].as_u64() > Some(0));

@@ -26,6 +26,7 @@ pub(crate) const BEHIND: u16 = 7_443;
 pub(crate) const SYN: u8 = 0x02;
 pub(crate) const SYN_ACK: u8 = 0x12;
 pub(crate) const ACK: u8 = 0x10;
+const RST: u8 = 0x04;
 
 /// A program with one service, whose table of servers has this in every slot.
 pub(crate) fn program(sizes: &[(&'static str, u32)], slot: Option<u16>, ports: u32) -> Option<Program> {
@@ -166,6 +167,32 @@ fn a_flow_leaves_as_the_host_rewrites_it_from_its_first_segment_on() {
             let up = Forward::from_words(up);
             // Each frame ran twice, and twice with tags.
             assert_eq!((up.out, up.bytes), (to_server, 4 * 99));
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_client_clears_what_the_server_still_holds_and_then_gets_its_connection() {
+    let Some(lab) = lab() else { return };
+    lab.gateway
+        .enter(|| {
+            let mut program = program(&[], Some(0), 1).unwrap();
+            let begin = client(50_000, SYN, 64, 0);
+            assert_eq!(program.run(&client(50_000, RST, 64, 0)).1, Cause::NoFlow);
+            for frame in [&begin, &server(20_000, ACK), &client(50_000, RST, 64, 0), &begin] {
+                assert_eq!(program.run(frame), (XDP_REDIRECT, Cause::Forwarded));
+            }
+            // Only a reset goes before the server has agreed.
+            assert_eq!(program.run(&client(50_000, ACK, 64, 9)).1, Cause::NoFlow);
+            for frame in [server(20_000, SYN_ACK), client(50_000, ACK, 64, 0), server(20_000, ACK)] {
+                assert_eq!(program.run(&frame), (XDP_REDIRECT, Cause::Forwarded));
+            }
+            // The reset was no end of this flow.
+            let flows: HashMap<_, [u64; 5], [u64; 11]> =
+                program.ebpf.map(tables::FORWARDS).unwrap().try_into().unwrap();
+            let up = flows.get(&key((CLIENT, 50_000), (SERVICE, 443)).to_words(), 0).unwrap();
+            assert_eq!(Forward::from_words(up).state, 0);
             Ok(())
         })
         .unwrap();

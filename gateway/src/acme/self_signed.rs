@@ -16,7 +16,7 @@ const LIFE: Duration = Duration::from_hours(14 * 24);
 
 /// Whether a certificate is one of these.
 #[must_use]
-pub(crate) fn is_placeholder(described: &Described) -> bool {
+pub(crate) fn is_self_signed(described: &Described) -> bool {
     described.chain.first().is_some_and(|link| link.issuer.contains(COMMON_NAME))
 }
 
