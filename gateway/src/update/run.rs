@@ -88,7 +88,7 @@ fn run(
         match lines.recv_timeout(LOOK) {
             Ok((true, line)) => said.output += &(line + "\n"),
             Ok((false, line)) => {
-                tracing::info!(target: "update", "{line}");
+                tracing::info!("{line}");
                 if let Some(now) = step_of(&line) {
                     step = now;
                 }
