@@ -121,7 +121,13 @@ enum Step {
         refuse: Vec<String>,
     },
     /// Wait until a line prints what is expected.
-    Await { run: String, expect: String },
+    Await {
+        run: String,
+        expect: String,
+        /// More for ssh(1).
+        #[serde(default)]
+        options: Vec<String>,
+    },
     /// Report how much memory is in use.
     Measure,
     /// Run a program outside of the machine: it must succeed, or fail, and print what is expected.
@@ -330,7 +336,7 @@ impl Stage<'_> {
                 outside::check(&Expected { fails: *fails, expect, refuse }, output.success(), &said)
             }
             Step::Type { keys, refuse } => type_keys(vm, keys, refuse),
-            Step::Await { run, expect } => await_line(vm, run, expect),
+            Step::Await { run, expect, options } => await_line(vm, run, expect, options),
             Step::Measure => self.measure(),
             Step::Run(run) => {
                 self.outside.run(vm.wiring(), run)?;
@@ -358,11 +364,11 @@ impl Stage<'_> {
     }
 }
 
-fn await_line(vm: &Vm<'_>, run: &str, expect: &str) -> Result<()> {
+fn await_line(vm: &Vm<'_>, run: &str, expect: &str, options: &[String]) -> Result<()> {
     let mut last = String::new();
     let found = wait::attempt(AWAIT_LIMIT, expect, || {
         // Nobody may get in for now: the next attempt may.
-        let Ok(output) = vm.attempt(run) else { return Ok(None) };
+        let Ok(output) = vm.attempt(&Visit { options, ..Visit::default() }, run) else { return Ok(None) };
         last = format!("{}{}", output.stdout, output.stderr);
         Ok::<_, anyhow::Error>(last.contains(expect).then_some(()))
     });
@@ -379,7 +385,7 @@ fn restarts(vm: &mut Vm<'_>, run: &str, expect: &str) -> Result<()> {
             vm.start()?;
         }
         // Nobody may get in for now: the next attempt may.
-        let Ok(output) = vm.attempt(run) else { return Ok(None) };
+        let Ok(output) = vm.attempt(&Visit::default(), run) else { return Ok(None) };
         last = format!("{}{}", output.stdout, output.stderr);
         Ok::<_, anyhow::Error>(last.contains(expect).then_some(()))
     });
