@@ -139,7 +139,7 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Reboot => machine::order(context, MachineAction::Reboot),
         Command::Shutdown => machine::order(context, MachineAction::PowerOff),
         Command::Update(command) => update::run(context, command),
-        Command::UpdateJob { ended } => update::job(ended),
+        Command::UpdateJob { prepare, ended } => update::job(prepare, ended),
         Command::SettingsJob => machine::settings_job(),
         Command::Resolve { name } => probe::resolve(context, &name),
         Command::Ping(arguments) => probe::ping(context, &arguments),

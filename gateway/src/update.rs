@@ -4,6 +4,7 @@
 //! root's (`portcullis update-job`) does it with systemd-sysupdate(8) and writes a status that everybody may read.
 //! What the job reads of others is parsed here: a request that exists can only name a version and a place of updates.
 
+mod authorities;
 pub mod job;
 mod run;
 mod slots;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use authorities::{AUTHORITIES_MAX_BYTES, Authorities, prepare};
 pub use slots::{Slot, SlotState};
 
 /// A name of a partition has no room for more; see xtask/src/image/release.rs.
@@ -62,6 +64,16 @@ impl Places {
     #[must_use]
     pub fn status(&self) -> PathBuf {
         self.run.join("status.json")
+    }
+
+    /// Who vouches for the source of the order that is done now; absent where that are the public authorities.
+    fn authorities(&self) -> PathBuf {
+        self.run.join("authorities.pem")
+    }
+
+    /// The directory of updates that was named last.
+    fn source(&self) -> PathBuf {
+        self.kept.join("source.json")
     }
 }
 
@@ -164,6 +176,11 @@ pub enum Source {
     /// The file that was handed over last.
     Upload,
     Url(Url),
+    /// A directory for which other authorities than the public ones vouch.
+    Private {
+        url: Url,
+        authorities: Authorities,
+    },
     /// The directory that was named last.
     Known,
 }
@@ -312,6 +329,8 @@ mod tests {
             r#"{"action":"install","source":"upload","version":"--help"}"#,
             r#"{"action":"install","source":"upload","force":true}"#,
             r#"{"action":"wipe"}"#,
+            r#"{"action":"list","source":{"private":{"url":"https://u.example/","authorities":"none"}}}"#,
+            r#"{"action":"list","source":{"private":{"url":"https://u.example/"}}}"#,
         ] {
             assert!(read(bad).is_err(), "{bad}");
         }

@@ -90,6 +90,9 @@ pub enum Command {
     /// What the system runs for `update`
     #[command(hide = true)]
     UpdateJob {
+        /// Only what must be there before the job itself
+        #[arg(long, conflicts_with = "ended")]
+        prepare: bool,
         /// The job has ended, whatever has ended it
         #[arg(long)]
         ended: bool,

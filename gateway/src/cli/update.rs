@@ -1,6 +1,6 @@
 //! `portcullis update`, and the job that the system runs for updates.
 
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Read as _};
 use std::time::{Duration, Instant};
 
 use super::Context;
@@ -12,7 +12,7 @@ use crate::ctl::protocol::{
     Command, MachineAction, UpdateAsked, UpdateJob, UpdateOrder, UpdateSource, UpdateState, UpdateStatus,
 };
 use crate::exit::Exit;
-use crate::update::{Places, SlotState, Url, Version, job, upload};
+use crate::update::{self, Authorities, Places, SlotState, Url, Version, job, upload};
 
 /// How often it is asked how it goes.
 const LOOK: Duration = Duration::from_secs(1);
@@ -26,8 +26,9 @@ pub(super) fn run(context: &Context, command: Update) -> Outcome {
             context.output.value_or_table(&status, &table(&status))?;
             Ok(Exit::Ok)
         }
-        Update::List { url } => {
-            let source = url.as_deref().map_or(Ok(UpdateSource::Known), by_https)?;
+        Update::List { url, authority } => {
+            let directory = |url| by_https(url, authority);
+            let source = url.as_deref().map_or(Ok(UpdateSource::Known), directory)?;
             let job = order(context, UpdateOrder::List { source })?;
             context.output.value_or_text(&job, &job.versions.join("\n"))?;
             Ok(Exit::Ok)
@@ -53,22 +54,41 @@ fn what(context: &Context, install: &Install) -> Result<UpdateOrder, Failure> {
     let named = install.version.as_deref().map(parse).transpose()?;
     let (source, version) = match install.what.as_deref() {
         None => (UpdateSource::Known, named),
+        Some(what) if install.authority && !what.contains("//") => {
+            return Err(usage(
+                "an authority goes with the directory that it vouches for, https://host/path".to_owned(),
+            ));
+        }
         Some("-") => {
             // Who may not is told before the file is on its way.
             let _: UpdateStatus = context.call(&Command::UpdateStatus {})?;
             receive(context)?;
             (UpdateSource::Upload, named)
         }
-        Some(url) if url.contains("//") => (by_https(url)?, named),
+        Some(url) if url.contains("//") => (by_https(url, install.authority)?, named),
         Some(version) if named.is_none() => (UpdateSource::Known, Some(parse(version)?)),
         Some(_) => return Err(usage("two versions are named: leave one out".to_owned())),
     };
     Ok(UpdateOrder::Install { source, version })
 }
 
-fn by_https(url: &str) -> Result<UpdateSource, Failure> {
+fn by_https(url: &str, authority: bool) -> Result<UpdateSource, Failure> {
     let url = Url::parse(url).map_err(|why| Failure::new(Exit::Usage, format!("`{url}` is {why}")))?;
-    Ok(UpdateSource::Url(url))
+    if !authority {
+        return Ok(UpdateSource::Url(url));
+    }
+    let mut text = String::new();
+    let mut input = io::stdin().lock();
+    if input.is_terminal() {
+        let text =
+            "an authority comes on standard input: `ssh admin@gateway update list URL --authority < FILE`";
+        return Err(Failure::new(Exit::Usage, text));
+    }
+    // One byte more than is taken: what is too long is told so.
+    let read = input.by_ref().take(update::AUTHORITIES_MAX_BYTES + 1).read_to_string(&mut text);
+    read.map_err(|error| Failure::new(Exit::Data, format!("cannot read the authority: {error}")))?;
+    let authorities = Authorities::parse(&text).map_err(|why| Failure::new(Exit::Data, why))?;
+    Ok(UpdateSource::Private { url, authorities })
 }
 
 fn receive(context: &Context) -> Result<(), Failure> {
@@ -147,10 +167,14 @@ fn table(status: &UpdateStatus) -> Table {
 }
 
 /// The job itself, as root.
-pub(super) fn job(ended: bool) -> Outcome {
+pub(super) fn job(prepare: bool, ended: bool) -> Outcome {
     let _log = crate::log::init_early().map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
     let places = Places::default();
-    let done = if ended { job::ended(&places) } else { job::run(&places) };
+    let done = match (prepare, ended) {
+        (true, _) => update::prepare(&places),
+        (false, true) => job::ended(&places),
+        (false, false) => job::run(&places),
+    };
     done.map_err(|error| Failure::new(Exit::Internal, format!("the status cannot be written: {error}")))?;
     Ok(Exit::Ok)
 }

@@ -3,11 +3,14 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::time::SystemTime;
 
+use super::authorities::Known;
+use super::run::From;
 use super::{
-    Job, JobState, Order, Places, Request, Slot, SlotState, Source, Status, Url, Version, read_json, run,
-    slots, upload, write_json,
+    Job, JobState, Order, Places, Request, Slot, SlotState, Source, Status, Version, authorities, read_json,
+    run, slots, upload, write_json,
 };
 use crate::log::rfc3339;
 use crate::version;
@@ -15,7 +18,6 @@ use crate::version;
 /// Everybody may know.
 const STATUS_MODE: u32 = 0o644;
 const KEPT_MODE: u32 = 0o600;
-const SOURCE: &str = "source.json";
 const LAST: &str = "last.json";
 const UNREADABLE: &str = "the request cannot be read";
 
@@ -96,7 +98,7 @@ fn look(places: &Places) -> Status {
         running: running(places),
         next: slots::next(&slots).map(|slot| slot.version.clone()).unwrap_or_default(),
         slots,
-        source: read_json::<Url>(&places.kept.join(SOURCE)).ok().map(String::from),
+        source: Known::read(places).map(|known| known.url.into()),
         job: read_json(&places.kept.join(LAST)).ok(),
     }
 }
@@ -107,14 +109,21 @@ fn running(places: &Places) -> String {
     version::assigned(&text, "IMAGE_VERSION").unwrap_or_default()
 }
 
+/// `VARIANT_ID` of os-release(5): which kernel the image has, and so which updates are for it.
+fn kernel(places: &Places) -> io::Result<String> {
+    let text = fs::read_to_string(&places.os_release).unwrap_or_default();
+    let kernel = version::assigned(&text, "VARIANT_ID");
+    kernel.ok_or_else(|| io::Error::other("the image does not tell its kernel (VARIANT_ID in os-release)"))
+}
+
 type Told = (String, Vec<String>);
 
 fn perform(places: &Places, order: &Order, tell: &mut impl FnMut(&str, Option<u8>)) -> io::Result<Told> {
     match order {
         Order::List { source } => {
             tell("looking for updates", None);
-            let place = place_of(places, source)?;
-            let versions = run::list(places, &place)?;
+            let from = place_of(places, source)?;
+            let versions = run::list(places, &from)?;
             remember(places, source)?;
             Ok((format!("{} versions", versions.len()), versions))
         }
@@ -137,8 +146,8 @@ fn install(
         )));
     }
     tell("taking the update apart", None);
-    let place = place_of(places, source)?;
-    run::install(places, &place, version, tell)?;
+    let from = place_of(places, source)?;
+    run::install(places, &from, version, tell)?;
     remember(places, source)?;
     let after = slots::read(&places.kernels)?;
     let is_new = |slot: &&Slot| !before.iter().any(|old| old.version == slot.version);
@@ -149,7 +158,7 @@ fn install(
             format!("version {} is installed and starts with the next `reboot`", new.version)
         }
         (None, Some(version)) => format!("version {version} is installed already"),
-        (None, None) => "there is no newer version".to_owned(),
+        (None, None) => format!("there is no newer version for the kernel `{}`", from.kernel),
     };
     Ok((told, Vec::new()))
 }
@@ -170,23 +179,52 @@ fn rollback(places: &Places) -> io::Result<Told> {
     Ok((told, Vec::new()))
 }
 
-/// Where systemd-sysupdate finds the update.
-fn place_of(places: &Places, source: &Source) -> io::Result<String> {
-    match source {
-        Source::Upload => Ok(format!("file://{}", upload::unpack(places)?.display())),
-        Source::Url(url) => Ok(url.as_str().to_owned()),
-        Source::Known => match read_json::<Url>(&places.kept.join(SOURCE)) {
-            Ok(url) => Ok(url.into()),
-            Err(_) => Err(io::Error::other("no source of updates is known yet: name it, https://host/path")),
-        },
+/// Where systemd-sysupdate finds the update, and what of it is for this machine.
+fn place_of(places: &Places, source: &Source) -> io::Result<From> {
+    let kernel = kernel(places)?;
+    if matches!(source, Source::Upload) {
+        let place = upload::unpack(places)?;
+        for_kernel(&place, &kernel)?;
+        return Ok(From { place: format!("file://{}", place.display()), kernel });
     }
+    let Some(known) = Known::of(places, source) else {
+        return Err(io::Error::other("no source of updates is known yet: name it, https://host/path"));
+    };
+    authorities::check(places, &known)?;
+    Ok(From { place: known.url.into(), kernel })
+}
+
+/// An update that is handed over is for one kernel; the other one may lack the drivers that this machine needs.
+fn for_kernel(place: &Path, kernel: &str) -> io::Result<()> {
+    let mut others = Vec::new();
+    for entry in fs::read_dir(place)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        // `portcullis-KERNEL_VERSION.efi`
+        let rest = name.strip_suffix(".efi").and_then(|stem| stem.strip_prefix("portcullis-"));
+        match rest.and_then(|rest| rest.split_once('_')) {
+            Some((found, _)) if found == kernel => return Ok(()),
+            Some((found, _)) => others.push(found.to_owned()),
+            None => {}
+        }
+    }
+    Err(io::Error::other(match others.first() {
+        Some(other) => {
+            format!(
+                "this update is for the kernel `{other}`, and this machine has `{kernel}`: take the update for that"
+            )
+        }
+        None => "it is no update: it has no kernel image".to_owned(),
+    }))
 }
 
 /// A directory that has served once is where versions are looked for.
 fn remember(places: &Places, source: &Source) -> io::Result<()> {
     match source {
-        Source::Url(url) => write_json(&places.kept.join(SOURCE), url, KEPT_MODE),
         Source::Upload | Source::Known => Ok(()),
+        Source::Url(_) | Source::Private { .. } => match Known::of(places, source) {
+            Some(known) => write_json(&places.source(), &known, KEPT_MODE),
+            None => Ok(()),
+        },
     }
 }
 

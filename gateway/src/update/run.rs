@@ -15,6 +15,14 @@ const LOOK: Duration = Duration::from_millis(500);
 const LINES_KEPT: usize = 4;
 const LINE_MAX_CHARS: usize = 300;
 
+/// Where updates are, and what of them is for this machine.
+#[derive(Clone, Debug)]
+pub(super) struct From {
+    /// A URL.
+    pub(super) place: String,
+    pub(super) kernel: String,
+}
+
 /// What it said at its end.
 #[derive(Debug, Default)]
 pub(super) struct Said {
@@ -23,13 +31,13 @@ pub(super) struct Said {
 }
 
 /// Versions that are installed or offered, the newest first.
-pub(super) fn list(places: &Places, source: &str) -> io::Result<Vec<String>> {
+pub(super) fn list(places: &Places, from: &From) -> io::Result<Vec<String>> {
     #[derive(serde::Deserialize)]
     struct Listed {
         #[serde(default)]
         all: Vec<String>,
     }
-    let said = run(places, source, &["list", "--json=short"], |_, _| {})?;
+    let said = run(places, from, &["list", "--json=short"], |_, _| {})?;
     let listed: Listed = serde_json::from_str(said.output.trim())
         .map_err(|error| io::Error::other(format!("systemd-sysupdate said what it never said: {error}")))?;
     Ok(listed.all)
@@ -38,22 +46,22 @@ pub(super) fn list(places: &Places, source: &str) -> io::Result<Vec<String>> {
 /// Puts a version into the slot that does not run. `tell` gets what it does, and how much of it is done.
 pub(super) fn install(
     places: &Places,
-    source: &str,
+    from: &From,
     version: Option<&Version>,
     tell: impl FnMut(&str, Option<u8>),
 ) -> io::Result<()> {
     let mut arguments = vec!["update"];
     arguments.extend(version.map(Version::as_str));
-    run(places, source, &arguments, tell).map(drop)
+    run(places, from, &arguments, tell).map(drop)
 }
 
 fn run(
     places: &Places,
-    source: &str,
+    from: &From,
     arguments: &[&str],
     mut tell: impl FnMut(&str, Option<u8>),
 ) -> io::Result<Said> {
-    let definitions = define(places, source)?;
+    let definitions = define(places, from)?;
     let notify = places.run.join("notify");
     fs::remove_file(&notify).ok();
     let progress = UnixDatagram::bind(&notify)?;
@@ -80,7 +88,7 @@ fn run(
         match lines.recv_timeout(LOOK) {
             Ok((true, line)) => said.output += &(line + "\n"),
             Ok((false, line)) => {
-                tracing::info!(target: "update", "{line}");
+                tracing::info!("{line}");
                 if let Some(now) = step_of(&line) {
                     step = now;
                 }
@@ -173,7 +181,7 @@ impl Pipe {
 }
 
 /// Writes what is to be fetched, from where, and where to.
-fn define(places: &Places, source: &str) -> io::Result<std::path::PathBuf> {
+fn define(places: &Places, from: &From) -> io::Result<std::path::PathBuf> {
     let definitions = places.run.join("definitions");
     match fs::remove_dir_all(&definitions) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -183,7 +191,8 @@ fn define(places: &Places, source: &str) -> io::Result<std::path::PathBuf> {
         let entry = entry?;
         let text = fs::read_to_string(entry.path())?;
         // sysupdate.d(5): a `%` begins a specifier.
-        fs::write(definitions.join(entry.file_name()), text.replace("@SOURCE@", &source.replace('%', "%%")))?;
+        let text = text.replace("@SOURCE@", &from.place.replace('%', "%%")).replace("@KERNEL@", &from.kernel);
+        fs::write(definitions.join(entry.file_name()), text)?;
     }
     Ok(definitions)
 }
@@ -196,20 +205,25 @@ mod tests {
     fn places(place: &std::path::Path, script: &str) -> Places {
         let transfers = place.join("transfers");
         fs::create_dir(&transfers).unwrap();
-        fs::write(transfers.join("10-x.transfer"), "[Source]\nPath=@SOURCE@\n").unwrap();
+        fs::write(transfers.join("10-x.transfer"), "[Source]\nPath=@SOURCE@\nMatchPattern=@KERNEL@\n")
+            .unwrap();
         let sysupdate = place.join("sysupdate");
         fs::write(&sysupdate, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&sysupdate, fs::Permissions::from_mode(0o755)).unwrap();
         Places { run: place.to_owned(), transfers, sysupdate, ..Places::default() }
     }
 
+    fn from(place: &str) -> From {
+        From { place: place.to_owned(), kernel: "cloud".to_owned() }
+    }
+
     #[test]
     fn versions_are_listed_from_the_source_that_was_named() {
         let place = tempfile::tempdir().unwrap();
-        let script = r#"test "$(cat definitions/10-x.transfer)" = "$(printf '[Source]\nPath=https://u.example/a%%%%20b')"
+        let script = r#"test "$(cat definitions/10-x.transfer)" = "$(printf '[Source]\nPath=https://u.example/a%%%%20b\nMatchPattern=cloud')"
             echo '{"current":"1","all":["2","1"],"appstreamUrls":[]}'"#;
         let places = places(place.path(), &format!("cd {} || exit 1\n{script}", place.path().display()));
-        assert_eq!(list(&places, "https://u.example/a%20b").unwrap(), ["2", "1"]);
+        assert_eq!(list(&places, &from("https://u.example/a%20b")).unwrap(), ["2", "1"]);
     }
 
     #[test]
@@ -220,7 +234,7 @@ mod tests {
                       echo 'Checksum of file did not check out' >&2; exit 1";
         let places = places(place.path(), script);
         let mut steps = Vec::new();
-        let error = install(&places, "https://u.example", None, |step, _| steps.push(step.to_owned()));
+        let error = install(&places, &from("https://u.example"), None, |step, _| steps.push(step.to_owned()));
         assert!(steps.contains(&"writing portcullis_2.efi".to_owned()), "{steps:?}");
         assert!(error.unwrap_err().to_string().contains("did not check out"));
     }

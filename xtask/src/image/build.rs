@@ -1,11 +1,12 @@
 //! Building the image: what mkosi is given, and what it leaves.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::ValueEnum;
 use portcullis_tests::process;
 use serde::Deserialize;
@@ -34,6 +35,8 @@ const UNIT: &str = "gateway/portcullis.service";
 /// our licence.
 const DOCUMENTS: [&str; 6] =
     ["gateway/docs", "gateway/monitoring", "CHANGELOG.md", "LICENSE", "LICENSE-APACHE", "LICENSE-MIT"];
+/// os-release(5): mkosi adds the version.
+const RELEASE: &str = "usr/lib/os-release";
 /// There when the image was signed.
 const SIGNED: &str = "portcullis.signed";
 const MOMENT: Duration = Duration::from_secs(120);
@@ -49,8 +52,8 @@ pub(crate) enum Kernel {
 }
 
 impl Kernel {
-    /// What its packages are called in mkosi.profiles.
-    fn profile(self) -> &'static str {
+    /// What its packages are called in mkosi.profiles, and updates for it by those who look for them.
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Cloud => "cloud",
             Self::Full => "full",
@@ -156,7 +159,7 @@ pub(super) fn image(builder: &Builder, order: &Order<'_>) -> Result<Built> {
         copy(&more.join("."), &work.join("overlay"))?;
     }
     let mut mkosi = vec!["mkosi", "--mirror", &order.sources.mirror, "--image-version", version];
-    mkosi.extend(["--profile", order.kernel.profile()]);
+    mkosi.extend(["--profile", order.kernel.name()]);
     mkosi.extend(["--source-date-epoch", epoch, "--force"]);
     if let Some(keys) = order.keys {
         keys.stage(&work)?;
@@ -209,6 +212,10 @@ fn stage(work: &Path, order: &Order<'_>) -> Result<()> {
     for part in PARTS {
         copy(&repository.join(DESCRIPTION).join(part), work)?;
     }
+    // An installed image looks for updates of its own kind: see `Source` in usr/lib/appliance/update.d.
+    let mut about = fs::File::options().append(true).open(work.join("overlay").join(RELEASE));
+    let about = about.as_mut().map_err(|error| anyhow!("{RELEASE} cannot be written: {error}"))?;
+    writeln!(about, "VARIANT_ID={}", order.kernel.name()).context("tell the kernel")?;
     let sources = work.join("mkosi.sandbox/etc/apt/sources.list.d");
     fs::create_dir_all(&sources).context("make apt's directory")?;
     // mkosi's own sources name archives that not every mirror has.

@@ -5,6 +5,7 @@
 //! signature with the key that the image was built with; it reads xz and not zstd.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -52,6 +53,11 @@ pub(super) fn overlay(trial: &str) -> Option<PathBuf> {
 /// Where the update of a trial is.
 pub(super) fn trial(name: &str) -> Result<PathBuf> {
     Ok(builder::directory()?.join("trials").join(name).join("portcullis.update.tar"))
+}
+
+/// The same as a directory.
+pub(super) fn trial_directory(name: &str) -> Result<PathBuf> {
+    Ok(trial(name)?.with_file_name("update"))
 }
 
 /// Who signs updates: a directory with `update.key`, an OpenPGP key as `gpg --export-secret-keys` writes it.
@@ -104,7 +110,11 @@ impl Key {
             "gpg --batch --import update.key; \
              gpg --batch --yes --detach-sign --output SHA256SUMS.gpg SHA256SUMS",
         )?;
-        fs::copy(&signature, directory.join("SHA256SUMS.gpg")).context("take the signature")?;
+        let given = directory.join("SHA256SUMS.gpg");
+        fs::copy(&signature, &given).context("take the signature")?;
+        // A web server reads it as it reads the others.
+        fs::set_permissions(&given, fs::Permissions::from_mode(0o644))
+            .context("let the signature be read")?;
         for passing in [sums, signature] {
             fs::remove_file(&passing).with_context(|| format!("remove {}", passing.display()))?;
         }
@@ -125,10 +135,10 @@ pub(super) fn make(
     trial_of: Option<&str>,
 ) -> Result<PathBuf> {
     let image = builder::directory()?;
-    let version = &built.version;
+    let (version, kernel) = (&built.version, order.kernel.name());
     let (place, bundle) = match trial_of {
-        Some(name) => (trial(name)?.with_file_name("update"), trial(name)?),
-        None => (image.join("update"), image.join(format!("portcullis_{version}.update.tar"))),
+        Some(name) => (trial_directory(name)?, trial(name)?),
+        None => (image.join("update"), image.join(format!("portcullis-{kernel}_{version}.update.tar"))),
     };
     if place.exists() {
         fs::remove_dir_all(&place).with_context(|| format!("remove {}", place.display()))?;
@@ -138,14 +148,14 @@ pub(super) fn make(
     let mut files = Vec::new();
     for (part, uuid) in PARTITIONS.into_iter().zip(uuids(&built.root_hash)?) {
         let raw = image.join("work/out").join(format!("portcullis.{part}.{uuid}.raw"));
-        let name = format!("portcullis_{version}.{part}.{uuid}.raw");
+        let name = format!("portcullis-{kernel}_{version}.{part}.{uuid}.raw");
         fs::rename(&raw, place.join(&name)).with_context(|| format!("take {}", raw.display()))?;
         builder.run("xz", &place, &["xz", "-0", "-T0", "--check=sha256", &name], |_| None)?;
         files.push(place.join(format!("{name}.xz")));
     }
-    let kernel = place.join(format!("portcullis_{version}.efi"));
-    fs::copy(&built.kernel, &kernel).context("copy the kernel image")?;
-    files.push(kernel);
+    let started = place.join(format!("portcullis-{kernel}_{version}.efi"));
+    fs::copy(&built.kernel, &started).context("copy the kernel image")?;
+    files.push(started);
     formats::checksums(builder, &place, &files)?;
     order.key.sign(builder, &place)?;
     let mut tar = Command::new("tar");

@@ -109,6 +109,8 @@ enum Step {
         options: Vec<String>,
         /// The update of a trial (`cargo xtask image --trials`) that is handed over on standard input.
         update: Option<String>,
+        /// A file from outside that is handed over.
+        input: Option<String>,
         /// The power is taken away when the console says this, while the line runs.
         cut_at: Option<String>,
         #[serde(default)]
@@ -125,7 +127,13 @@ enum Step {
         refuse: Vec<String>,
     },
     /// Wait until a line prints what is expected.
-    Await { run: String, expect: String },
+    Await {
+        run: String,
+        expect: String,
+        /// More for ssh(1).
+        #[serde(default)]
+        options: Vec<String>,
+    },
     /// Report how much memory is in use.
     Measure,
     /// Run a program outside of the machine: it must succeed, or fail, and print what is expected.
@@ -181,8 +189,11 @@ impl Scenario {
             Step::Ssh { update, .. } => update.as_deref(),
             _ => None,
         });
-        let built = |name: &str| release::trial(name).is_ok_and(|path| path.is_file());
-        named.find(|name| !built(name)).map(str::to_owned)
+        let mut served = release::TRIALS
+            .into_iter()
+            .filter(|name| self.files.values().any(|text| text.contains(&outside::word_of(name))));
+        let built = |name: &&str| release::trial(name).is_ok_and(|path| path.is_file());
+        named.find(|name| !built(name)).or_else(|| served.find(|name| !built(name))).map(str::to_owned)
     }
 }
 
@@ -324,17 +335,20 @@ impl Stage<'_> {
                 let update = update.as_deref().map(release::trial).transpose()?;
                 vm.cut_during(&Visit { user, options }, run, update.as_deref(), cut_at, UPDATE_LIMIT)
             }
-            Step::Ssh { run, user, options, update, expect, refuse, fails, cut_at: None } => {
+            Step::Ssh { run, user, options, update, input, expect, refuse, fails, cut_at: None } => {
                 let visit = Visit { user, options };
-                let output = match update {
-                    Some(update) => vm.hand_over(&visit, run, &release::trial(update)?, UPDATE_LIMIT)?,
+                let update = update.as_deref().map(release::trial).transpose()?;
+                let output = match update.or_else(|| input.as_deref().map(|name| self.outside.file(name))) {
+                    Some(file) => vm.hand_over(&visit, run, &file, UPDATE_LIMIT)?,
+                    // It may have to fetch.
+                    None if run.starts_with("update ") => vm.visit(&visit, run, UPDATE_LIMIT)?,
                     None => vm.visit(&visit, run, LINE_LIMIT)?,
                 };
                 let said = format!("{}{}", output.stdout, output.stderr);
                 outside::check(&Expected { fails: *fails, expect, refuse }, output.success(), &said)
             }
             Step::Type { keys, refuse } => type_keys(vm, keys, refuse),
-            Step::Await { run, expect } => await_line(vm, run, expect),
+            Step::Await { run, expect, options } => await_line(vm, run, expect, options),
             Step::Measure => self.measure(),
             Step::Run(run) => {
                 self.outside.run(vm.wiring(), run)?;
@@ -362,11 +376,11 @@ impl Stage<'_> {
     }
 }
 
-fn await_line(vm: &Vm<'_>, run: &str, expect: &str) -> Result<()> {
+fn await_line(vm: &Vm<'_>, run: &str, expect: &str, options: &[String]) -> Result<()> {
     let mut last = String::new();
     let found = wait::attempt(AWAIT_LIMIT, expect, || {
         // Nobody may get in for now: the next attempt may.
-        let Ok(output) = vm.attempt(run) else { return Ok(None) };
+        let Ok(output) = vm.attempt(&Visit { options, ..Visit::default() }, run) else { return Ok(None) };
         last = format!("{}{}", output.stdout, output.stderr);
         Ok::<_, anyhow::Error>(last.contains(expect).then_some(()))
     });
@@ -383,7 +397,7 @@ fn restarts(vm: &mut Vm<'_>, run: &str, expect: &str) -> Result<()> {
             vm.start()?;
         }
         // Nobody may get in for now: the next attempt may.
-        let Ok(output) = vm.attempt(run) else { return Ok(None) };
+        let Ok(output) = vm.attempt(&Visit::default(), run) else { return Ok(None) };
         last = format!("{}{}", output.stdout, output.stderr);
         Ok::<_, anyhow::Error>(last.contains(expect).then_some(()))
     });

@@ -295,8 +295,8 @@ impl<'a> Vm<'a> {
     }
 
     /// The same without much patience.
-    pub(super) fn attempt(&self, line: &str) -> Result<Output> {
-        process::run(&mut self.ssh_command(&Visit::default(), line, ATTEMPT)?, ATTEMPT * 2)
+    pub(super) fn attempt(&self, visit: &Visit<'_>, line: &str) -> Result<Output> {
+        process::run(&mut self.ssh_command(visit, line, ATTEMPT)?, ATTEMPT * 2)
     }
 
     /// Runs a line, or what the options say where there is none.

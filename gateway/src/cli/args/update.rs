@@ -10,6 +10,10 @@ pub enum Update {
     List {
         /// The directory of updates, https://host/path [default: the one that was named last]
         url: Option<String>,
+        /// The certificate of the directory's own authority comes on standard input (PEM), as in
+        /// `ssh admin@gateway update list https://host/path --authority < FILE`; it is remembered with the directory
+        #[arg(long, requires = "url")]
+        authority: bool,
     },
     /// Put a version into the slot that does not run; it starts with the next reboot, and stays if it is healthy then
     Install(Install),
@@ -30,6 +34,9 @@ pub struct Install {
     /// This version, where a directory is named
     #[arg(long = "version", value_name = "VERSION")]
     pub version: Option<String>,
+    /// The certificate of the directory's own authority comes on standard input (PEM); it is remembered with the directory
+    #[arg(long, requires = "what")]
+    pub authority: bool,
     /// Start the machine again when it is installed
     #[arg(long)]
     pub reboot: bool,

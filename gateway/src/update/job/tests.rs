@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::*;
+use crate::update::Url;
 
 fn places(root: &Path, sysupdate: &str) -> Places {
     let places = Places {
@@ -19,7 +20,7 @@ fn places(root: &Path, sysupdate: &str) -> Places {
     for place in [&places.run, &places.kept, &places.uploads, &places.kernels, &places.transfers] {
         fs::create_dir(place).unwrap();
     }
-    fs::write(&places.os_release, "ID=portcullis\nIMAGE_VERSION=\"1\"\n").unwrap();
+    fs::write(&places.os_release, "ID=portcullis\nIMAGE_VERSION=\"1\"\nVARIANT_ID=cloud\n").unwrap();
     fs::write(places.kernels.join("portcullis_1.efi"), "").unwrap();
     let script = format!("#!/bin/sh\ncd {} || exit 1\n{sysupdate}\n", root.display());
     fs::write(&places.sysupdate, script).unwrap();
@@ -80,6 +81,23 @@ fn what_fails_is_told_and_leaves_what_runs() {
     assert!(job.told.contains("no other version"), "{}", job.told);
     let (_, job) = order(&places, Order::Install { source: Source::Upload, version: None });
     assert!(job.told.contains("handed over"), "{}", job.told);
+}
+
+#[test]
+fn an_update_for_another_kernel_is_refused_before_anything_is_written() {
+    let root = tempfile::tempdir().unwrap();
+    for (name, said) in [
+        ("portcullis-full_2.efi", "is for the kernel `full`, and this machine has `cloud`"),
+        ("portcullis_2.efi", "no kernel image"),
+    ] {
+        let place = root.path().join(name);
+        fs::create_dir(&place).unwrap();
+        fs::write(place.join(name), "").unwrap();
+        fs::write(place.join("SHA256SUMS"), "").unwrap();
+        assert!(for_kernel(&place, "cloud").unwrap_err().to_string().contains(said), "{name}");
+        fs::write(place.join("portcullis-cloud_2.efi"), "").unwrap();
+        for_kernel(&place, "cloud").unwrap();
+    }
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! What a scenario has outside of the machine: files, certificates, and programs in the places around it.
 //!
-//! In texts and arguments `{dir}` is the directory of the scenario's files, `{repository}` that of the sources, and
-//! `{portcullis}` and `{portcullisd}` are our programs, as they were built for this machine.
+//! In texts and arguments `{dir}` is the directory of the scenario's files, `{repository}` that of the sources, `{update-NAME}` that
+//! of a trial's update, and `{portcullis}` and `{portcullisd}` are our programs, as they were built for this machine.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use portcullis_tests::wait;
 use serde::Deserialize;
 use tempfile::TempDir;
 
+use crate::image::release;
 use crate::image::wiring::Wiring;
 
 /// Of certificates that are given to the machine.
@@ -41,6 +42,9 @@ pub(super) struct Certificate {
     names: Vec<String>,
     /// How long it is still valid; many years when absent.
     days: Option<u32>,
+    /// Of a program outside instead: `{dir}/NAME.crt` and `{dir}/NAME.key`.
+    #[serde(default)]
+    outside: bool,
 }
 
 /// A program that runs to its end.
@@ -121,11 +125,19 @@ impl Outside {
             let leaf = Leaf { names: certificate.names.clone(), validity, ..Leaf::default() };
             let identity = authority.issue(&leaf)?;
             identity.write(self.dir.path(), name)?;
+            if certificate.outside {
+                continue;
+            }
             for (ending, text) in [("crt", &identity.chain), ("key", &identity.key)] {
                 lines += &beside(&format!("{name}.{ending}"), text);
             }
         }
-        Ok(Some((CREDENTIAL.to_owned(), lines)))
+        Ok((!lines.is_empty()).then(|| (CREDENTIAL.to_owned(), lines)))
+    }
+
+    /// Where one of the scenario's files is.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     pub(super) fn run(&self, wiring: Option<&Wiring>, run: &Run) -> Result<()> {
@@ -193,6 +205,9 @@ impl Outside {
     fn filled(&self, template: &str) -> Result<String> {
         let mut filled = template.replace("{dir}", text(self.dir.path())?);
         filled = filled.replace("{repository}", text(process::repository())?);
+        for trial in release::TRIALS {
+            filled = filled.replace(&word_of(trial), text(&release::trial_directory(trial)?)?);
+        }
         for name in ["portcullis", "portcullisd"] {
             let word = format!("{{{name}}}");
             if filled.contains(&word) {
@@ -201,6 +216,11 @@ impl Outside {
         }
         Ok(filled)
     }
+}
+
+/// What stands for the directory of a trial's update.
+pub(super) fn word_of(trial: &str) -> String {
+    format!("{{update-{trial}}}")
 }
 
 fn text(path: &Path) -> Result<&str> {
