@@ -1,6 +1,7 @@
 //! Embeds the kernel side where it has been built: the object that `PORTCULLIS_EBPF_OBJECT` names, or else what
-//! `cargo xtask ebpf` left in the target directory. Without either the gateway is built without a kernel side, and
-//! says so in `--version`, status and metrics.
+//! `cargo xtask ebpf` left in the target directory. Without it, a gateway for release is only built when that is asked for,
+//! by the variable with nothing in it; one for development is, with a warning. Either says so in `--version`, status
+//! and metrics.
 
 use std::env;
 use std::error::Error;
@@ -11,6 +12,8 @@ const VARIABLE: &str = "PORTCULLIS_EBPF_OBJECT";
 /// Below the target directory; `cargo xtask ebpf` writes there.
 const BUILT: &str = "ebpf";
 const OBJECT: &str = "portcullis-ebpf.o";
+const ABSENT: &str = "the kernel side has not been built, so that this gateway cannot filter packets: `cargo xtask ebpf` builds \
+                      it, and PORTCULLIS_EBPF_OBJECT= (nothing) asks for a gateway without it";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rustc-check-cfg=cfg(kernel_side)");
@@ -20,7 +23,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let object = match env::var_os(VARIABLE) {
         Some(named) if named.is_empty() => None,
         Some(named) => Some(PathBuf::from(named)),
-        None => built(&out)?,
+        None => match built(&out)? {
+            None if env::var("PROFILE").as_deref() == Ok("release") => return Err(ABSENT.into()),
+            None => {
+                println!("cargo::warning={ABSENT}");
+                None
+            }
+            found => found,
+        },
     };
     if let Some(object) = object {
         println!("cargo::rerun-if-changed={}", object.display());

@@ -6,8 +6,10 @@ use aya_ebpf::helpers::generated::bpf_skb_pull_data;
 use aya_ebpf::macros::{cgroup_sock_addr, classifier, map};
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::{SockAddrContext, TcContext};
+use portcullis_ebpf_common::link::Tag;
 use portcullis_ebpf_common::rules::RuleKey;
 use portcullis_ebpf_common::tables::{Action, DIAL_SLOT, EGRESS_SLOT, Interface};
+use portcullis_ebpf_common::vlan::Tags;
 use portcullis_ebpf_common::{
     Cause, Family, Frame, Outgoing, Packet, Seen, Verdict, dial, egress_keys, leave, walk,
 };
@@ -52,6 +54,7 @@ fn act(skb: *mut __sk_buff, packet: &Packet, refused: Option<Cause>) -> i32 {
     // SAFETY: the context is the kernel's own; its fields may be read by any program of this type.
     let index = unsafe { (*skb).ifindex };
     let Some(interface) = maps::interface(index) else { return TC_ACT_UNSPEC };
+    let interface = if interface.carries_vlans() { of_vlan(skb, index, interface) } else { interface };
     let cause = leave(&Buffer { skb }, packet, refused, &Rows { interface });
     maps::count(EGRESS_SLOT + interface.slot(), cause);
     match cause.verdict() {
@@ -59,6 +62,24 @@ fn act(skb: *mut __sk_buff, packet: &Packet, refused: Option<Cause>) -> i32 {
         Verdict::Pass => TC_ACT_UNSPEC,
         // Nothing that leaves is answered.
         Verdict::Drop | Verdict::Answer => TC_ACT_SHOT,
+    }
+}
+
+/// The VLAN by which a packet leaves. One without a role has none here either: nothing comes in by it, so nothing that
+/// leaves is an answer, and it is counted at the interface.
+#[inline(always)]
+fn of_vlan(skb: *mut __sk_buff, index: u32, trunk: Interface) -> Interface {
+    let frame = Buffer { skb };
+    // SAFETY: the context is the kernel's own; its fields may be read by any program of this type.
+    let (beside, protocol, tag) = unsafe { ((*skb).vlan_present, (*skb).vlan_proto, (*skb).vlan_tci) };
+    let tags = if beside == 0 {
+        Tags::of(&frame)
+    } else {
+        Tags::behind(Tag::new(u16::from_be(protocol as u16), tag as u16), &frame)
+    };
+    match tags {
+        Ok(tags) if !tags.is_none() => maps::vlan(index, tags).unwrap_or(trunk.of_nobody()),
+        _ => trunk,
     }
 }
 
@@ -117,6 +138,10 @@ impl Outgoing for Rows {
 
     #[inline(always)]
     fn is_answer(&self, packet: &Packet) -> bool {
+        // Rows about what leaves stand where a role is 0.
+        if self.interface.role() == 0 {
+            return false;
+        }
         let key = RuleKey::new(self.interface.role(), packet.protocol, packet.ports.source);
         let addresses = &packet.addresses;
         let rule = rules::find(key, addresses.family, &addresses.destination);

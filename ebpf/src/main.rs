@@ -24,6 +24,7 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use portcullis_ebpf_common::rules::{RuleKey, RuleValue};
 use portcullis_ebpf_common::tables::{Action, Interface, NO_SLOT, Role, Setting};
+use portcullis_ebpf_common::vlan::enter;
 use portcullis_ebpf_common::{
     Addresses, Cause, Decision, Effect, Family, FlowKey, Gate, Hit, Kind, Lookup, Packet, Ports, Protocol,
     Seen, Verdict, is_bogon, judge, walk_past,
@@ -35,13 +36,15 @@ use context::Context;
 #[xdp(frags)]
 pub(crate) fn portcullis(context: XdpContext) -> u32 {
     let mut context = Context::new(&context);
-    let Some(interface) = maps::interface(context.interface()) else {
+    let Some(found) = maps::interface(context.interface()) else {
         // The daemon fills the map before it attaches; whoever took the entry away must not cut the machine off.
         maps::count(NO_SLOT, Cause::NoRole);
         return XDP_PASS;
     };
+    // Tags are asked for only where VLANs have roles. What belongs to nobody is counted at the interface.
+    let (interface, nobody) = if found.carries_vlans() { of_vlan(&context, found) } else { (found, None) };
     let tables = Tables { context: &context, interface };
-    let refused = read(&tables);
+    let refused = if nobody.is_none() { read(&tables) } else { nobody };
     // Always there; the verifier wants to see what happens if not.
     let (cause, action) = match (refused, maps::packet()) {
         (Some(cause), _) if cause.verdict() == Verdict::Drop => (cause, XDP_DROP),
@@ -58,6 +61,15 @@ pub(crate) fn portcullis(context: XdpContext) -> u32 {
         events::show(&context, interface.slot(), cause);
     }
     action
+}
+
+/// Whose a frame is by its tags.
+#[inline(always)]
+fn of_vlan(context: &Context<'_>, trunk: Interface) -> (Interface, Option<Cause>) {
+    match enter(context, trunk, |tags| maps::vlan(context.interface(), tags)) {
+        Ok(interface) => (interface, None),
+        Err(cause) => (trunk, Some(cause)),
+    }
 }
 
 /// Does what was decided; what cannot be done is counted as what is done instead.

@@ -4,16 +4,19 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use portcullis_ebpf_common::tables::{
-    self, BANS_MAX, Ban, COUNTERS_MAX, INTERFACES_MAX, Interface, NEAR_INTERFACES_MAX, SETTINGS_MAX, Setting,
+    self, BANS_MAX, Ban, COUNTERS_MAX, INDICES_MAX, Interface, NEAR_INTERFACES_MAX, SETTINGS_MAX, Setting,
 };
+use portcullis_ebpf_common::vlan::{Tags, VLANS_MAX, VlanKey};
 use portcullis_ebpf_common::{Cause, Packet};
 
 #[map]
 static SETTINGS: Array<u64> = Array::with_max_entries(SETTINGS_MAX, 0);
 #[map]
-static INTERFACES: HashMap<[u8; 4], Interface> = HashMap::with_max_entries(INTERFACES_MAX, 0);
+static INTERFACES: HashMap<[u8; 4], Interface> = HashMap::with_max_entries(INDICES_MAX, 0);
 #[map]
 static NEAR_INTERFACES: Array<Interface> = Array::with_max_entries(NEAR_INTERFACES_MAX, 0);
+#[map]
+static VLANS: HashMap<VlanKey, Interface> = HashMap::with_max_entries(VLANS_MAX, 0);
 /// Pinned by name, so that bans outlive the daemon.
 #[map]
 static BANS_V4: LpmTrie<u32, Ban> = LpmTrie::pinned(BANS_MAX, 0);
@@ -44,6 +47,13 @@ pub(crate) fn interface(index: u32) -> Option<Interface> {
     // SAFETY: the daemon writes an entry before the program is attached and changes none later, so the value is not
     // replaced while it is copied.
     unsafe { INTERFACES.get(index.to_be_bytes()) }.copied()
+}
+
+/// The VLAN of an interface that has a role of its own.
+#[inline(always)]
+pub(crate) fn vlan(interface: u32, tags: Tags) -> Option<Interface> {
+    // SAFETY: a value is one aligned word, which user space writes at once.
+    unsafe { VLANS.get(VlanKey::new(interface, tags)) }.copied()
 }
 
 /// What user space has set; 0 until it does.

@@ -5,10 +5,11 @@
 //! `generations` writes it there beside what is in force; `confirm` takes back what nobody confirms; `loader` brings
 //! the program into the kernel and onto the interfaces, `watch` puts it back where others take it off; `maps` writes
 //! its tables and reads its counters, `carry` brings bans to a table of another size; `flows` admits the flows of
-//! sessions; `links` says by which devices forwarded packets leave, as `netlink` hears it
-//! from the kernel; `events` reads what was dropped, one by one. Nothing here decides about a packet:
+//! sessions; `links` says by which devices forwarded packets leave, `bonds` what bonds consist of and `vlans` which VLANs have roles of their own, as
+//! `netlink` hears it from the kernel; `events` reads what was dropped, one by one. Nothing here decides about a packet:
 //! `portcullis-ebpf-common` does, in the kernel and in `portcullis ports test` alike.
 
+mod bonds;
 mod carry;
 mod confirm;
 pub mod egress;
@@ -27,6 +28,7 @@ pub mod presets;
 pub mod protocols;
 pub mod rules;
 pub mod steering;
+mod vlans;
 mod watch;
 
 pub use confirm::Start;
@@ -36,6 +38,8 @@ pub use forward::{FlowEnd, ForwardedFlow};
 pub use loader::{Filtered, Hold, Kernel, XdpError};
 pub use maps::{BanRow, MapUse};
 pub use outgoing::Outgoing;
+pub use vlans::Vlan;
+pub(crate) use vlans::mute;
 pub use watch::Condition;
 
 /// Where programs and bans are pinned unless the configuration says otherwise.

@@ -4,6 +4,9 @@
 #[path = "xdp/bans.rs"]
 mod bans;
 #[cfg(test)]
+#[path = "xdp/bond.rs"]
+mod bond;
+#[cfg(test)]
 #[path = "xdp/causes.rs"]
 mod causes;
 #[cfg(test)]
@@ -66,6 +69,12 @@ mod vlan;
 #[cfg(test)]
 #[path = "xdp/vlan_program.rs"]
 mod vlan_program;
+#[cfg(test)]
+#[path = "xdp/vlan_roles.rs"]
+mod vlan_roles;
+#[cfg(test)]
+#[path = "xdp/vlan_roles_program.rs"]
+mod vlan_roles_program;
 #[cfg(test)]
 #[path = "xdp/wire.rs"]
 mod wire;

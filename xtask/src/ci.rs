@@ -3,6 +3,7 @@
 //! Steps run in order and all of them run, whatever failed before, so that one run shows everything. What cannot run
 //! on this machine is counted as skipped and says why. The last line is `N passed, N failed, N skipped`.
 
+mod filtered;
 mod steps;
 mod tally;
 

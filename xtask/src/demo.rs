@@ -151,7 +151,9 @@ fn build(profile: Profile) -> Result<()> {
         Profile::Debug => (&["build", "--locked", "--workspace", "--bins"], "debug"),
     };
     shell::say("building the gateway …");
-    if !shell::stream(&mut shell::cargo(arguments), BUILD_LIMIT, |_| ())? {
+    let mut cargo = shell::cargo(arguments);
+    ebpf::embed_what_is_there(&mut cargo)?;
+    if !shell::stream(&mut cargo, BUILD_LIMIT, |_| ())? {
         bail!("the gateway does not build: see above");
     }
     process::use_binaries(&crate::ci::target_directory()?.join(directory));

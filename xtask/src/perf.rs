@@ -29,6 +29,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         ebpf::build()?;
     }
     let mut perf = shell::cargo(&["run", "--quiet", "--release", "-p", "portcullis-perf", "--"]);
+    ebpf::embed_what_is_there(&mut perf)?;
     // Without a measurement's name it is about the goals.
     let is_about_goals = first == "goals" || first.starts_with('-');
     if is_about_goals && first != "goals" || arguments.arguments.is_empty() {

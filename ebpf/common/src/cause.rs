@@ -121,6 +121,10 @@ causes! {
     EtherType Drop "ethertype",
     /// more VLAN tags than two
     VlanDepth Drop "vlan_depth",
+    /// tags of a VLAN without a role, at an interface whose VLANs have roles
+    VlanUnknown Drop "vlan_unknown",
+    /// no VLAN tag, at an interface that has no role but those of its VLANs
+    Untagged Drop "untagged",
     /// an ARP message that is not one of Ethernet and IPv4
     ArpHeader Drop "arp_header",
     /// a wrong version or header length of IP

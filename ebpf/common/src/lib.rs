@@ -23,6 +23,7 @@ mod synack;
 pub mod tables;
 mod transport;
 mod verdict;
+pub mod vlan;
 mod walk;
 
 pub use bogon::is_bogon;

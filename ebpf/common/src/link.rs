@@ -22,9 +22,17 @@ pub struct Tag([u8; 4]);
 impl Tag {
     /// `protocol` is 0x8100 or 0x88a8. Priority is 0, as the kernel has it unless somebody maps priorities.
     #[must_use]
+    #[inline(always)]
     pub const fn new(protocol: u16, vlan: u16) -> Self {
         let ([p0, p1], [v0, v1]) = (protocol.to_be_bytes(), vlan.to_be_bytes());
         Self([p0, p1, v0 & 0x0f, v1])
+    }
+
+    /// As it stands in a frame.
+    #[must_use]
+    #[inline(always)]
+    pub const fn to_word(self) -> u32 {
+        u32::from_ne_bytes(self.0)
     }
 }
 
@@ -49,7 +57,7 @@ impl Link {
     /// `tags` from the outside in; `None` for more than two.
     #[must_use]
     pub fn new(interface: u32, tags: &[Tag], most: u32) -> Option<Self> {
-        let word = |tag: Option<&Tag>| tag.map_or(0, |tag| u32::from_ne_bytes(tag.0));
+        let word = |tag: Option<&Tag>| tag.map_or(0, |tag| tag.to_word());
         let (outer, inner) = (word(tags.first()), word(tags.get(1)));
         let tags = u32::try_from(tags.len()).ok().filter(|count| *count <= 2)?;
         Some(Self { interface, tags, outer, inner, most, spare: 0 })

@@ -16,6 +16,8 @@ pub const LIMITS: &str = "LIMITS";
 pub const INTERFACES: &str = "INTERFACES";
 /// The same by index, of those whose index is small.
 pub const NEAR_INTERFACES: &str = "NEAR_INTERFACES";
+/// VLANs with roles of their own, by interface and tags.
+pub const VLANS: &str = "VLANS";
 /// Ports that no rule is about.
 pub const CLOSED: &str = "CLOSED";
 pub const BANS_V4: &str = "BANS_V4";
@@ -47,8 +49,10 @@ pub const RULES_MAX: u32 = 65_536;
 pub const SOURCES_MAX: u32 = 16_384;
 /// Sources whose limits are kept at the same time; whoever was seen longest ago begins anew.
 pub const LIMITS_MAX: u32 = 65_536;
-/// Filtered interfaces.
+/// Filtered interfaces, and VLANs with roles of their own.
 pub const INTERFACES_MAX: u32 = 16;
+/// Indices of interfaces: theirs, and those of a bond's ports.
+pub const INDICES_MAX: u32 = 128;
 /// Interfaces with an index below that are found without a hash.
 pub const NEAR_INTERFACES_MAX: u32 = 4_096;
 /// Words of a set of ports, and how many such sets there are: two generations, four roles, two protocols.
@@ -268,8 +272,12 @@ impl Action {
     }
 }
 
+/// In a value, that VLANs have roles.
+const CARRIES: u8 = 1;
+
 /// Value of [`INTERFACES`], whose key is the interface's index in network order: the place of its counters, its
-/// role, and the ports from which this machine's own clients speak. One word, which is loaded at once.
+/// role, the ports from which this machine's own clients speak, and whether VLANs of it have roles of their own. One
+/// word, which is loaded at once. Value of [`VLANS`] too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Interface(u64);
@@ -277,9 +285,44 @@ pub struct Interface(u64);
 impl Interface {
     #[must_use]
     pub const fn new(slot: u8, role: Role, client_ports: (u16, u16)) -> Self {
+        Self::with(slot, role.to_byte(), client_ports, 0)
+    }
+
+    /// One that has no role but those of its VLANs.
+    #[must_use]
+    pub const fn carrier(slot: u8, client_ports: (u16, u16)) -> Self {
+        Self::with(slot, 0, client_ports, CARRIES)
+    }
+
+    /// The same interface, of which VLANs have roles of their own.
+    #[must_use]
+    pub const fn carrying(self) -> Self {
+        let [slot, role, first_high, first_low, last_high, last_low, _, _] = self.0.to_ne_bytes();
+        let client_ports =
+            (u16::from_be_bytes([first_high, first_low]), u16::from_be_bytes([last_high, last_low]));
+        Self::with(slot, role, client_ports, CARRIES)
+    }
+
+    /// Its counters without its role, for a VLAN that has none.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_nobody(self) -> Self {
+        let [slot, _, a, b, c, d, carries, _] = self.0.to_ne_bytes();
+        Self(u64::from_ne_bytes([slot, 0, a, b, c, d, carries, 0]))
+    }
+
+    const fn with(slot: u8, role: u8, client_ports: (u16, u16), carries: u8) -> Self {
         let ([first_high, first_low], [last_high, last_low]) =
             (client_ports.0.to_be_bytes(), client_ports.1.to_be_bytes());
-        Self(u64::from_ne_bytes([slot, role.to_byte(), first_high, first_low, last_high, last_low, 0, 0]))
+        Self(u64::from_ne_bytes([slot, role, first_high, first_low, last_high, last_low, carries, 0]))
+    }
+
+    /// Whether VLANs of it have roles of their own, so that tags say whose a frame is.
+    #[must_use]
+    #[inline(always)]
+    pub const fn carries_vlans(self) -> bool {
+        let [_, _, _, _, _, _, carries, _] = self.0.to_ne_bytes();
+        carries != 0
     }
 
     #[must_use]
@@ -289,7 +332,7 @@ impl Interface {
         slot
     }
 
-    /// The role as it stands in keys of rules.
+    /// The role as it stands in keys of rules; 0 is none.
     #[must_use]
     #[inline(always)]
     pub const fn role(self) -> u8 {
@@ -301,7 +344,7 @@ impl Interface {
     #[must_use]
     #[inline(always)]
     pub const fn is_none(self) -> bool {
-        self.role() == 0
+        self.0 == 0
     }
 
     /// Whether a socket on that port can be a client's: the kernel gives them higher ones, and a program that chooses
@@ -384,6 +427,7 @@ mod tests {
         assert_eq!((size_of::<Ban>(), align_of::<Ban>()), (8, 1));
         assert_eq!(RuleKey::new(1, 6, 443).to_bytes(), [1, 6, 1, 0xbb]);
         assert_eq!(Interface::new(3, Role::Farm, (0x0102, 0x0304)).to_bytes(), [3, 2, 1, 2, 3, 4, 0, 0]);
+        assert_eq!(Interface::carrier(0, (0x0102, 0x0304)).to_bytes(), [0, 0, 1, 2, 3, 4, 1, 0]);
         assert_eq!(Ban::until(1).to_bytes(), [0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(Ban::from_bytes(Ban::until(77).to_bytes()).ends(), 77);
     }
@@ -423,6 +467,14 @@ mod tests {
         assert!(different > 9_600, "{different}");
         let same = (0..1_000).filter(|number| place(*number, 7) == place(*number, 8)).count();
         assert!(same < 10, "{same}");
+    }
+
+    #[test]
+    fn an_interface_that_carries_vlans_is_there_with_a_role_and_without() {
+        let (plain, nobody) = (Interface::new(3, Role::Mgmt, (1, 2)), Interface::carrier(0, (1, 2)));
+        assert_eq!(plain.carrying().to_bytes(), [3, 3, 0, 1, 0, 2, 1, 0]);
+        assert!(!plain.carries_vlans() && plain.carrying().carries_vlans() && nobody.carries_vlans());
+        assert!(!plain.is_none() && !nobody.is_none() && nobody.role() == 0);
     }
 
     #[test]

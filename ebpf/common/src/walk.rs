@@ -91,15 +91,20 @@ pub fn walk_past<F: Frame + ?Sized, G: Gate>(frame: &F, gate: &G) -> Result<Seen
         0x0800 => ipv4(frame, at, gate).map(Seen::Ip),
         0x86dd => ipv6(frame, at, gate).map(Seen::Ip),
         0x0806 => arp(frame, at),
-        // Slow protocols (LACP), EAP over LAN, LLDP.
-        0x8809 | 0x888e | 0x88cc => Ok(Seen::LinkControl),
+        _ if is_link_control(ethertype) => Ok(Seen::LinkControl),
         _ if is_tag(ethertype) => Err(Cause::VlanDepth),
         _ => Err(Cause::EtherType),
     }
 }
 
+/// Slow protocols (LACP), EAP over LAN, LLDP.
 #[inline(always)]
-fn is_tag(ethertype: [u8; 2]) -> bool {
+pub(crate) fn is_link_control(ethertype: [u8; 2]) -> bool {
+    matches!(u16::from_be_bytes(ethertype), 0x8809 | 0x888e | 0x88cc)
+}
+
+#[inline(always)]
+pub(crate) fn is_tag(ethertype: [u8; 2]) -> bool {
     matches!(u16::from_be_bytes(ethertype), 0x8100 | 0x88a8 | 0x9100)
 }
 

@@ -120,6 +120,10 @@ fn why(filter: Option<&XdpInterfaceStatus>, driver: Option<&str>) -> String {
     match filter {
         None => "no [[xdp.interface]] names it".to_owned(),
         Some(filter) if !filter.attached => filter.condition.clone(),
+        Some(XdpInterfaceStatus { vlan_of: Some(trunk), .. }) => format!("by its tag, at {trunk}"),
+        Some(filter) if filter.role == "none" => {
+            "for its VLANs that have roles; what has no tag is dropped".to_owned()
+        }
         Some(filter) if filter.mode == "driver" => "the driver runs the filter".to_owned(),
         Some(_) => format!("{} takes no program: the kernel runs it", driver.unwrap_or("its kind")),
     }

@@ -17,7 +17,7 @@ use crate::ctl::protocol::{Command, XdpRules};
 use crate::exit::Exit;
 use crate::xdp::policy::{RuleRow, rule_rows};
 use crate::xdp::rules::{Probe, Table};
-use crate::xdp::{egress, protocols};
+use crate::xdp::{self as kernel, egress, protocols};
 
 pub(super) fn run(context: &Context, command: Ports) -> Outcome {
     let config = config::load(&context.config_path())
@@ -113,6 +113,8 @@ enum Way {
     Out,
     /// It comes by an interface that is not filtered.
     Unfiltered(String),
+    /// It comes by a VLAN without a role beside those that have one, or without a tag where only VLANs have roles.
+    Mute(Cause),
 }
 
 fn test(context: &Context, config: &Config, xdp: &XdpConfig, typed: &args::Probe) -> Outcome {
@@ -132,6 +134,7 @@ fn test(context: &Context, config: &Config, xdp: &XdpConfig, typed: &args::Probe
             context.output.value_or_text(&value, &text)?;
             return Ok(Exit::Ok);
         }
+        Way::Mute(cause) => (*cause, None),
         Way::Out => {
             let rows = egress::rows(config, xdp);
             let (cause, row) =
@@ -157,6 +160,7 @@ fn explain(context: &Context, way: &Way, cause: Cause, rule: Option<&RuleRow>) -
     let verdict = cause.verdict();
     let (direction, role) = match way {
         Way::In(role) => ("in", Some(role.as_str())),
+        Way::Mute(_) => ("in", None),
         Way::Out | Way::Unfiltered(_) => ("out", None),
     };
     let by = rule.map_or_else(
@@ -174,7 +178,7 @@ fn explain(context: &Context, way: &Way, cause: Cause, rule: Option<&RuleRow>) -
         "about": cause.about(),
         "rule": rule,
     });
-    let place = role.map_or_else(|| "out".to_owned(), |role| format!("in by {role}"));
+    let place = role.map_or_else(|| direction.to_owned(), |role| format!("in by {role}"));
     context.output.value_or_text(&value, &format!("{} {place}: {by}", verdict.label()))?;
     Ok(if verdict == Verdict::Pass { Exit::Ok } else { Exit::Negative })
 }
@@ -202,7 +206,12 @@ fn way(xdp: &XdpConfig, typed: &args::Probe, source: IpAddr, destination: IpAddr
         return Err(Failure::new(Exit::Usage, message));
     };
     let filtered = xdp.interfaces.iter().find(|interface| interface.name == *name);
-    Ok(filtered.map_or_else(|| Way::Unfiltered(name.clone()), |interface| Way::In(interface.role)))
+    Ok(filtered.map_or_else(|| without_entry(xdp, name), |interface| Way::In(interface.role)))
+}
+
+fn without_entry(xdp: &XdpConfig, name: &str) -> Way {
+    let mute = kernel::mute(&xdp.interfaces).into_iter().find(|mute| mute.name == name);
+    mute.map_or_else(|| Way::Unfiltered(name.to_owned()), |mute| Way::Mute(mute.cause()))
 }
 
 fn diff(context: &Context, config: &Config, xdp: &XdpConfig) -> Outcome {

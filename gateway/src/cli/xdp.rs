@@ -34,8 +34,13 @@ fn status(context: &Context) -> Outcome {
         context.output.json(&status)?;
         return Ok(Exit::Ok);
     }
-    let mut interfaces =
-        Table::new().column("INTERFACE").column("ROLE").column("MODE").wide("STATE").number("REPAIRS");
+    let mut interfaces = Table::new()
+        .column("INTERFACE")
+        .column("ROLE")
+        .column("MODE")
+        .wide("STATE")
+        .number("REPAIRS")
+        .column("VLAN");
     for row in &status.interfaces {
         let (state, paint) = match (row.attached, row.condition.as_str()) {
             (true, "attached" | "") => ("attached".to_owned(), Paint::Good),
@@ -44,7 +49,15 @@ fn status(context: &Context) -> Outcome {
             (false, "attached" | "") => ("DETACHED".to_owned(), Paint::Bad),
             (false, other) => (other.to_uppercase(), Paint::Bad),
         };
-        let cells = [row.name.clone(), row.role.clone(), row.mode.clone(), state, row.repairs.to_string()];
+        let vlan = row.vlan_of.as_ref().map_or_else(
+            || "-".to_owned(),
+            |trunk| {
+                let numbers: Vec<String> = row.vlan.iter().rev().map(u16::to_string).collect();
+                format!("{} of {trunk}", numbers.join(" in "))
+            },
+        );
+        let repairs = row.repairs.to_string();
+        let cells = [row.name.clone(), row.role.clone(), row.mode.clone(), state, repairs, vlan];
         interfaces.row(cells, &[(3, paint)]);
     }
     let (width, colour) = (context.output.width(), context.output.colour);

@@ -14,10 +14,11 @@ use std::time::SystemTime;
 use portcullis_core::limits::Limits;
 use portcullis_core::policy::Destination;
 use portcullis_core::profile::Kind;
+use portcullis_ebpf_common::Cause;
 
 use super::{
     AcmeChallenge, AcmeConfig, CertificateFiles, Config, Finding, ListenerConfig, MetricsConfig, ServerTrust,
-    Severity, StaConfig, StaTls, SyslogProtocol, XdpConfig,
+    Severity, StaConfig, StaTls, SyslogProtocol, XdpConfig, own_networks,
 };
 use crate::authn::local::UserDb;
 use crate::tls::certs::{certified_server_config, inspect, roots};
@@ -323,6 +324,20 @@ fn check_xdp(config: &Config, xdp: &XdpConfig, findings: &mut Vec<Finding>) {
             Severity::Warning,
             message,
             "listen at mgmt; if strangers are to have them, write an [[xdp.rule]]",
+        );
+    }
+    for mute in xdp::mute(&xdp.interfaces) {
+        let message = match mute.cause() {
+            Cause::Untagged => format!("what comes to `{}` without a VLAN tag is dropped", mute.name),
+            _ => format!("what comes to the VLAN `{}` is dropped", mute.name),
+        };
+        let used = own_networks().iter().any(|(name, _)| *name == mute.name);
+        // Nobody who has no address there expects anything.
+        let severity = if used { Severity::Warning } else { Severity::Info };
+        add(
+            severity,
+            message,
+            "VLANs beside it have roles; give it one too in [[xdp.interface]] if it is used",
         );
     }
     if xdp.allow_no_management {

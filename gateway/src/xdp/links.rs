@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     fn device(index: u32, vlan: Option<(u32, Tag)>) -> Device {
-        Device { index, name: format!("d{index}"), mtu: 1500, vlan }
+        Device { index, name: format!("d{index}"), mtu: 1500, vlan, ..Device::default() }
     }
 
     fn found(devices: &[Device], filtered: &[u32], takes: &[(u32, bool)]) -> BTreeMap<u32, Link> {

@@ -31,6 +31,7 @@ use super::maps::{self, BanRow, MapUse, Maps};
 use super::outgoing::Outgoing;
 use super::policy::{Policy, rule_rows};
 use super::steering::{Cores, Reason};
+use super::vlans::{self, Vlan, Vlans};
 use super::watch::Condition;
 use super::{BUILD, OBJECT, outgoing};
 use crate::config::XdpConfig;
@@ -59,7 +60,12 @@ const CLIENT_PORTS_DEFAULT: (u16, u16) = (32_768, 60_999);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filtered {
     pub name: String,
-    pub role: Role,
+    /// `None`: it carries VLANs with roles of their own, and what has no tag is nobody's.
+    pub role: Option<Role>,
+    /// `None` for what the program is attached to.
+    pub vlan: Option<Vlan>,
+    /// Of a bond: by what frames come in.
+    pub(super) ports: Vec<u32>,
     pub mode: Mode,
     pub(super) index: u32,
     pub(super) value: Interface,
@@ -105,6 +111,7 @@ pub(super) struct Active {
     cores: Cores,
     forwarder: Mutex<Forwarder>,
     links: Mutex<Links>,
+    pub(super) vlans: Mutex<Vlans>,
     /// Whether a listener has no way into the kernel now and may have one later.
     waits_for_ways: AtomicBool,
     flows: Flows,
@@ -125,17 +132,6 @@ fn load(object: &[u8], xdp: &XdpConfig, cores: &Cores) -> Result<Ebpf, XdpError>
     Ok(loader.load(object)?)
 }
 
-/// What the program is to know of each interface, by the interface's number.
-fn indexed(xdp: &XdpConfig) -> Result<Vec<(u32, Interface)>, XdpError> {
-    let ports = client_ports();
-    let numbered = (0..).zip(&xdp.interfaces).map(|(slot, interface)| {
-        let index = if_nametoindex(interface.name.as_str())
-            .map_err(|_| XdpError::NoInterface(interface.name.clone()))?;
-        Ok((index, Interface::new(slot, interface.role, ports)))
-    });
-    numbered.collect()
-}
-
 impl Kernel {
     /// Filters as the configuration says; without `[xdp]` not at all.
     ///
@@ -153,8 +149,9 @@ impl Kernel {
         pins::prepare(&xdp.pins)?;
         let carried = Carried::from(&xdp.pins, &xdp.sizes)?;
         let mut ebpf = load(object, xdp, cores)?;
-        let indexed = indexed(xdp)?;
-        let mut maps = Maps::fill(&mut ebpf, &indexed, &policy)?;
+        let places = vlans::find_places(&xdp.interfaces)?;
+        let mut maps = Maps::fill(&mut ebpf, &places, &policy)?;
+        let vlans = Vlans::fill(&mut ebpf, &places)?;
         maps::queue(&mut ebpf, cores)?;
         maps.set_budgets(&xdp.flood)?;
         let defence = Defence::new(&xdp.flood, &config.server.state_dir);
@@ -171,11 +168,12 @@ impl Kernel {
         program(&mut ebpf)?.load()?;
         // First what leaves: where that cannot be judged nothing has been changed yet.
         if policy.has_egress {
-            outgoing::attach(&mut ebpf, xdp)?;
+            let at = places.iter().filter(|place| place.vlan.is_none()).map(|place| place.name.clone());
+            outgoing::attach(&mut ebpf, xdp, &at.collect::<Vec<_>>())?;
         } else {
             outgoing::remove_all(&xdp.pins)?;
         }
-        let filtered = attach::all(program(&mut ebpf)?, xdp, &indexed);
+        let filtered = attach::all(program(&mut ebpf)?, xdp, places);
         let interfaces = filtered.inspect_err(|_| drop(outgoing::remove_all(&xdp.pins)))?;
         pins::remove_others(&xdp.pins, &interfaces)?;
         let state = State {
@@ -199,6 +197,7 @@ impl Kernel {
             cores: cores.clone(),
             forwarder: Mutex::new(forwarder),
             links: Mutex::new(links),
+            vlans: Mutex::new(vlans),
             waits_for_ways: AtomicBool::new(false),
             flows,
             events: Events::default(),
@@ -396,7 +395,11 @@ impl Kernel {
     /// route.
     pub(super) fn follow_links(&self) -> Result<bool, XdpError> {
         let Some(active) = &self.active else { return Ok(false) };
-        let filtered: Vec<u32> = lock(&active.interfaces).iter().map(|interface| interface.index).collect();
+        let filtered: Vec<u32> = lock(&active.interfaces)
+            .iter()
+            .filter(|interface| interface.vlan.is_none())
+            .map(|interface| interface.index)
+            .collect();
         let mut links = lock(&active.links);
         let changed = links.follow(&filtered)?;
         if changed {

@@ -21,6 +21,7 @@ use super::XdpError;
 use super::generations::Generations;
 use super::policy::Policy;
 use super::steering::{self, Cores};
+use super::vlans::Place;
 use crate::config::{FloodConfig, XdpSizes};
 
 /// A prefix that is banned, and for how much longer.
@@ -79,13 +80,11 @@ impl fmt::Debug for Maps {
 
 impl Maps {
     /// Fills the tables and keeps those that change later.
-    pub(super) fn fill(
-        ebpf: &mut Ebpf,
-        interfaces: &[(u32, Interface)],
-        policy: &Policy,
-    ) -> Result<Self, XdpError> {
-        for (index, interface) in interfaces {
-            assign(ebpf, *index, *interface)?;
+    pub(super) fn fill(ebpf: &mut Ebpf, places: &[Place], policy: &Policy) -> Result<Self, XdpError> {
+        for place in places.iter().filter(|place| place.vlan.is_none()) {
+            for index in std::iter::once(&place.index).chain(&place.ports) {
+                assign(ebpf, *index, place.value)?;
+            }
         }
         let pinned = [tables::BANS_V4, tables::BANS_V6].map(|name| Ok((name, again(borrow(ebpf, name)?)?)));
         let mut maps = Self {

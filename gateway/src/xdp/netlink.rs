@@ -1,8 +1,10 @@
 //! Three questions to the kernel by netlink(7): which network devices there are, by which one a packet would leave, and
-//! which of them take frames that the program sends. All are open to everybody.
+//! which of them take frames that the program sends. All are open to everybody. `offload` has a fourth.
 //!
 //! The messages are few and short, so that they are written and read here, without a library for all the others. Numbers
 //! are those of the kernel's interface to programs (`linux/rtnetlink.h`, `linux/if_link.h`, `linux/netdev.h`).
+
+pub(super) mod offload;
 
 use std::collections::HashMap;
 use std::io;
@@ -41,6 +43,9 @@ pub(super) struct Device {
     pub(super) mtu: u32,
     /// Of a VLAN device whose lower one is in this network namespace: that one, and the tag.
     pub(super) vlan: Option<(u32, Tag)>,
+    /// The bond or bridge that it is a port of.
+    pub(super) master: Option<u32>,
+    pub(super) is_bond: bool,
 }
 
 /// All devices of this network namespace.
@@ -59,7 +64,8 @@ fn device(body: &[u8]) -> Option<Device> {
             3 => device.name = text(value),
             4 => device.mtu = word(value).unwrap_or(0),
             5 => lower = word(value),
-            18 => tag = vlan_tag(value),
+            10 => device.master = word(value),
+            18 => (tag, device.is_bond) = (vlan_tag(value), kind_of(value).as_deref() == Some("bond")),
             // The lower device is in another network namespace.
             37 => elsewhere = true,
             _ => {}
@@ -69,10 +75,14 @@ fn device(body: &[u8]) -> Option<Device> {
     Some(device)
 }
 
+fn kind_of(information: &[u8]) -> Option<String> {
+    attributes(information).find(|(kind, _)| *kind == 1).map(|(_, value)| text(value))
+}
+
 /// The tag of a VLAN device, of what the kernel tells of a device of any kind.
 fn vlan_tag(information: &[u8]) -> Option<Tag> {
     let find = |bytes, wanted| attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-    if text(find(information, 1)?) != "vlan" {
+    if kind_of(information)? != "vlan" {
         return None;
     }
     let data = find(information, 2)?;
@@ -101,14 +111,7 @@ pub(super) fn way_to(address: IpAddr) -> io::Result<u32> {
 
 /// Which devices take frames of programs, by index. Kernels before 6.3 cannot say.
 pub(super) fn taking_frames() -> io::Result<HashMap<u32, bool>> {
-    let mut question = vec![3, 1, 0, 0];
-    attribute(&mut question, 2, b"netdev\0");
-    let parts = ask(SockProtocol::NetlinkGeneric, GENERIC_CONTROL, 0, &question)?;
-    let family = parts.iter().flat_map(|part| messages(part)).find_map(|(_, body)| {
-        let (_, id) = attributes(body.get(4..)?).find(|(kind, _)| *kind == 1)?;
-        Some(u16::from_ne_bytes(*id.first_chunk()?))
-    });
-    let family = family.ok_or_else(|| io::Error::other("the kernel does not tell of its devices"))?;
+    let family = family(b"netdev\0")?;
     let parts = ask(SockProtocol::NetlinkGeneric, family, DUMP, &[1, 1, 0, 0])?;
     let devices = parts.iter().flat_map(|part| messages(part)).filter_map(|(_, body)| {
         let find = |wanted| attributes(body.get(4..)?).find(|(kind, _)| *kind == wanted).map(|(_, it)| it);
@@ -116,6 +119,18 @@ pub(super) fn taking_frames() -> io::Result<HashMap<u32, bool>> {
         Some((word(find(1)?)?, features & TAKES_FRAMES != 0))
     });
     Ok(devices.collect())
+}
+
+/// The number of a family of generic netlink, whose name ends with a zero.
+fn family(name: &[u8]) -> io::Result<u16> {
+    let mut question = vec![3, 1, 0, 0];
+    attribute(&mut question, 2, name);
+    let parts = ask(SockProtocol::NetlinkGeneric, GENERIC_CONTROL, 0, &question)?;
+    let family = parts.iter().flat_map(|part| messages(part)).find_map(|(_, body)| {
+        let (_, id) = attributes(body.get(4..)?).find(|(kind, _)| *kind == 1)?;
+        Some(u16::from_ne_bytes(*id.first_chunk()?))
+    });
+    family.ok_or_else(|| io::Error::other("the kernel does not tell of its devices"))
 }
 
 /// Asks, and returns what the kernel answers, part by part.
@@ -225,7 +240,7 @@ mod tests {
     #[test]
     fn a_vlan_device_is_read_with_its_tag_and_what_it_lies_on() {
         let vlan = Some((3, Tag::new(0x88a8, 20)));
-        let expected = Device { index: 7, name: "eth0.20".into(), mtu: 1496, vlan };
+        let expected = Device { index: 7, name: "eth0.20".into(), mtu: 1496, vlan, ..Device::default() };
         assert_eq!(device(&vlan_device()), Some(expected.clone()));
         let mut elsewhere = vlan_device();
         attribute(&mut elsewhere, 37, &[0; 4]);

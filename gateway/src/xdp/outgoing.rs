@@ -15,7 +15,7 @@ use portcullis_ebpf_common::tables::{PROGRAM_EGRESS, PROGRAMS_DIAL};
 
 use super::XdpError;
 use super::watch::Condition;
-use crate::config::{XdpConfig, XdpInterface};
+use crate::config::XdpConfig;
 
 /// Names of pinned links begin with these; interface or program follow.
 const OUT: &str = "egress-";
@@ -27,8 +27,10 @@ pub(super) fn is_pin(name: &str) -> bool {
 }
 
 /// Judges what leaves from now on.
-pub(super) fn attach(ebpf: &mut Ebpf, xdp: &XdpConfig) -> Result<(), XdpError> {
-    at_interfaces(ebpf, xdp)?;
+pub(super) fn attach(ebpf: &mut Ebpf, xdp: &XdpConfig, interfaces: &[String]) -> Result<(), XdpError> {
+    for interface in interfaces {
+        at_interface(ebpf, xdp, interface)?;
+    }
     at_sockets(ebpf, xdp)
 }
 
@@ -42,9 +44,9 @@ pub struct Outgoing {
 }
 
 /// Puts back what others have taken off or replaced, and says where.
-pub(super) fn look(ebpf: &mut Ebpf, xdp: &XdpConfig) -> Result<Vec<String>, XdpError> {
+pub(super) fn look(ebpf: &mut Ebpf, xdp: &XdpConfig, interfaces: &[String]) -> Result<Vec<String>, XdpError> {
     let mut back = Vec::new();
-    for XdpInterface { name, .. } in &xdp.interfaces {
+    for name in interfaces {
         // One that is gone is looked after by those who look after the filter.
         if if_nametoindex(name.as_str()).is_ok() && at_interface(ebpf, xdp, name)? {
             back.push(name.clone());
@@ -93,13 +95,6 @@ pub(super) fn let_go(xdp: &XdpConfig, interface: &str) -> Result<(), XdpError> {
 
 fn out_pin(xdp: &XdpConfig, interface: &str) -> PathBuf {
     xdp.pins.join(format!("{OUT}{}", interface.replace('.', ":")))
-}
-
-fn at_interfaces(ebpf: &mut Ebpf, xdp: &XdpConfig) -> Result<(), XdpError> {
-    for interface in &xdp.interfaces {
-        at_interface(ebpf, xdp, &interface.name)?;
-    }
-    Ok(())
 }
 
 /// Judges what leaves by an interface; whether nothing of ours was there before.

@@ -3,7 +3,7 @@
 //!
 //! A row says what opens on this gateway: a port that packets come in by, nothing but replies because the gateway
 //! itself is the client, or nothing at all because the traffic goes past it. Replies need no rule. What the gateway
-//! may contact is not enforced by the kernel side yet; `portcullis ports show` lists it.
+//! itself may contact is judged by the egress rules (`egress`), which take these rows too.
 
 use portcullis_ebpf_common::Protocol::{self, Tcp, Udp};
 use portcullis_ebpf_common::tables::Role;

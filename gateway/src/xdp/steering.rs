@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -22,6 +22,8 @@ use crate::config::{Config, Steering, XdpMode};
 /// Packets that may wait for a processor; the kernel hands them over in bulks of eight and drops what does not fit.
 pub(super) const QUEUE: u32 = 2_048;
 const INTERFACES: &str = "/sys/class/net";
+/// VLANs in one another.
+const VLANS_MAX: usize = 2;
 const FLOW_ENTRIES: &str = "/proc/sys/net/core/rps_sock_flow_entries";
 
 /// Why packets are steered or not.
@@ -126,9 +128,25 @@ struct Card {
     has_flows: bool,
 }
 
+/// What carries a VLAN, at whatever depth: a VLAN has no queues of its own.
+fn carrier(mut interface: PathBuf) -> PathBuf {
+    for _ in 0..VLANS_MAX {
+        let kind = fs::read_to_string(interface.join("uevent")).unwrap_or_default();
+        let entries = fs::read_dir(&interface).into_iter().flatten().flatten();
+        let lower = entries
+            .map(|entry| entry.path())
+            .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("lower_")));
+        match lower.filter(|_| kind.lines().any(|line| line == "DEVTYPE=vlan")) {
+            Some(lower) => interface = lower,
+            None => break,
+        }
+    }
+    interface
+}
+
 impl Card {
     fn read(interfaces: &Path, name: &str) -> Self {
-        let directory = interfaces.join(name);
+        let directory = carrier(interfaces.join(name));
         let queues: Vec<_> = fs::read_dir(directory.join("queues"))
             .into_iter()
             .flatten()

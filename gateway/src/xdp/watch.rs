@@ -7,6 +7,7 @@
 //! - The interface is gone, or in another network namespace: the daemon goes on, and when an interface has the name
 //!   again, it is filtered.
 //! - The interface has another name: it stays filtered as long as no other interface has the old name.
+//! - A VLAN with a role of its own is gone, has another number or another name: followed, see `vlans`.
 //! - The link goes down and up again: the kernel keeps the program.
 //! - The same holds for the programs for what leaves, at interfaces and at the daemon's cgroup.
 
@@ -17,8 +18,7 @@ use nix::net::if_::{if_indextoname, if_nametoindex};
 use super::loader::attach::{Enforced, enforce, is_taken, program_of, replace};
 use super::loader::error::chain;
 use super::loader::{Active, Filtered, pins, program};
-use super::{Kernel, XdpError, maps, outgoing};
-use crate::config::XdpInterface;
+use super::{Kernel, XdpError, bonds, maps, netlink, outgoing, vlans};
 use crate::sync::lock;
 
 /// How an interface was found.
@@ -58,12 +58,19 @@ impl Kernel {
             tracing::warn!(error = %chain(&error), "bans cannot be pinned; they end with the daemon");
         }
         let mut interfaces = lock(&active.interfaces).clone();
-        for interface in &mut interfaces {
+        for interface in interfaces.iter_mut().filter(|interface| interface.vlan.is_none()) {
             let condition = if detached { Condition::Detached } else { look(active, interface) };
             if condition != interface.condition {
                 tell(&interface.name, &condition);
                 interface.condition = condition;
             }
+        }
+        let followed = netlink::devices().map_err(XdpError::Devices).and_then(|devices| {
+            bonds::look(active, &mut interfaces, &devices)?;
+            vlans::look(active, &mut interfaces, &devices)
+        });
+        if let Err(error) = followed {
+            tracing::warn!(error = %chain(&error), "bonds, and VLANs with roles of their own, are not followed");
         }
         // Nobody else writes it.
         *lock(&active.interfaces) = interfaces;
@@ -82,7 +89,7 @@ fn look_outside(active: &Active, detached: bool) {
         Ok(Vec::new())
     } else {
         pins::prepare(&active.config.pins)
-            .and_then(|()| outgoing::look(&mut lock(&active.ebpf), &active.config))
+            .and_then(|()| outgoing::look(&mut lock(&active.ebpf), &active.config, &active.attached_names()))
     };
     let (condition, back) = match found {
         Ok(_) if detached => (Condition::Detached, Vec::new()),
@@ -104,7 +111,7 @@ fn look_outside(active: &Active, detached: bool) {
     state.condition = Some(condition);
 }
 
-fn tell(interface: &str, condition: &Condition) {
+pub(super) fn tell(interface: &str, condition: &Condition) {
     match condition {
         Condition::Attached => tracing::info!(interface, "packets are filtered again"),
         Condition::Detached => {
@@ -206,9 +213,9 @@ fn absent(active: &Active, interface: &Filtered) -> Condition {
 
 fn put_back(active: &Active, interface: &mut Filtered) -> Result<(), XdpError> {
     pins::prepare(&active.config.pins)?;
-    let wanted = XdpInterface { name: interface.name.clone(), role: interface.role };
     let mut ebpf = lock(&active.ebpf);
-    let Enforced { mode, pin, .. } = enforce(program(&mut ebpf)?, &active.config, &wanted, interface.index)?;
+    let Enforced { mode, pin, .. } =
+        enforce(program(&mut ebpf)?, &active.config, &interface.name, interface.index)?;
     (interface.mode, interface.pin) = (mode, pin);
     interface.repairs = interface.repairs.saturating_add(1);
     Ok(())

@@ -16,7 +16,7 @@ use super::fixture::{ANYTHING_LOCAL, Edge, PROXY_LOCAL, setup, text};
 /// `portcullis connect` to this gateway, with the ticket where `ps` does not show it.
 fn connect(edge: &Edge, ticket: Option<String>) -> Command {
     let mut command = Command::new(process::binary("portcullis").unwrap());
-    command.args(["connect", "--gateway", &format!("localhost:{}", edge.at.port()), "--ca"]).arg(edge.ca());
+    command.args(["connect", "--gateway", &edge.at.to_string(), "--ca"]).arg(edge.ca());
     command.envs(ticket.map(|ticket| ("PORTCULLIS_TICKET", ticket)));
     command
 }
@@ -85,15 +85,7 @@ fn a_whole_ica_file_is_enough_to_connect() {
     let (edge, server) = (Edge::start(), backend::echo().unwrap());
     let file = edge.gateway.dir().join("session.ica");
     let mut ica = edge.gateway.cli_command().unwrap();
-    ica.args([
-        "ica",
-        "--ticket",
-        "-",
-        "--no-cgp",
-        "--gateway",
-        &format!("localhost:{}", edge.at.port()),
-        "--out",
-    ]);
+    ica.args(["ica", "--ticket", "-", "--no-cgp", "--gateway", &edge.at.to_string(), "--out"]);
     let ticket = edge.ticket(server.address());
     process::run_with_input(ica.arg(&file), ticket.as_bytes(), PATIENCE).unwrap().ok().unwrap();
     let written = fs::read_to_string(&file).unwrap();

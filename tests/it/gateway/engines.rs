@@ -37,7 +37,7 @@ fn a_hundred_mebibytes_pass_unchanged_each_way_without_tls_and_are_counted() {
         let edge = edge("socks", PROXY_LOCAL, engine);
         let server = backend::echo().unwrap();
         let mut client = Client::plain(edge.at).unwrap();
-        assert_eq!(client.socks("127.0.0.77", server.address().port()).unwrap(), 0);
+        assert_eq!(client.socks(&server.address().ip().to_string(), server.address().port()).unwrap(), 0);
         let before = resident_kib(edge.gateway.pid());
         let Client { mut sender, mut receiver } = client;
         let up = thread::spawn(move || {
@@ -71,7 +71,7 @@ fn a_thousand_idle_sessions_take_little_memory() {
         let server = backend::echo().unwrap();
         let session = || {
             let mut client = Client::plain(edge.at).unwrap();
-            assert_eq!(client.socks("127.0.0.77", server.address().port()).unwrap(), 0);
+            assert_eq!(client.socks(&server.address().ip().to_string(), server.address().port()).unwrap(), 0);
             client.echo(b"now idle").unwrap();
             client
         };

@@ -92,9 +92,9 @@ fn ticket_file(edge: &Edge, sshd: &Sshd, fields: &serde_json::Value) -> PathBuf 
 
 fn proxy_command(edge: &Edge, ticket: &Path, via: &str) -> String {
     format!(
-        "ProxyCommand={} connect --gateway localhost:{} --via {via} --ca {} --ticket-file {}",
+        "ProxyCommand={} connect --gateway {} --via {via} --ca {} --ticket-file {}",
         process::binary("portcullis").unwrap().display(),
-        edge.at.port(),
+        edge.at,
         edge.ca().display(),
         ticket.display()
     )
@@ -155,7 +155,7 @@ fn ssh_goes_through_a_local_port() {
     let ticket = ticket_file(&edge, &sshd, &json!({"refreshable": true}));
     let local = SocketAddr::new("127.0.0.1".parse().unwrap(), process::free_port().unwrap());
     let mut connect = Command::new(process::binary("portcullis").unwrap());
-    connect.args(["connect", "--gateway", &format!("localhost:{}", edge.at.port()), "--ca"]).arg(edge.ca());
+    connect.args(["connect", "--gateway", &edge.at.to_string(), "--ca"]).arg(edge.ca());
     connect.arg("--ticket-file").arg(ticket).args(["--listen", &local.to_string()]);
     let mut listener = Child::spawn("connect", &mut connect, edge.gateway.dir()).unwrap();
     listener.wait_for_listen(local.port(), PATIENCE).unwrap();
@@ -169,7 +169,7 @@ fn ssh_goes_through_a_local_port() {
 fn a_refused_ticket_makes_connect_end_with_its_own_exit_code() {
     let edge = Edge::start();
     let mut connect = Command::new(process::binary("portcullis").unwrap());
-    connect.args(["connect", "--gateway", &format!("localhost:{}", edge.at.port()), "--ca"]).arg(edge.ca());
+    connect.args(["connect", "--gateway", &edge.at.to_string(), "--ca"]).arg(edge.ca());
     connect.env("PORTCULLIS_TICKET", ";40;STA999999999;0123456789ABCDEF0123456789ABCDEF");
     let output = process::run(&mut connect, PATIENCE).unwrap();
     assert_eq!(output.code, Some(76), "{output:?}");
@@ -182,7 +182,7 @@ fn connect_does_not_talk_to_a_gateway_that_it_does_not_trust() {
     let stranger = other.path().join("ca.pem");
     portcullis_tests::pki::Authority::root("stranger").unwrap().write(&stranger).unwrap();
     let mut connect = Command::new(process::binary("portcullis").unwrap());
-    connect.args(["connect", "--gateway", &format!("localhost:{}", edge.at.port()), "--ca"]).arg(stranger);
+    connect.args(["connect", "--gateway", &edge.at.to_string(), "--ca"]).arg(stranger);
     connect.env("PORTCULLIS_TICKET", edge.ticket("127.0.0.77:1".parse().unwrap()));
     let output = process::run(&mut connect, PATIENCE).unwrap();
     assert_eq!(output.code, Some(69), "{output:?}");

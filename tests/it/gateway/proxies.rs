@@ -1,5 +1,6 @@
 //! Listeners without tickets: SOCKS5 and CONNECT by access list, relay mode, and a fixed target.
 
+use std::net::IpAddr;
 use std::process::Command;
 
 use portcullis_tests::backend::{self, Service, Stage};
@@ -155,7 +156,8 @@ fn the_user_of_a_proxy_is_in_the_sessions_record() {
     client.read(2).unwrap();
     client.send(&credentials("ann", "correct horse")).unwrap();
     assert_eq!(client.read(2).unwrap(), [1, 0]);
-    client.send(&socks_request_v4([127, 0, 0, 77], server.address().port())).unwrap();
+    let IpAddr::V4(farm) = server.address().ip() else { panic!("{}", server.address()) };
+    client.send(&socks_request_v4(farm.octets(), server.address().port())).unwrap();
     assert_eq!(client.socks_reply().unwrap(), 0);
     client.echo(b"hello").unwrap();
     client.sender.finish().unwrap();
@@ -171,7 +173,7 @@ fn curl_reaches_a_listed_server_over_a_secure_proxy() {
         return;
     }
     let (edge, server) = (edge_with_users("secure-proxy", "certificates = [\"main\"]"), page());
-    let (ca, proxy) = (edge.ca(), format!("https://ann:correct%20horse@localhost:{}", edge.at.port()));
+    let (ca, proxy) = (edge.ca(), format!("https://ann:correct%20horse@{}", edge.at));
     let output =
         curl(&["--proxy-cacert", ca.to_str().unwrap(), "--proxytunnel", "--proxy", &proxy, &url(&server)]);
     assert_eq!(output.ok().unwrap().stdout, "farm page");
@@ -215,7 +217,7 @@ fn a_secure_proxy_takes_a_ticket_as_host_when_it_has_authorities() {
 fn relay_mode_reaches_listed_servers_over_socks_and_connect_without_a_ticket() {
     let (edge, server) = (Edge::of_kind("relay", PROXY_LOCAL, ""), backend::echo().unwrap());
     let mut socks = edge.client();
-    assert_eq!(socks.socks("127.0.0.77", server.address().port()).unwrap(), 0);
+    assert_eq!(socks.socks(&server.address().ip().to_string(), server.address().port()).unwrap(), 0);
     socks.echo(b"socks").unwrap();
     let mut connect = edge.client();
     assert_eq!(connect.connect(&server.address().to_string(), "").unwrap().status, 200);
@@ -226,7 +228,7 @@ fn relay_mode_reaches_listed_servers_over_socks_and_connect_without_a_ticket() {
 fn relay_mode_refuses_what_is_not_listed() {
     let keys = "permit_loopback = true\nallow = [{ to = [\"127.0.0.77\"], ports = [1494] }]";
     let (edge, server) = (Edge::of_kind("relay", keys, ""), backend::echo().unwrap());
-    assert_eq!(edge.client().socks("127.0.0.77", server.address().port()).unwrap(), 2);
+    assert_eq!(edge.client().socks(&server.address().ip().to_string(), server.address().port()).unwrap(), 2);
     assert_eq!(edge.client().connect(&server.address().to_string(), "").unwrap().status, 403);
     assert_eq!(server.accepted(), 0);
 }

@@ -82,14 +82,7 @@ fn an_rdp_session_shows_what_its_server_shows() {
     shadow.wait_for_port(server, PATIENCE).unwrap();
     let local = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), process::free_port().unwrap());
     let mut connect = Command::new(process::binary("portcullis").unwrap());
-    connect.args([
-        "connect",
-        "--gateway",
-        &format!("localhost:{}", edge.at.port()),
-        "--via",
-        "socks5",
-        "--ca",
-    ]);
+    connect.args(["connect", "--gateway", &edge.at.to_string(), "--via", "socks5", "--ca"]);
     connect.arg(edge.ca()).args(["--listen", &local.to_string()]);
     connect.env("PORTCULLIS_TICKET", edge.ticket_with(server, &json!({"refreshable": true, "user": "ann"})));
     let mut connect = Child::spawn("connect", &mut connect, home).unwrap();

@@ -48,7 +48,14 @@ const FORWARD_HOST: How =
     Test("verdict.rs", "a_forwarded_flow_goes_on_whatever_the_rules_say_and_a_new_one_needs_a_rule");
 const FORWARD_WIRE: How = Test("forward.rs", "what_cannot_be_forwarded_is_counted_by_its_reason");
 
+const VLANS_KERNEL: How =
+    Test("vlan_roles_program.rs", "what_is_no_vlan_s_is_dropped_and_counted_at_the_interface");
+const VLANS_WIRE: How =
+    Test("vlan_roles.rs", "each_vlan_of_a_card_is_judged_by_its_own_role_and_counted_under_its_name");
+
 const HOST: Rest = &[
+    (VlanUnknown, Test("vlan.rs", "a_frame_is_its_vlan_s_by_all_of_its_tags_whatever_their_priorities")),
+    (Untagged, Test("vlan.rs", "a_frame_without_a_number_is_the_interface_s_own_where_that_has_a_role")),
     (Flow, Test("verdict.rs", "a_live_flow_comes_before_everything")),
     (Forwarded, FORWARD_HOST),
     (ForwardedError, Test("verdict.rs", "an_error_about_a_forwarded_flow_is_forwarded")),
@@ -79,6 +86,8 @@ const HOST: Rest = &[
 ];
 
 const KERNEL: Rest = &[
+    (VlanUnknown, VLANS_KERNEL),
+    (Untagged, VLANS_KERNEL),
     (Flow, Test("program.rs", "packets_of_an_admitted_flow_pass_and_are_counted_and_errors_about_it_pass")),
     (
         IcmpError,
@@ -115,6 +124,8 @@ const KERNEL: Rest = &[
 ];
 
 const WIRE: Rest = &[
+    (VlanUnknown, VLANS_WIRE),
+    (Untagged, VLANS_WIRE),
     (NoRole, Test("rare.rs", "an_interface_that_has_lost_its_role_cuts_nobody_off")),
     (
         Forwarded,

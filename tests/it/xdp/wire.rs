@@ -329,6 +329,23 @@ fn the_filter_runs_behind_the_driver_where_that_is_asked_for() {
 }
 
 #[test]
+fn an_interface_whose_driver_runs_no_programs_is_filtered_behind_it_with_a_warning() {
+    let Some(scene) = Scene::build() else { return };
+    let _strangers = scene.strangers();
+    // Loopback has no driver that runs programs.
+    let gateway = scene.start("");
+    let mut setup = gateway.halt().unwrap();
+    setup.merge("[xdp]\ninterface = [{ name = \"lo\", role = \"mgmt\" }]").unwrap();
+    let gateway = setup.start_in(&scene.lab.gateway).unwrap();
+    assert_eq!(state(&gateway), "attached (generic)");
+    assert!(gateway.log().contains("the driver cannot run the filter"), "{}", gateway.log());
+    let status: Value = gateway.cli_json(["xdp", "status"]).unwrap();
+    let modes: Vec<_> = status["interfaces"].as_array().unwrap().iter().map(|row| &row["mode"]).collect();
+    assert_eq!(modes, ["driver", "driver", "generic"]);
+    assert_eq!((scene.reaches(OPEN), scene.reaches(CLOSED)), (vec![true; 2], vec![false; 2]));
+}
+
+#[test]
 fn an_interface_that_is_not_there_keeps_the_daemon_from_starting() {
     let Some(scene) = Scene::build() else { return };
     let mut setup = scene.setup("");

@@ -10,6 +10,7 @@ use portcullis_tests::gateway::BpfFs;
 use portcullis_tests::{netns, process};
 use serde_json::Value;
 
+use super::filtered;
 use super::tally::Tally;
 use crate::demo::{self, Profile};
 use crate::ebpf::{self, Toolchain};
@@ -23,27 +24,6 @@ const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// Tests are made to end within 25 minutes on two cores.
 const TEST_LIMIT: Duration = Duration::from_secs(30 * 60);
 const FUZZ: &str = "tests/fuzz/Cargo.toml";
-
-/// Modules of the gateway's tests that run behind the filter too.
-const FILTERED: &[&str] = &[
-    "gateway::cgp",
-    "gateway::connect::",
-    "gateway::drain",
-    "gateway::http",
-    "gateway::relay::",
-    "gateway::socks",
-    "gateway::tickets",
-    "gateway::tls::",
-    "gateway::websocket",
-];
-/// Tests among these that cannot.
-const ON_LOOPBACK: &[&str] = &[
-    "a_server_over_ipv6_is_reached",
-    "a_ticket_for_loopback_is_refused_by_default",
-    "our_own_authority_serves_the_xml_of_storefront",
-    "python_socks_inside_tls_reaches_the_server_with_a_ticket",
-    "python_websockets_carries",
-];
 
 pub(crate) struct Step {
     pub(crate) name: &'static str,
@@ -97,7 +77,7 @@ pub(crate) const STEPS: &[Step] = &[
     step("test", "unit, conformance, integration tests, replay of fuzz findings", test),
     slow("epoll", "sessions again on the relay engine for machines without io_uring", |_| on_epoll()),
     slow("filtered", "sessions again with the packet filter on both interfaces of every gateway", |_| {
-        filtered()
+        behind_the_filter()
     }),
     slow("boot", "the kernel side on the appliance's kernel, in QEMU", |_| boot::step()),
     slow("appliance", "the image starts in QEMU, where one was built", |_| {
@@ -163,9 +143,8 @@ fn on_epoll() -> Result<Tally> {
     run_tests(tests)
 }
 
-/// Behind the filter daemons run one after the other. Left out is what speaks of loopback itself, as `filtered` says, and
-/// what has namespaces of its own.
-fn filtered() -> Result<Tally> {
+/// Behind the filter daemons run one after the other.
+fn behind_the_filter() -> Result<Tally> {
     if let Err(missing) = Toolchain::find() {
         return Ok(Tally::skipped(&missing));
     }
@@ -176,10 +155,9 @@ fn filtered() -> Result<Tally> {
     let program = boot::build_test("gateway")?;
     let world = World::build()?;
     let mut tests = world.command(program.to_str().context("the test program's path is no text")?);
-    tests.current_dir(process::repository().join("tests")).args(["--test-threads", "1"]).args(FILTERED);
-    for left_out in ON_LOOPBACK {
-        tests.args(["--skip", left_out]);
-    }
+    tests.current_dir(process::repository().join("tests")).args(["--test-threads", "1"]);
+    tests.args(filtered::arguments());
+    filtered::left_out().iter().for_each(|line| shell::say(line));
     run_tests(tests)
 }
 

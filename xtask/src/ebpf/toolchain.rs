@@ -30,8 +30,8 @@ pub(crate) struct Toolchain {
 pub(crate) enum Compiler {
     /// With core for the target, which lies in the second path.
     Ready(PathBuf, PathBuf),
-    /// Builds core from its source.
-    Nightly,
+    /// Builds core from its source; by this rustup.
+    Nightly(PathBuf),
 }
 
 impl Toolchain {
@@ -56,9 +56,10 @@ impl Toolchain {
                 cargo.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTUP_TOOLCHAIN");
                 cargo
             }
-            Compiler::Nightly => {
-                let mut cargo = nightly(&["cargo", "-Z", "build-std=core"]);
-                cargo.env_remove("RUSTC");
+            Compiler::Nightly(rustup) => {
+                let mut cargo = nightly(rustup, &["cargo", "-Z", "build-std=core"]);
+                // Of whatever built this program: rustup sets its own.
+                cargo.env_remove("RUSTC").env_remove("RUSTC_BOOTSTRAP").env_remove("RUSTUP_TOOLCHAIN");
                 cargo
             }
         };
@@ -74,20 +75,19 @@ impl Toolchain {
 
     /// The clippy that belongs to the compiler: another one could not read the core that it has for the target.
     pub(crate) fn clippy(&self) -> Option<Command> {
+        let driver = match &self.compiler {
+            Compiler::Ready(..) => Some(DEBIAN_CLIPPY).filter(|driver| Path::new(driver).is_file()),
+            // Where rustup starts a program its own are in the PATH.
+            Compiler::Nightly(rustup) => {
+                Some("clippy-driver").filter(|driver| answers(&mut nightly(rustup, &[driver, "--version"])))
+            }
+        }?;
         let mut cargo = self.cargo();
-        match &self.compiler {
-            Compiler::Ready(..) if Path::new(DEBIAN_CLIPPY).is_file() => {
-                // What `cargo clippy` does, but it would take the driver that lies beside it.
-                cargo.env("RUSTC_WORKSPACE_WRAPPER", DEBIAN_CLIPPY);
-                cargo.env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__").arg("check");
-                Some(cargo)
-            }
-            Compiler::Nightly if answers(&mut nightly(&["clippy-driver", "--version"])) => {
-                cargo.env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__").arg("clippy");
-                Some(cargo)
-            }
-            Compiler::Ready(..) | Compiler::Nightly => None,
-        }
+        // What `cargo clippy` does. It would take the driver that lies beside Debian's cargo, and with nightly it would
+        // lose what stands before the command, and its own arguments would take the place of these.
+        cargo.env("RUSTC_WORKSPACE_WRAPPER", driver);
+        cargo.env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__").arg("check");
+        Some(cargo)
     }
 
     /// Why there is no clippy, and how to get one.
@@ -96,7 +96,7 @@ impl Toolchain {
             Compiler::Ready(..) => {
                 "no clippy of the kernel side's compiler: `apt-get install rust-web-clippy`"
             }
-            Compiler::Nightly => "no clippy of nightly: `rustup component add clippy --toolchain nightly`",
+            Compiler::Nightly(_) => "no clippy of nightly: `rustup component add clippy --toolchain nightly`",
         }
     }
 }
@@ -111,15 +111,15 @@ impl Compiler {
         if let Some(libraries) = libraries(&ready).filter(|_| ready.is_file()) {
             return Ok(Self::Ready(ready, libraries));
         }
-        let sysroot = printed(&mut nightly_of(rustup, &["rustc", "--print", "sysroot"])).ok_or(NO_RUSTC)?;
+        let sysroot = printed(&mut nightly(rustup, &["rustc", "--print", "sysroot"])).ok_or(NO_RUSTC)?;
         let source = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs");
-        if source.is_file() { Ok(Self::Nightly) } else { Err(NO_SOURCE) }
+        if source.is_file() { Ok(Self::Nightly(rustup.to_owned())) } else { Err(NO_SOURCE) }
     }
 
     fn describe(&self) -> String {
         match self {
             Self::Ready(rustc, _) => format!("{}, which has core for {TARGET}", rustc.display()),
-            Self::Nightly => String::from("rustup's nightly, which builds core from rust-src"),
+            Self::Nightly(_) => String::from("rustup's nightly, which builds core from rust-src"),
         }
     }
 
@@ -127,7 +127,7 @@ impl Compiler {
     pub(crate) fn llvm(&self) -> Option<u32> {
         let said = match self {
             Self::Ready(rustc, _) => printed(Command::new(rustc).arg("-vV")),
-            Self::Nightly => printed(&mut nightly(&["rustc", "-vV"])),
+            Self::Nightly(rustup) => printed(&mut nightly(rustup, &["rustc", "-vV"])),
         }?;
         linker::llvm_version(&said)
     }
@@ -151,11 +151,7 @@ fn libraries(rustc: &Path) -> Option<PathBuf> {
     Some(PathBuf::from(said.trim())).filter(|path| path.is_dir())
 }
 
-fn nightly(command: &[&str]) -> Command {
-    nightly_of(Path::new(RUSTUP), command)
-}
-
-fn nightly_of(rustup: &Path, command: &[&str]) -> Command {
+fn nightly(rustup: &Path, command: &[&str]) -> Command {
     let mut rustup = Command::new(rustup);
     rustup.args(["run", "nightly"]).args(command);
     rustup
@@ -211,11 +207,72 @@ mod tests {
         let source = at.join("sysroot/lib/rustlib/src/rust/library/core/src");
         fs::create_dir_all(&source).unwrap();
         fs::write(source.join("lib.rs"), "").unwrap();
-        assert!(matches!(found(&nothing, &rustup), Ok(Compiler::Nightly)));
+        assert!(matches!(found(&nothing, &rustup), Ok(Compiler::Nightly(by)) if by == rustup));
         // A stable compiler that has core for the target comes first; one that names a directory without it is none.
         let empty = program(at, "rustc", &format!("echo {}", nothing.display()));
-        assert!(matches!(found(&empty, &rustup), Ok(Compiler::Nightly)));
+        assert!(matches!(found(&empty, &rustup), Ok(Compiler::Nightly(_))));
         let ready = program(at, "rustc-web", &format!("echo {}", at.display()));
         assert!(matches!(found(&ready, &rustup), Ok(Compiler::Ready(..))));
+    }
+    /// A rustup that writes down what it is asked for and in what environment.
+    fn noting(at: &Path) -> PathBuf {
+        let line = "{ echo \"$PWD\"; echo \"$*\"; for name in RUSTC RUSTC_BOOTSTRAP RUSTC_WORKSPACE_WRAPPER CLIPPY_ARGS; \
+                    do printenv $name || echo -; done; echo \"${PATH%%:*}\"; } >\"${0%/*}/notes\"";
+        program(at, "rustup", line)
+    }
+
+    #[test]
+    fn nightly_builds_core_from_source_with_the_linker_s_place_first_and_nothing_of_another_compiler() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path();
+        let linker = Linker { path: at.join("tools/bpf-linker") };
+        let toolchain = Toolchain { compiler: Compiler::Nightly(noting(at)), linker };
+        let ebpf = process::repository().join("ebpf");
+        let notes = |command: &mut Command| {
+            let done = command.status().unwrap();
+            assert!(done.success());
+            let notes = fs::read_to_string(at.join("notes")).unwrap();
+            notes.lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let (place, first) = (ebpf.display().to_string(), at.join("tools").display().to_string());
+        let work = at.join("work");
+        let build = format!(
+            "run nightly cargo -Z build-std=core build --locked --release --target {TARGET} --target-dir {}",
+            work.display()
+        );
+        let built = notes(&mut crate::ebpf::build_command(&toolchain, &work));
+        assert_eq!(built, [&place, &build, "-", "-", "-", "-", &first].map(String::from));
+        let linted = notes(&mut toolchain.clippy().unwrap());
+        let lint = "run nightly cargo -Z build-std=core check";
+        let arguments = "-Dwarnings__CLIPPY_HACKERY__";
+        assert_eq!(linted, [&place, lint, "-", "-", "clippy-driver", arguments, &first].map(String::from));
+        assert!(toolchain.describe().contains("rustup's nightly, which builds core from rust-src"));
+    }
+
+    #[test]
+    fn a_nightly_without_clippy_says_how_to_get_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path();
+        let rustup = program(at, "rustup", "echo \"error: 'clippy-driver' is not installed\" >&2; exit 1");
+        let toolchain =
+            Toolchain { compiler: Compiler::Nightly(rustup), linker: Linker { path: at.join("l") } };
+        assert!(toolchain.clippy().is_none());
+        assert!(toolchain.no_clippy().contains("rustup component add clippy --toolchain nightly"));
+    }
+
+    #[test]
+    fn debians_compiler_may_use_what_its_core_needs_of_nightly() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path();
+        let compiler = Compiler::Ready(at.join("rustc"), at.join("lib"));
+        let toolchain = Toolchain { compiler, linker: Linker { path: at.join("tools/bpf-linker") } };
+        let command = crate::ebpf::build_command(&toolchain, &at.join("work"));
+        let variables: Vec<_> = command.get_envs().collect();
+        let has = |name: &str, value: Option<&str>| {
+            variables.contains(&(std::ffi::OsStr::new(name), value.map(std::ffi::OsStr::new)))
+        };
+        assert!(has("RUSTC", at.join("rustc").to_str()) && has("RUSTC_BOOTSTRAP", Some("1")));
+        assert!(has("RUSTUP_TOOLCHAIN", None), "{variables:?}");
+        assert!(command.get_args().all(|argument| argument != "build-std=core"));
     }
 }

@@ -66,8 +66,14 @@ pub struct XdpSteering {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct XdpInterfaceStatus {
     pub name: String,
-    /// `edge`, `farm` or `mgmt`.
+    /// `edge`, `farm` or `mgmt`; `none` where only VLANs of it have roles.
     pub role: String,
+    /// Of a VLAN: the interface that carries it, at which the filter sits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan_of: Option<String>,
+    /// The numbers of its tags there, from the outside in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vlan: Vec<u16>,
     /// `driver` or `generic`.
     pub mode: String,
     /// Whether the filter is in force still.

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use portcullis_ebpf_common::tables::Role;
+
 use super::traffic::{flow_use, map_use};
 use super::{Outcome, Services};
 use crate::config::XdpConfig;
@@ -11,7 +13,7 @@ use crate::ctl::protocol::{
 };
 use crate::log;
 use crate::sync::lock;
-use crate::xdp::XdpError;
+use crate::xdp::{Vlan, XdpError};
 
 impl Services {
     pub(super) fn kernel_status(&self) -> Outcome<XdpStatus> {
@@ -19,7 +21,9 @@ impl Services {
         let leaving = self.kernel.counts_out().map_err(failed)?.into_iter().map(|count| ("out", count));
         let (running, outgoing) = (self.kernel.running(), self.kernel.outgoing());
         let interfaces = self.kernel.interfaces().into_iter().map(|interface| XdpInterfaceStatus {
-            role: interface.role.as_str().to_owned(),
+            role: interface.role.map_or("none", Role::as_str).to_owned(),
+            vlan_of: interface.vlan.as_ref().map(|vlan| vlan.trunk.clone()),
+            vlan: interface.vlan.as_ref().map(Vlan::numbers).unwrap_or_default(),
             mode: interface.mode.as_str().to_owned(),
             attached: interface.is_attached(),
             condition: interface.condition.to_string(),

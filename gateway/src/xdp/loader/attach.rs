@@ -1,17 +1,20 @@
 //! Puts the program onto an interface: in the place of a pinned one, or anew.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::xdp::{XdpLink, XdpLinkId};
 use aya::programs::{ProgramError, Xdp, XdpMode as AyaMode};
 
-use portcullis_ebpf_common::tables::Interface;
+use portcullis_ebpf_common::tables::Role;
 
-use super::Filtered;
 use super::error::{XdpError, chain};
 use super::pins::{pin_path, remove};
-use crate::config::{XdpConfig, XdpInterface, XdpMode};
+use super::{Active, Filtered};
+use crate::config::{XdpConfig, XdpMode};
+use crate::sync::lock;
+use crate::xdp::vlans::Place;
 use crate::xdp::watch::Condition;
 
 /// The mode in which a program is attached.
@@ -40,31 +43,35 @@ impl Mode {
     }
 }
 
+impl Active {
+    /// What programs are attached to: no VLANs.
+    pub(in crate::xdp) fn attached_names(&self) -> Vec<String> {
+        let interfaces = lock(&self.interfaces);
+        interfaces.iter().filter(|one| one.vlan.is_none()).map(|one| one.name.clone()).collect()
+    }
+}
+
 /// Filters all interfaces, or leaves those alone that were not filtered before: a daemon that does not start must
-/// not leave a filter behind.
-pub(super) fn all(
-    program: &mut Xdp,
-    xdp: &XdpConfig,
-    indexed: &[(u32, Interface)],
-) -> Result<Vec<Filtered>, XdpError> {
-    let mut interfaces: Vec<Filtered> = Vec::new();
-    let mut new: Vec<PathBuf> = Vec::new();
-    for (interface, (index, value)) in xdp.interfaces.iter().zip(indexed) {
-        let Enforced { mode, pin, is_new } = match enforce(program, xdp, interface, *index) {
-            Ok(enforced) => enforced,
+/// not leave a filter behind. VLANs are filtered where the interface that carries them is.
+pub(super) fn all(program: &mut Xdp, xdp: &XdpConfig, places: Vec<Place>) -> Result<Vec<Filtered>, XdpError> {
+    let mut enforced: HashMap<String, Enforced> = HashMap::new();
+    for place in places.iter().filter(|place| place.vlan.is_none()) {
+        match enforce(program, xdp, &place.name, place.index) {
+            Ok(done) => drop(enforced.insert(place.name.clone(), done)),
             Err(error) => {
-                new.iter().for_each(|pin| drop(remove(pin)));
+                enforced.values().filter(|done| done.is_new).for_each(|done| drop(remove(&done.pin)));
                 return Err(error);
             }
-        };
-        let XdpInterface { name, role } = interface.clone();
-        let (role_name, mode_name) = (role.as_str(), mode.as_str());
-        tracing::info!(interface = name, role = role_name, mode = mode_name, "packets are filtered");
-        if is_new {
-            new.push(pin.clone());
         }
-        let (index, value, condition) = (*index, *value, Condition::Attached);
-        interfaces.push(Filtered { name, role, mode, index, value, pin, condition, repairs: 0 });
+    }
+    let mut interfaces = Vec::new();
+    for Place { name, role, index, value, vlan, ports } in places {
+        let at = vlan.as_ref().map_or(&name, |vlan| &vlan.trunk);
+        let Some(Enforced { mode, pin, .. }) = enforced.get(at) else { continue };
+        let (role_name, mode_name) = (role.map_or("none", Role::as_str), mode.as_str());
+        tracing::info!(interface = name, at, role = role_name, mode = mode_name, "packets are filtered");
+        let (mode, pin, condition) = (*mode, pin.clone(), Condition::Attached);
+        interfaces.push(Filtered { name, role, vlan, ports, mode, index, value, pin, condition, repairs: 0 });
     }
     Ok(interfaces)
 }
@@ -81,7 +88,7 @@ pub(in crate::xdp) struct Enforced {
 pub(in crate::xdp) fn enforce(
     program: &mut Xdp,
     xdp: &XdpConfig,
-    interface: &XdpInterface,
+    interface: &str,
     index: u32,
 ) -> Result<Enforced, XdpError> {
     let modes: &[Mode] = match xdp.mode {
@@ -90,7 +97,7 @@ pub(in crate::xdp) fn enforce(
         XdpMode::Generic => &[Mode::Generic],
     };
     for mode in Mode::ALL {
-        let pin = pin_path(&xdp.pins, mode, &interface.name);
+        let pin = pin_path(&xdp.pins, mode, interface);
         if !pin.exists() {
             continue;
         }
@@ -106,21 +113,21 @@ pub(in crate::xdp) fn enforce(
             Ok(id) => {
                 if let Some(error) = &refused {
                     tracing::warn!(
-                        interface = interface.name,
+                        interface,
                         error = %chain(error),
                         "the driver cannot run the filter; it runs behind the driver, which costs more"
                     );
                 }
-                let pin = pin_path(&xdp.pins, *mode, &interface.name);
+                let pin = pin_path(&xdp.pins, *mode, interface);
                 return pinned(program, id, &pin)
                     .map(|()| Enforced { mode: *mode, pin, is_new: true })
-                    .map_err(|reason| XdpError::Link { interface: interface.name.clone(), reason });
+                    .map_err(|reason| XdpError::Link { interface: interface.to_owned(), reason });
             }
             Err(error) => refused = Some(error),
         }
     }
     let source = refused.unwrap_or(ProgramError::NotLoaded);
-    Err(XdpError::Attach { interface: interface.name.clone(), source })
+    Err(XdpError::Attach { interface: interface.to_owned(), source })
 }
 
 /// Whether a link is on the interface already. The kernel says it by refusing a second one; asking needs no right

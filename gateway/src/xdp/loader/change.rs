@@ -129,7 +129,7 @@ impl Kernel {
             return Ok(true);
         }
         if policy.has_egress {
-            outgoing::attach(&mut lock(&active.ebpf), xdp)?;
+            outgoing::attach(&mut lock(&active.ebpf), xdp, &active.attached_names())?;
             lock(&active.outgoing).condition.get_or_insert(Condition::Attached);
         }
         let waits = hold == Hold::AsConfigured && !xdp.confirm.is_zero();

@@ -35,6 +35,13 @@ pub enum XdpError {
     Attach { interface: String, source: ProgramError },
     #[error("interface `{interface}`: the program cannot be pinned: {reason}")]
     Link { interface: String, reason: String },
+    #[error("interface `{interface}`: {reason}")]
+    Vlan { interface: String, reason: String },
+    #[error(
+        "interface `{interface}`: VLANs of it have roles in [xdp], and its card takes VLAN tags off before the filter sees \
+         them: {reason}; see `ethtool -k` for rx-vlan, or give the whole interface one role"
+    )]
+    TagsTakenOff { interface: String, reason: String },
     #[error("the kernel does not list its network devices")]
     Devices(#[source] io::Error),
     #[error("{at}: what leaves cannot be judged: {reason}")]
