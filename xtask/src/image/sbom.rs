@@ -58,7 +58,8 @@ pub(super) fn list(packages: &BTreeSet<Package>) -> String {
 }
 
 pub(super) fn crates() -> Result<BTreeSet<Crate>> {
-    let mut tree = shell::cargo(&["tree", "--locked", "--package", "portcullis", "--edges", "normal"]);
+    let mut tree = shell::cargo(&["tree", "--locked", "--edges", "normal"]);
+    tree.args(["--package", "portcullis", "--package", "portcullis-first-boot"]);
     tree.args(["--prefix", "none", "--target", "x86_64-unknown-linux-gnu", "--format", "{p}|{l}"]);
     Ok(read_tree(&shell::output(&mut tree)?))
 }
