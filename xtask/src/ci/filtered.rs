@@ -70,6 +70,7 @@ const MODULES: &[Module] = &[
         )],
     ),
     elsewhere("monitoring", "its Prometheus scrapes a metrics listener on loopback"),
+    elsewhere("network", "files of systemd-networkd; no client comes over the network"),
     behind("openssh", &[]),
     elsewhere("prometheus", "its metrics listener is on loopback; scrapes are no sessions"),
     behind(
@@ -108,6 +109,8 @@ const MODULES: &[Module] = &[
     ),
     elsewhere("shell", "a terminal and the control socket; no client comes over the network"),
     behind("socks", &[("python_socks_inside_tls_reaches_the_server_with_a_ticket", LOOPBACK_PROGRAM)]),
+    elsewhere("support_shell", "a terminal and the control socket; no client comes over the network"),
+    elsewhere("syslog", "its syslog server, and the gateway that sends to it, are on loopback"),
     behind(
         "tickets",
         &[
