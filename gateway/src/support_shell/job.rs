@@ -25,6 +25,8 @@ use crate::update::{read_json, write_json};
 
 /// How long the first frame may take, and how long a client may not read.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often somebody looks whether the shell is over.
+const LOOK: Duration = Duration::from_millis(500);
 /// What the administrator is told, and the daemon reads.
 pub(super) const RECORD: &str = "shell.json";
 const RECORD_MODE: u32 = 0o644;
@@ -154,7 +156,7 @@ impl Shell {
                 return Ok("its time was over".to_owned());
             }
             // Frames are small and their sender writes each at once: one that has begun is there.
-            connection.set_read_timeout(Some(left))?;
+            connection.set_read_timeout(Some(left.min(LOOK)))?;
             match read_frame(&mut &*connection) {
                 Ok(Some(Frame::Data(bytes))) => self.master.write_all(&bytes)?,
                 Ok(Some(Frame::Size(rows, columns))) => {
@@ -170,6 +172,10 @@ impl Shell {
                 Ok(None) if *lock(&over) => return Ok(String::new()),
                 Ok(None) => return Ok("the administrator has gone".to_owned()),
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    // What was started in it may keep the terminal open, and ends with it.
+                    if self.child.try_wait()?.is_some() {
+                        return Ok(String::new());
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -242,6 +248,20 @@ mod tests {
         shown_until(&client, "40 120\r\n");
         send(Frame::Data(b"exit\n".to_vec()));
         assert_eq!(serving.join().unwrap(), "");
+    }
+
+    #[test]
+    fn leaving_ends_it_whatever_keeps_its_terminal_open() {
+        let (client, served) = UnixStream::pair().unwrap();
+        let serving = std::thread::spawn(move || shell().relay(&served, patient()).unwrap());
+        let typed = b"setsid sleep 1000 & echo left=$! $((6 * 7))\n".to_vec();
+        write_frame(&mut &client, &Frame::Data(typed)).unwrap();
+        let shown = shown_until(&client, " 42\r\n");
+        let left =
+            shown.rsplit("left=").next().and_then(|rest| rest.split(' ').next()?.parse().ok()).unwrap();
+        write_frame(&mut &client, &Frame::Data(b"exit\n".to_vec())).unwrap();
+        assert_eq!(serving.join().unwrap(), "");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(left), nix::sys::signal::Signal::SIGKILL).unwrap();
     }
 
     #[test]

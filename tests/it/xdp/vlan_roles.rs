@@ -99,6 +99,14 @@ fn listen(scene: &Scene, networks: &[u8], port: u16) -> Vec<TcpListener> {
     scene.lab.gateway.enter(|| all.map(|at| Ok(TcpListener::bind(at)?)).collect()).unwrap()
 }
 
+/// Whether a feature of the card at the edge begins like that.
+fn feature(place: &Place, name: &str, state: &str) -> bool {
+    let mut ethtool = place.command("ethtool");
+    ethtool.args(["-k", "edge"]);
+    let features = process::run(&mut ethtool, PATIENCE).unwrap().ok().unwrap().stdout;
+    features.contains(&format!("{name}: {state}"))
+}
+
 #[test]
 fn each_vlan_of_a_card_is_judged_by_its_own_role_and_counted_under_its_name() {
     let Some(scene) = vlans() else { return };
@@ -170,10 +178,10 @@ fn a_vlan_that_gets_another_number_is_followed_and_a_card_that_takes_tags_off_is
     condition("gone");
     assert_eq!(row(&gateway, "edge.10")["attached"], false);
     let unknown = dropped(&gateway, "edge", "vlan_unknown");
-    wait::until(PATIENCE, "frames with its tag to be dropped", || {
-        reaches(&scene, 10, OPEN) == [false; 2] && dropped(&gateway, "edge", "vlan_unknown") > unknown
-    })
-    .unwrap_or_else(|error| panic!("{error:#}: {}", gateway.log()));
+    assert_eq!(reaches(&scene, 10, OPEN), [false; 2]);
+    // A card that filters VLANs itself lets frames of one that the machine no longer has not even come.
+    let counted = dropped(&gateway, "edge", "vlan_unknown") > unknown;
+    assert_ne!(counted, feature(inside, "rx-vlan-filter", "on"), "{}", gateway.log());
     ip(outside, "link del dev wan.10").unwrap();
     let moved = ("10", "vlan id 11", 10);
     add(inside, "edge", moved, 1).unwrap();
@@ -189,15 +197,16 @@ fn a_vlan_that_gets_another_number_is_followed_and_a_card_that_takes_tags_off_is
     }
     condition("renamed to internet");
     assert_eq!(row(&gateway, "edge.10")["attached"], true);
+    if feature(inside, "rx-vlan-offload", "off [fixed]") {
+        // Nobody can tell this card otherwise.
+        return;
+    }
     let mut ethtool = inside.command("ethtool");
     ethtool.args(["-K", "edge", "rxvlan", "on"]);
     process::run(&mut ethtool, PATIENCE).unwrap().ok().unwrap();
     let told = || gateway.log().contains("it leaves them again");
     wait::until(PATIENCE, "the card to be told", told).unwrap();
-    let mut ethtool = inside.command("ethtool");
-    ethtool.args(["-k", "edge"]);
-    let features = process::run(&mut ethtool, PATIENCE).unwrap().ok().unwrap().stdout;
-    assert!(features.contains("rx-vlan-offload: off"), "{features}");
+    assert!(feature(inside, "rx-vlan-offload", "off"), "{}", gateway.log());
 }
 
 #[test]
@@ -215,12 +224,20 @@ fn what_leaves_by_a_vlan_is_judged_by_its_role_wherever_its_tag_is() {
         found.map_or(0, |row| row["packets"].as_u64().unwrap())
     };
     let socket = |place: &Place, at| place.enter(|| Ok(UdpSocket::bind(at)?)).unwrap();
-    // First with the tag in the packet, then with the tag beside it, as the card would put it on: each is a change, which
-    // ethtool wants.
-    for offload in ["off", "on"] {
-        let mut ethtool = scene.lab.gateway.command("ethtool");
-        ethtool.args(["-K", "edge", "txvlan", offload]);
-        process::run(&mut ethtool, PATIENCE).unwrap().ok().unwrap();
+    // What is unasked finds its neighbour without an answer, which would not come in.
+    for neighbour in at(40, 10, 0).map(|address| address.ip()) {
+        let line = format!("neigh replace {neighbour} lladdr 02:00:00:00:00:09 dev edge.40 nud permanent");
+        ip(&scene.lab.gateway, &line).unwrap();
+    }
+    // With the tag in the packet, and with the tag beside it, as the card would put it on. A change is what ethtool wants, and
+    // some cards do one of them for good.
+    let fixed = feature(&scene.lab.gateway, "tx-vlan-offload", "off [fixed]");
+    for offload in ["off", "on"].into_iter().take(if fixed { 1 } else { 2 }) {
+        if !fixed {
+            let mut ethtool = scene.lab.gateway.command("ethtool");
+            ethtool.args(["-K", "edge", "txvlan", offload]);
+            process::run(&mut ethtool, PATIENCE).unwrap().ok().unwrap();
+        }
         for family in 0..2 {
             let of = |network, host, port| at(network, host, port)[family];
             let (server, client) = (
