@@ -71,14 +71,18 @@ fn act(skb: *mut __sk_buff, packet: &Packet, refused: Option<Cause>) -> i32 {
 fn of_vlan(skb: *mut __sk_buff, index: u32, trunk: Interface) -> Interface {
     let frame = Buffer { skb };
     // SAFETY: the context is the kernel's own; its fields may be read by any program of this type.
-    let (beside, protocol, tag) = unsafe { ((*skb).vlan_present, (*skb).vlan_proto, (*skb).vlan_tci) };
+    let beside = unsafe { (*skb).vlan_present };
+    // SAFETY: as above.
+    let protocol = unsafe { (*skb).vlan_proto };
+    // SAFETY: as above.
+    let tag = unsafe { (*skb).vlan_tci };
     let tags = if beside == 0 {
         Tags::of(&frame)
     } else {
         Tags::behind(Tag::new(u16::from_be(protocol as u16), tag as u16), &frame)
     };
     match tags {
-        Ok(tags) if !tags.is_none() => maps::vlan(index, tags).unwrap_or(trunk.of_nobody()),
+        Ok(tags) if !tags.is_none() => maps::vlan(index, tags).unwrap_or_else(|| trunk.of_nobody()),
         _ => trunk,
     }
 }

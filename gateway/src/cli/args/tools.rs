@@ -158,7 +158,7 @@ pub enum Support {
     /// Write one file with what support asks for to standard output: status, configuration, interfaces, routes, packet
     /// filter, metrics, logs, audit log, units. Secrets are taken out
     Bundle,
-    /// Open a Unix shell on the appliance, where the configuration allows it ([support]): it ends by itself, and the audit
+    /// Open a Unix shell on the appliance, where the configuration allows it (`[support]`): it ends by itself, and the audit
     /// log has who, when, from where, why and how long
     Shell(SupportShell),
 }
