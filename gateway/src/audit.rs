@@ -4,12 +4,13 @@
 //! Secrets never come here: tickets are left out of requests, and configurations hold none. Who can write to the state
 //! directory can change it: whoever needs more sends it elsewhere.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -25,6 +26,13 @@ const OLD_FILES: usize = 8;
 /// Longest line; what is asked and answered is cut before that.
 const LINE_MAX_BYTES: u64 = 16 * 1024;
 const DETAIL_MAX_CHARS: usize = 2000;
+/// Requests of one user that were denied, of which each has a record, within this time: nobody may push out what others did
+/// by asking for what they may not.
+const DENIED_MAX: u64 = 10;
+const DENIED_WITHIN: Duration = Duration::from_mins(1);
+const DENIED_MAX_CHARS: usize = 300;
+/// Users whose denied requests are counted.
+const DENIED_USERS: usize = 256;
 /// Records in one answer.
 pub const RECORDS_MAX: usize = 5000;
 const CURRENT: &str = "audit.jsonl";
@@ -72,12 +80,21 @@ pub struct Audit {
     directory: PathBuf,
     /// One line at a time.
     writing: Mutex<()>,
+    /// By user.
+    denied: Mutex<BTreeMap<Option<u32>, Denied>>,
+}
+
+/// Denied requests of one user since a moment.
+#[derive(Debug)]
+struct Denied {
+    since: Instant,
+    count: u64,
 }
 
 impl Audit {
     #[must_use]
     pub fn new(state: &Path) -> Self {
-        Self { directory: state.join("audit"), writing: Mutex::default() }
+        Self { directory: state.join("audit"), writing: Mutex::default(), denied: Mutex::default() }
     }
 
     /// Appends a record, and logs it, from where it can go to another machine. Where the former fails it is in the daemon's log at least, and what was asked is done all the same:
@@ -99,6 +116,44 @@ impl Audit {
             let line = serde_json::to_string(record).unwrap_or_default();
             tracing::error!(%error, record = line, "the audit log cannot be written");
         }
+    }
+
+    /// Appends a record of a request that was denied, unless its user has had many of them just now.
+    pub fn deny(&self, origin: Origin, role: &str, what: Value) {
+        let what = match what.to_string().len() {
+            length if length > DENIED_MAX_CHARS => {
+                serde_json::json!({ "cmd": what.get("cmd"), "bytes": length })
+            }
+            _ => what,
+        };
+        let (count, left_out) = self.count_denied(origin.uid, Instant::now());
+        let mut detail = match left_out {
+            0 => String::new(),
+            more => format!("{more} more were denied before"),
+        };
+        match count {
+            DENIED_MAX => detail.push_str("what else is denied within this minute is left out"),
+            count if count > DENIED_MAX => return,
+            _ => {}
+        }
+        self.add(&Record::new(origin, Some(role), what, "denied", &detail));
+    }
+
+    /// Which one it is of this user's, and how many had no record before.
+    fn count_denied(&self, uid: Option<u32>, now: Instant) -> (u64, u64) {
+        let mut denied = lock(&self.denied);
+        let is_over = |one: &Denied| now.saturating_duration_since(one.since) > DENIED_WITHIN;
+        if denied.len() >= DENIED_USERS && !denied.contains_key(&uid) {
+            denied.retain(|_, one| !is_over(one));
+        }
+        let one = denied.entry(uid).or_insert(Denied { since: now, count: 0 });
+        let mut left_out = 0;
+        if is_over(one) {
+            left_out = one.count.saturating_sub(DENIED_MAX);
+            *one = Denied { since: now, count: 0 };
+        }
+        one.count += 1;
+        (one.count, left_out)
     }
 
     fn append(&self, record: &Record, most: u64) -> io::Result<()> {
@@ -201,6 +256,28 @@ mod tests {
         let read: Vec<_> = audit.newest(2).into_iter().map(|record| record.what["n"].clone()).collect();
         assert_eq!(read, [3, 4]);
         assert_eq!(audit.newest(1).first().unwrap().origin, record(4).origin);
+    }
+
+    #[test]
+    fn who_asks_again_and_again_for_what_they_may_not_pushes_nothing_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let audit = Audit::new(directory.path());
+        let who = |uid| Origin { who: "eve".into(), uid: Some(uid), ..Origin::default() };
+        for _ in 0..1000 {
+            audit.deny(who(7), "viewer", json!({"cmd": "config-set", "value": "x".repeat(5000)}));
+        }
+        audit.deny(who(8), "viewer", json!({"cmd": "reload"}));
+        let records = audit.newest(100);
+        assert_eq!(records.len(), 11);
+        assert_eq!(records[0].what, json!({"cmd": "config-set", "bytes": 5031}));
+        assert!(records[8].detail.is_empty() && records[9].detail.contains("is left out"), "{records:?}");
+        assert_eq!(records[10].what["cmd"], "reload");
+        let later = Instant::now() + DENIED_WITHIN + Duration::from_secs(1);
+        assert_eq!(audit.count_denied(Some(7), later), (1, 990));
+        for uid in 0..10_000 {
+            audit.count_denied(Some(uid), later + DENIED_WITHIN * uid * 2);
+        }
+        assert!(lock(&audit.denied).len() <= DENIED_USERS);
     }
 
     #[test]

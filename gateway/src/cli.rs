@@ -1,5 +1,6 @@
 //! The `portcullis` command: one module per group of commands, and here what they share.
 
+mod access;
 pub mod args;
 mod audit;
 mod bans;
@@ -31,6 +32,7 @@ mod terminal;
 mod ticket;
 mod tls_test;
 mod update;
+mod version;
 mod watch;
 mod xdp;
 
@@ -82,9 +84,18 @@ fn usage(error: &clap::Error) -> Exit {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Ok,
         _ => Exit::Usage,
     };
+    if exit != Exit::Ok && std::env::args_os().any(|argument| argument == "--json") {
+        Output::new(true, true).failure(&usage_failure(error));
+        return exit;
+    }
     // Nobody is left to be told when it cannot be printed.
     drop(error.print());
     exit
+}
+
+/// A wrong command line, in words.
+fn usage_failure(error: &clap::Error) -> Failure {
+    Failure::new(Exit::Usage, error.render().to_string().trim_end())
 }
 
 /// What every command may use.
@@ -118,6 +129,7 @@ impl Context {
 fn run(context: &Context, command: Command) -> Outcome {
     match command {
         Command::Status => status::run(context),
+        Command::Version => version::run(context),
         Command::System => system::run(context),
         Command::Interfaces => interfaces::run(context),
         Command::HighAvailability => high_availability::show(context),
@@ -156,9 +168,13 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Bans(command) => bans::run(context, command),
         Command::Certificate(command) => certificate::run(context, command),
         Command::Secret(command) => secret::run(context, command),
+        Command::Access(command) => access::run(context, command),
+        Command::AccessJob { check, set } => access::job(check, set),
         Command::Xdp(command) => xdp::run(context, command),
         Command::Forward(command) => forward::run(context, command),
         Command::Ports(command) => ports::run(context, command),
+        Command::Drain => status::drain(context, true),
+        Command::Undrain => status::drain(context, false),
         Command::Logs(Logs::Level { level }) => log_level(context, level),
         Command::Logs(Logs::Show(arguments)) => log::show(context, &arguments),
         Command::Shell(arguments) => shell::run(context, &arguments),

@@ -30,6 +30,7 @@ use crate::front::{self, Front};
 use crate::log;
 use crate::metrics;
 use crate::relay::{self, EngineKind, EngineWanted, Worker};
+use crate::settings;
 use crate::state::State;
 use crate::store::{Store, trial};
 use crate::syslog;
@@ -74,6 +75,9 @@ fn run(options: &Options, config: Config, start: trial::Start, log: log::Control
         },
         None => config,
     };
+    if let Err(error) = settings::ask_at_start(&config.path, start.reverted.is_some()) {
+        tracing::error!(%error, "the system cannot be asked to follow the settings");
+    }
     for finding in config::check(&config) {
         match finding.severity {
             // What cannot be used at all stops the start below. An expired certificate does not: some clients may
@@ -131,11 +135,13 @@ async fn serve(
     let front = Arc::new(Front {
         gate: Arc::default(),
         bans: Arc::clone(&bans),
+        pool: Arc::clone(&parts.pool),
         asks,
         relay: Arc::clone(&context),
         workers,
         cores,
         draining: draining.clone(),
+        state: State::default(),
         setting_up: 0.into(),
         challenges: Arc::clone(&parts.acme.challenges),
     });
@@ -143,7 +149,7 @@ async fn serve(
         config: Arc::new(ArcSwap::from_pointee(config.clone())),
         store: Store::open(&config.path, &config.server.state_dir, start).into(),
         candidates: std::sync::Mutex::default(),
-        audit: Audit::new(&config.server.state_dir),
+        audit: Arc::new(Audit::new(&config.server.state_dir)),
         sessions,
         gate: Arc::clone(&front.gate),
         pool: Arc::clone(&parts.pool),
@@ -159,14 +165,13 @@ async fn serve(
         syslog: syslog::Report::default(),
         reload,
         last_reload: std::sync::Mutex::default(),
-        state: State::default(),
+        state: front.state.clone(),
         workers: config.server.workers,
         relay_engine: engine,
         relay: Arc::clone(&context),
         started: Instant::now(),
         started_at: SystemTime::now(),
     });
-    services.metrics.set_started(services.started_at);
     tasks::spawn(&services, &parts, &config, &mut sockets, inbox, draining);
     let listeners = sockets.listeners.into_iter().enumerate();
     let spawn = |(index, bound)| front::spawn(index, Arc::clone(&front), bound);
@@ -185,6 +190,7 @@ async fn serve(
 
 /// Everything works: says so to all who wait for it.
 fn become_ready(options: &Options, config: &Config, services: &Services) {
+    services.metrics.set_started(services.started_at);
     services.metrics.set_certificates(assemble::certificate_expiry(&config.certificates));
     services.state.set_ready();
     services.note_ready();

@@ -29,6 +29,8 @@ use crate::control_plane::Ask;
 use crate::forward::Balancer;
 use crate::metrics;
 use crate::relay::{Context, Worker};
+use crate::sta::pool::Pool;
+use crate::state::State;
 use crate::tls::client::ServerTls;
 use crate::xdp::steering::Cores;
 use gate::Gate;
@@ -69,6 +71,7 @@ pub struct Listener {
 pub struct Front {
     pub gate: Arc<Gate>,
     pub bans: Arc<Bans>,
+    pub pool: Arc<Pool>,
     pub asks: mpsc::Sender<Ask>,
     pub relay: Arc<Context>,
     pub workers: Vec<Worker>,
@@ -76,6 +79,8 @@ pub struct Front {
     pub cores: Cores,
     /// `true` once the daemon drains: nothing new is accepted.
     pub draining: watch::Receiver<bool>,
+    /// Whether an operator lets nothing new in.
+    pub state: State,
     /// Connections that are being set up; the drain waits for them.
     pub setting_up: AtomicUsize,
     /// Names that are being proven to an issuer of certificates.
@@ -139,6 +144,7 @@ fn bound(address: SocketAddr, shared: bool, floats: bool) -> io::Result<socket2:
 fn listen(socket: socket2::Socket) -> io::Result<std::net::TcpListener> {
     const BACKLOG: i32 = 4096;
     socket.set_nonblocking(true)?;
+    dial::prepare(&socket)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
@@ -150,10 +156,22 @@ fn listen(socket: socket2::Socket) -> io::Result<std::net::TcpListener> {
 pub fn spawn(index: usize, front: Arc<Front>, bound: Vec<Bound>) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("front-{index}")).spawn(move || {
-        front.cores.pin_thread(index);
+        front.cores.pin_front(index);
+        give_way();
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, accept::run(index, front, bound));
     })
+}
+
+/// How much nicer the calling thread is than the relay's. Where sessions want a processor to the last they get three
+/// quarters of it and the set-up of others gets one, however many want in (see sched(7)).
+const NICENESS: i32 = 5;
+
+/// Lets live sessions go before the set-up of others, which costs a thousand times as much as a message.
+fn give_way() {
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        tracing::warn!(%error, "logons may delay live sessions: their thread cannot take a lower priority");
+    }
 }
 
 /// Counts a connection while it is being set up.
@@ -178,4 +196,22 @@ pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     use nix::errno::Errno;
     let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::EADDRNOTAVAIL];
     error.raw_os_error().is_some_and(|code| exhausted.contains(&Errno::from_raw(code)))
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+
+    use super::*;
+
+    #[test]
+    fn what_a_listener_accepts_sends_small_messages_at_once_and_notices_vanished_peers() {
+        let listener = bind_alone("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), std::time::Duration::from_mins(2));
+    }
 }

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod acme;
 pub mod audit;
 pub mod authn;

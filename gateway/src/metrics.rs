@@ -4,6 +4,7 @@
 //! time somebody looks: see [`Snapshot`]. Names and meanings are in [`names`] and in `gateway/docs/METRICS.md`.
 
 pub mod acme;
+pub mod appliance;
 pub mod http;
 pub mod names;
 mod node;
@@ -32,17 +33,12 @@ pub use server_tls::ServerTlsFailure;
 
 use crate::ctl::protocol::{ForwardServer, ForwardStatus, KernelTotals};
 use crate::sync::lock;
+use crate::version::COMMIT;
 
 /// Bounds of the histograms' buckets in seconds: from a resumed handshake on a local network to a dial that
 /// times out.
 const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// The commit that was built, where the build knows it.
-const COMMIT: &str = match option_env!("PORTCULLIS_COMMIT") {
-    Some(commit) => commit,
-    None => "unknown",
-};
-
 /// Why metrics could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
@@ -100,6 +96,7 @@ pub struct Snapshot {
     pub acme: Vec<acme::Fact>,
     /// Where a syslog server is configured.
     pub syslog: Option<crate::syslog::Fact>,
+    pub appliance: appliance::Facts,
     pub log_lines_lost: u64,
     /// Directories whose file systems matter, each with a name for it.
     pub directories: Vec<(&'static str, PathBuf)>,
@@ -245,6 +242,7 @@ impl Handle {
         writer.single(names::syslog::CONNECTED, syslog.map(|fact| up(fact.connected)));
         writer.single(names::syslog::MESSAGES, syslog.map(|fact| fact.sent));
         writer.single(names::syslog::FAILURES, syslog.map(|fact| fact.failures));
+        appliance::render(&snapshot.appliance, &mut writer);
         node::render(&snapshot.directories, &mut writer);
         text::merged(&self.recorder.render(), &writer.finish())
     }

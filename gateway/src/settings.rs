@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,16 +26,33 @@ pub const REQUESTS: &str = "/run/portcullis-requests";
 pub const REQUEST: &str = "settings";
 /// What the job has done last; everybody may know.
 pub const STATUS: &str = "/run/portcullis-settings/status.json";
+/// How long a request may lie there before somebody has taken it.
+const TAKEN_WITHIN: Duration = Duration::from_secs(10);
 const HEADER: &str = "# Written by portcullis from its configuration; what is changed here is lost.\n";
 
 /// How the settings were applied last.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// RFC 3339.
     pub at: String,
     pub done: bool,
     /// What has changed, or what went wrong.
     pub told: Vec<String>,
+    /// It has begun, and said nothing of its end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub under_way: bool,
+}
+
+/// Whether the settings of the configuration are in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Applied,
+    /// Just now, or it was ended before it was done.
+    UnderWay {
+        since: String,
+    },
+    /// Why not.
+    NotApplied(String),
 }
 
 /// Whether there is somebody on this machine who applies settings.
@@ -58,11 +76,50 @@ fn ask_in(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// How the settings were applied last; `None` where nobody has.
+/// Asks at the daemon's start, where the system has followed another text: one that was on trial until now, or the one
+/// before a commit in whose midst the daemon was ended. Addresses that listeners need may depend on it.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ask_at_start(file: &Path, is_reverted: bool) -> io::Result<()> {
+    if is_reverted || is_behind(file, Path::new(STATUS)) { ask() } else { Ok(()) }
+}
+
+/// Whether the file has changed since settings were applied.
+fn is_behind(file: &Path, status: &Path) -> bool {
+    let changed = |path: &Path| path.metadata().and_then(|meta| meta.modified());
+    match (changed(file), changed(status)) {
+        (Ok(written), Ok(applied)) => written > applied,
+        // Nobody has applied any; whoever cannot read the file has other worries.
+        (written, _) => written.is_ok(),
+    }
+}
+
+/// Whether the settings are in force; `None` where nobody applies any.
 #[must_use]
-pub fn status() -> Option<Status> {
-    let text = std::fs::read_to_string(STATUS).ok()?;
-    serde_json::from_str(&text).ok()
+pub fn standing() -> Option<Standing> {
+    standing_of(Path::new(REQUESTS), Path::new(STATUS))
+}
+
+fn standing_of(requests: &Path, status: &Path) -> Option<Standing> {
+    if !requests.is_dir() {
+        return None;
+    }
+    let asked = requests.join(REQUEST).metadata().and_then(|request| request.modified());
+    if let Some(waits) = asked.ok().and_then(|asked| asked.elapsed().ok())
+        && waits > TAKEN_WITHIN
+    {
+        let seconds = waits.as_secs();
+        let why = format!("nobody has taken the request for {seconds} s (appliance-settings.service)");
+        return Some(Standing::NotApplied(why));
+    }
+    let text = std::fs::read_to_string(status).ok();
+    Some(match text.and_then(|text| serde_json::from_str::<Status>(&text).ok()) {
+        None => Standing::NotApplied("nobody says that they were (appliance-settings.service)".to_owned()),
+        Some(Status { under_way: true, at, .. }) => Standing::UnderWay { since: at },
+        Some(Status { done: true, .. }) => Standing::Applied,
+        Some(Status { at, told, .. }) => Standing::NotApplied(format!("at {at}: {}", told.join("; "))),
+    })
 }
 
 /// Every file that the settings ask for, with what it holds. The same settings give the same files.
@@ -86,5 +143,48 @@ mod tests {
         ask_in(directory.path()).unwrap();
         assert_eq!(std::fs::read(directory.path().join(REQUEST)).unwrap(), b"");
         ask_in(&directory.path().join("absent")).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_newer_than_what_was_applied_is_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, status) = (directory.path().join("x.toml"), directory.path().join("status.json"));
+        assert!(!is_behind(&file, &status));
+        std::fs::write(&file, "").unwrap();
+        assert!(is_behind(&file, &status));
+        std::fs::write(&status, "").unwrap();
+        let at = |path: &Path, seconds| {
+            let time = std::time::UNIX_EPOCH + Duration::from_secs(seconds);
+            std::fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+        };
+        at(&file, 100);
+        at(&status, 200);
+        assert!(!is_behind(&file, &status));
+        at(&file, 300);
+        assert!(is_behind(&file, &status));
+    }
+
+    #[test]
+    fn what_was_not_applied_is_told_whatever_ended_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (requests, status) = (directory.path().join("requests"), directory.path().join("status.json"));
+        let standing = || standing_of(&requests, &status);
+        let told = |part: &str| matches!(standing(), Some(Standing::NotApplied(why)) if why.contains(part));
+        assert_eq!(standing(), None, "no appliance");
+        std::fs::create_dir(&requests).unwrap();
+        assert!(told("nobody says"));
+        let say = |text: &str| std::fs::write(&status, text).unwrap();
+        say(r#"{"at":"2026-01-01T00:00:00Z","done":true,"told":[]}"#);
+        assert_eq!(standing(), Some(Standing::Applied));
+        say(r#"{"at":"2026-01-01T00:00:00Z","done":false,"told":["no link"]}"#);
+        assert!(told("at 2026-01-01T00:00:00Z: no link"));
+        say(r#"{"at":"2026-01-01T00:00:00Z","done":false,"told":[],"under_way":true}"#);
+        assert!(matches!(standing(), Some(Standing::UnderWay { .. })));
+        say(r#"{"at":"2026-01-01T00:00:00Z","done":true,"told":[]}"#);
+        ask_in(&requests).unwrap();
+        assert_eq!(standing(), Some(Standing::Applied), "it was asked for just now");
+        let request = std::fs::File::open(requests.join(REQUEST)).unwrap();
+        request.set_modified(std::time::SystemTime::now() - Duration::from_secs(60)).unwrap();
+        assert!(told("nobody has taken the request for 6"));
     }
 }

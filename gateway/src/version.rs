@@ -1,5 +1,13 @@
 //! What `--version` says.
 
+/// The commit that was built, where the build knows it.
+pub const COMMIT: &str = match option_env!("PORTCULLIS_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+/// Whether this build has a kernel side.
+pub const KERNEL_SIDE: &str = if cfg!(kernel_side) { "built" } else { "absent" };
+
 /// Version, and whether this build has a kernel side: one without it says so.
 #[cfg(kernel_side)]
 pub const LONG: &str = concat!(env!("CARGO_PKG_VERSION"), " (kernel side: built)");

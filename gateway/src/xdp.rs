@@ -18,6 +18,7 @@ mod flood;
 mod flows;
 pub mod forward;
 mod generations;
+pub mod judge;
 mod links;
 pub mod loader;
 mod maps;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::hint::black_box;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -36,10 +37,12 @@ struct Hot {
     besides: Option<fn(u32)>,
 }
 
-const HOT: [Hot; 7] = [
+const HOT: [Hot; 9] = [
     Hot { name: "first-bytes", run: first_bytes, besides: None },
     Hot { name: "record-open", run: record_open, besides: Some(record_forge) },
+    Hot { name: "record-open-by-rustls", run: record_open_by_rustls, besides: Some(record_forge) },
     Hot { name: "record-seal", run: record_seal, besides: None },
+    Hot { name: "record-seal-by-rustls", run: record_seal_by_rustls, besides: None },
     Hot { name: "socks-request", run: socks_request, besides: None },
     Hot { name: "ticket", run: ticket, besides: None },
     Hot { name: "verdict-of-a-flow", run: verdict_of_a_flow, besides: None },
@@ -89,9 +92,8 @@ fn verdict_of_junk(runs: u32) {
 /// TLS 1.3 with AES-128-GCM, in place.
 fn record_seal(runs: u32) {
     let (mut records, _) = twins::ours(TLS13_AES_128_GCM_SHA256);
-    let (front, back) = records.room();
-    let mut buffer = [&vec![0; front], CONTENT.as_slice(), &vec![0; back]].concat();
-    again(runs, || records.seal(&mut buffer, front..front + CONTENT.len()));
+    let mut buffer = [&[0; 13], CONTENT.as_slice(), &[0; 17]].concat();
+    again(runs, || records.seal(&mut buffer, 13..13 + CONTENT.len()));
 }
 
 fn record_open(runs: u32) {
@@ -100,6 +102,30 @@ fn record_open(runs: u32) {
         let mut record = forger.seal(APPLICATION_DATA, &CONTENT);
         drop(black_box(records.open(black_box(&mut record))));
     }
+}
+
+/// What the record layer is for: the same records by rustls, from a buffer and into one.
+fn record_open_by_rustls(runs: u32) {
+    let mut server = twins::reference(TLS13_AES_128_GCM_SHA256);
+    let (_, mut forger) = twins::ours(TLS13_AES_128_GCM_SHA256);
+    let mut content = [0; CONTENT.len()];
+    for _ in 0..runs {
+        let record = forger.seal(APPLICATION_DATA, &CONTENT);
+        // A refusal would show as content that never comes: the test makes sure that it does.
+        drop(black_box(server.read_tls(&mut record.as_slice())));
+        drop(black_box(server.process_new_packets()));
+        drop(black_box(server.reader().read(black_box(&mut content))));
+    }
+}
+
+fn record_seal_by_rustls(runs: u32) {
+    let mut server = twins::reference(TLS13_AES_128_GCM_SHA256);
+    let mut wire = Vec::with_capacity(2 * CONTENT.len());
+    again(runs, || {
+        wire.clear();
+        drop(black_box(server.writer().write(&CONTENT)));
+        server.write_tls(&mut wire)
+    });
 }
 
 fn record_forge(runs: u32) {
@@ -245,9 +271,15 @@ mod tests {
         let mut record = forger.seal(APPLICATION_DATA, &CONTENT);
         let opened = records.open(&mut record).unwrap();
         assert_eq!(record[opened.plaintext], CONTENT);
-        let (front, back) = records.room();
-        let mut buffer = vec![0; front + CONTENT.len() + back];
-        assert!(records.seal(&mut buffer, front..front + CONTENT.len()).is_ok());
+        let mut server = twins::reference(TLS13_AES_128_GCM_SHA256);
+        let record = twins::ours(TLS13_AES_128_GCM_SHA256).1.seal(APPLICATION_DATA, &CONTENT);
+        server.read_tls(&mut record.as_slice()).unwrap();
+        server.process_new_packets().unwrap();
+        let mut content = [0; CONTENT.len()];
+        server.reader().read_exact(&mut content).unwrap();
+        assert_eq!(content, CONTENT);
+        let mut buffer = vec![0; 13 + CONTENT.len() + 17];
+        assert!(records.seal(&mut buffer, 13..13 + CONTENT.len()).is_some());
     }
 
     #[test]

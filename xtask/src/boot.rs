@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use portcullis_tests::process;
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::ci::{Tally, target_directory};
@@ -58,13 +59,13 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "LINE")]
     command: Option<String>,
     /// Boot the appliance instead and run this scenario of `appliance-image/scenarios`; may be given more than once
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["test", "command", "all"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["test", "command", "all"], group = "scenarios")]
     scenario: Vec<String>,
     /// The tests of the kernel side, and then all scenarios of the appliance
-    #[arg(long, conflicts_with_all = ["test", "command"])]
+    #[arg(long, conflicts_with_all = ["test", "command"], group = "scenarios")]
     all: bool,
-    /// Print what the scenarios came to as one JSON object on standard output; everything else goes to standard error
-    #[arg(long, requires = "scenario")]
+    /// Print what it came to as one JSON object on standard output; everything else goes to standard error
+    #[arg(long, requires = "scenarios")]
     json: bool,
     /// Arguments of the test program, such as a filter
     #[arg(last = true)]
@@ -74,35 +75,57 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     shell::unwind_on_interrupt()?;
     if !arguments.scenario.is_empty() {
-        return tell_scenarios(&scenario::run(Choice::Named(&arguments.scenario))?, arguments.json);
+        return tell_scenarios(&scenario::run(Choice::Named(&arguments.scenario))?, None, arguments.json);
     }
     let machine = debian::ensure(arguments.mirror.as_deref(), arguments.update)?;
     let parts = match &arguments.command {
         Some(line) => vec![part("command", ["/bin/sh", "-c", line].map(str::to_owned).to_vec())],
         None => work_of(arguments.test.as_deref().unwrap_or(TEST), &arguments.arguments)?,
     };
-    let mut tally = perform(&machine, parts)?;
+    let tally = perform(&machine, parts, if arguments.json { shell::say } else { shell::print })?;
     if arguments.all {
-        let scenarios = scenario::run(Choice::All)?;
-        scenarios.lines().iter().for_each(|line| shell::print(line));
-        tally.add(scenarios.tally());
+        return tell_scenarios(&scenario::run(Choice::All)?, Some(tally), arguments.json);
     }
     Ok(tell(&tally))
 }
 
-fn tell_scenarios(scenarios: &Scenarios, json: bool) -> Result<bool> {
-    let tally = scenarios.tally();
+/// All that a run came to, for programs.
+#[derive(Debug, Serialize)]
+struct Outcome<'a> {
+    /// The tests of the kernel side, where they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel_side: Option<&'a Tally>,
+    #[serde(flatten)]
+    scenarios: &'a Scenarios,
+    /// Of everything.
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+fn tell_scenarios(scenarios: &Scenarios, kernel_side: Option<Tally>, json: bool) -> Result<bool> {
+    let mut tally = scenarios.tally();
     if json {
-        shell::print(&serde_json::to_string_pretty(scenarios).context("write the report")?);
-        return Ok(tally.failed.is_empty());
+        let counted = |count: fn(&Tally) -> usize| count(&tally) + kernel_side.as_ref().map_or(0, count);
+        let outcome = Outcome {
+            kernel_side: kernel_side.as_ref(),
+            scenarios,
+            passed: counted(|tally| tally.passed),
+            failed: counted(|tally| tally.failed.len()),
+            skipped: counted(|tally| tally.skipped.len()),
+        };
+        shell::print(&serde_json::to_string_pretty(&outcome).context("write the report")?);
+        return Ok(outcome.failed == 0);
     }
     scenarios.lines().iter().for_each(|line| shell::print(line));
+    tally.add(kernel_side.unwrap_or_default());
     Ok(tell(&tally))
 }
 
 fn tell(tally: &Tally) -> bool {
     tally.skipped.iter().for_each(|why| shell::print(&format!("skipped: {why}")));
     tally.failed.iter().for_each(|why| shell::print(&format!("FAILED: {why}")));
+    shell::print(&tally.counts());
     tally.failed.is_empty()
 }
 
@@ -127,7 +150,7 @@ pub(crate) fn step() -> Result<Tally> {
     if let Err(missing) = Toolchain::find() {
         return Ok(Tally::skipped(&missing));
     }
-    perform(&machine, work_of(TEST, &[])?)
+    perform(&machine, work_of(TEST, &[])?, shell::print)
 }
 
 fn part(name: &str, command: Vec<String>) -> Part {
@@ -183,7 +206,7 @@ fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     found.next()
 }
 
-fn perform(machine: &debian::Machine, parts: Vec<Part>) -> Result<Tally> {
+fn perform(machine: &debian::Machine, parts: Vec<Part>, show: fn(&str)) -> Result<Tally> {
     let text = |path: PathBuf| path.into_os_string().into_string();
     let programs = text(target_directory()?.join("debug"));
     let directory = text(process::repository().join("tests"));
@@ -199,7 +222,7 @@ fn perform(machine: &debian::Machine, parts: Vec<Part>) -> Result<Tally> {
     let begun = Instant::now();
     let mut tally = Tally::default();
     let report = qemu::run(machine, &work, LIMIT, |line| {
-        shell::print(line);
+        show(line);
         tally.read_test_line(line);
     })?;
     let seconds = begun.elapsed().as_secs_f64();

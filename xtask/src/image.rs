@@ -5,23 +5,27 @@
 
 mod build;
 mod builder;
+mod esp;
 mod formats;
 mod installer;
 mod keys;
 mod licences;
+mod monitor;
 mod release;
 mod sbom;
 pub(crate) mod scenario;
 mod seed;
+mod signature;
 mod sources;
 mod state;
+mod twice;
 mod vm;
 mod wiring;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 
 use crate::shell;
@@ -31,6 +35,7 @@ use formats::Format;
 use keys::Keys;
 use release::Key;
 use sources::Sources;
+use twice::Fingerprint;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -104,6 +109,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         };
         tell(&made, begun)?;
         files.push(made);
+        if *format == Format::Iso {
+            files.push(installer::sbom()?);
+        }
     }
     let directory = builder::directory()?;
     let sums = formats::checksums(&builder, &directory, &files)?;
@@ -143,15 +151,9 @@ fn make(arguments: &Arguments, builder: &Builder, given: Given<'_>) -> Result<(B
     files.push(bundle);
     if arguments.twice {
         shell::say("building a second time …");
+        let first = Fingerprint::of(builder, &built)?;
         let second = build::image(builder, &order)?;
-        if second.root_hash != built.root_hash {
-            bail!(
-                "two builds differ: root hashes {} and {}; see appliance-image/README.md, Reproducible",
-                built.root_hash,
-                second.root_hash
-            );
-        }
-        shell::print("two builds have the same root hash");
+        first.compare(&Fingerprint::of(builder, &second)?)?;
     }
     Ok((built, files))
 }

@@ -34,6 +34,9 @@ const HARMLESS: [&str; 12] = [
     "growpart",
 ];
 
+/// Notes for people; nobody reads more.
+const NOTES_MAX: usize = 40;
+
 impl Told {
     /// Takes in `meta-data`.
     pub fn meta_data(&mut self, data: &str) {
@@ -141,7 +144,11 @@ impl Told {
     }
 
     fn note(&mut self, note: String) {
-        self.notes.push(note);
+        match self.notes.len() {
+            NOTES_MAX => {}
+            count if count + 1 == NOTES_MAX => self.notes.push("and more that is not taken".to_owned()),
+            _ => self.notes.push(note),
+        }
     }
 }
 
@@ -192,6 +199,14 @@ mod tests {
             assert!(notes.contains(part), "{part} in {notes}");
         }
         assert!(!notes.contains("hunter2"));
+    }
+
+    #[test]
+    fn what_is_not_done_is_told_with_an_end() {
+        let many: String = (0..1000).map(|number| format!("key{number}: x\n")).collect();
+        let told = told(&format!("#cloud-config\n{many}"));
+        assert_eq!(told.notes.len(), NOTES_MAX);
+        assert!(told.notes[NOTES_MAX - 1].contains("and more"));
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! `portcullis-first-boot configure` (`appliance-configuration.service`, before the network and the gateway) makes the
 //! gateway's configuration of what the machine was given: a credential, a NoCloud volume ([`seed`]), what a factory reset
 //! has kept, or the image's own. `portcullis-first-boot ask` (`appliance-wizard.service`) asks a person at the console when
-//! nobody may log in yet ([`wizard`]). Both run as root, once; what they write is checked by `portcullis` before it counts.
+//! nobody may log in yet ([`wizard`]). `portcullis-first-boot login` lets people in there by password, from then on
+//! ([`login`]). All run as root, the first two once; what they write is checked by `portcullis` before it counts.
 
 pub mod cloud;
 pub mod configure;
+pub mod login;
 pub mod network;
 pub mod seed;
 pub mod wizard;
@@ -19,9 +21,13 @@ use std::process::{Command, ExitCode, Stdio};
 
 use portcullis_installer::terminals::Terminals;
 
-const HELP: &str = "usage: portcullis-first-boot configure | ask TERMINAL...\n\
+const HELP: &str = "usage: portcullis-first-boot configure | ask TERMINAL... | login TERMINAL\n\
     What the appliance runs at its first boot: `configure` makes the gateway's configuration of what the machine was\n\
-    given, `ask` asks at these terminals who may log in, and how the machine is reached.\n";
+    given, `ask` asks at these terminals who may log in, and how the machine is reached. `login` lets one in at a\n\
+    terminal by password, whenever the machine runs.\n";
+
+/// There is no terminal where a login was to be: the unit is not started again.
+const NO_TERMINAL: u8 = 66;
 
 /// Where everything is.
 #[derive(Debug, Clone)]
@@ -76,6 +82,22 @@ impl Places {
     pub fn has_keys(&self) -> bool {
         fs::metadata(self.keys()).is_ok_and(|meta| meta.len() > 0)
     }
+
+    /// Whether a user has a password for the console.
+    #[must_use]
+    pub fn has_password(&self, user: &str) -> bool {
+        self.at("/var/lib/appliance/passwords").join(user).is_file()
+    }
+
+    pub(crate) fn has_any_password(&self) -> bool {
+        ["admin", "operator", "viewer"].into_iter().any(|user| self.has_password(user))
+    }
+
+    /// Whether an administrator can get in, by SSH or at the console.
+    #[must_use]
+    pub fn somebody_may_log_in(&self) -> bool {
+        self.has_keys() || self.has_password("admin")
+    }
 }
 
 /// Runs with the arguments of the process.
@@ -88,6 +110,10 @@ pub fn main() -> ExitCode {
         ["ask", terminals @ ..] if !terminals.is_empty() => {
             wizard::run(&places, &mut Terminals::open(terminals))
         }
+        ["login", terminal] if login::is_there(terminal.as_ref()) => {
+            login::run(&places, &login::Login::default(), terminal.as_ref())
+        }
+        ["login", _] => return ExitCode::from(NO_TERMINAL),
         ["--help" | "-h"] => {
             io::stdout().write_all(HELP.as_bytes()).ok();
             return ExitCode::SUCCESS;
@@ -106,8 +132,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Says a line to whoever looks at the start: the journal and the console.
+/// Longest line that is told.
+const LINE_MAX_CHARS: usize = 1000;
+
+/// Says a line to whoever looks at the start: the journal and the console. What a volume has written into it moves no
+/// cursor there.
 fn tell(line: &str) {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    let line: String = line.chars().take(LINE_MAX_CHARS).map(plain).collect();
     // The outcome counts; who cannot be told is no reason to stop.
     writeln!(io::stderr(), "{line}").ok();
 }

@@ -1,13 +1,15 @@
 //! A NoCloud volume: a disk with the label `cidata`, ISO 9660 or FAT, as Proxmox and other hypervisors attach it, with
 //! `meta-data`, `user-data` and `network-config`. A file `portcullis.toml` on it is the gateway's configuration.
 
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount, umount};
 
 use crate::cloud::Told;
@@ -94,11 +96,16 @@ pub fn read(directory: &Path, cards: &Cards) -> Seed {
     seed
 }
 
+/// A file of the volume and nothing else: a link would lead to the machine's own files, and a pipe never ends.
 fn text(path: &Path) -> Result<Option<String>> {
-    let file = match File::open(path) {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         file => file.context("open it")?,
     };
+    if !file.metadata().context("look at it")?.is_file() {
+        bail!("it is no file");
+    }
     let mut text = String::new();
     file.take(FILE_MAX_BYTES + 1).read_to_string(&mut text).context("read it")?;
     if u64::try_from(text.len()).is_ok_and(|length| length > FILE_MAX_BYTES) {
@@ -116,5 +123,28 @@ impl Seed {
         network.time_zone.clone_from(&self.told.time_zone);
         network.ntp.clone_from(&self.told.ntp);
         (network != Network::default()).then_some(network)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn only_files_of_the_volume_are_read() {
+        let volume = tempfile::tempdir().unwrap();
+        let outside = tempfile::NamedTempFile::new().unwrap();
+        fs::write(outside.path(), "local-hostname: secret\n").unwrap();
+        let at = |name: &str| volume.path().join(name);
+        symlink(outside.path(), at("meta-data")).unwrap();
+        nix::unistd::mkfifo(&at("user-data"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        fs::create_dir(at("network-config")).unwrap();
+        fs::write(at("portcullis.toml"), "[server]\n").unwrap();
+        let seed = read(volume.path(), &Cards::find(volume.path()));
+        assert_eq!((&seed.told.host_name, &seed.network), (&None, &None));
+        assert_eq!(seed.configuration.as_deref(), Some("[server]\n"));
+        assert_eq!(seed.told.notes.len(), 3, "{:?}", seed.told.notes);
     }
 }

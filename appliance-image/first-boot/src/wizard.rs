@@ -1,8 +1,8 @@
 //! Asks at the console: who may log in, how the machine is reached, what it is called, and what time it is there.
 //!
-//! It asks while nobody may log in (no credential and no seed has named a key), and the machine works meanwhile as it does
-//! without a word. What is answered becomes a commit like any other, with its check and its line in the audit log. There
-//! are no passwords: SSH takes keys only, and the console has no login.
+//! It asks while no administrator may log in (no credential and no seed has named a key), and the machine works meanwhile as
+//! it does without a word. What is answered becomes a commit like any other, with its check and its line in the audit log.
+//! SSH takes keys only; who has none at hand sets a password, which opens the console ([`crate::login`]) and nothing else.
 
 use std::fs;
 use std::net::IpAddr;
@@ -17,23 +17,33 @@ use nix::ifaddrs::getifaddrs;
 use portcullis_installer::keys::is_key;
 use portcullis_installer::terminals::Terminals;
 use toml_edit::{DocumentMut, Item, value};
+use zeroize::Zeroizing;
 
 use crate::configure::with_network;
 use crate::network::{Cards, Interface, Network};
 use crate::{Places, portcullis, put};
 
 const NOBODY: &str = "no console is left to answer";
+/// The gateway's command, which keeps it, takes no shorter one.
+const PASSWORD_MIN_CHARS: usize = 12;
 const ZONES: &str = "/usr/share/zoneinfo";
-const HOST_KEY: &str = "/var/lib/appliance/ssh/ssh_host_ed25519_key.pub";
+pub(crate) const HOST_KEY: &str = "/var/lib/appliance/ssh/ssh_host_ed25519_key.pub";
 /// For a lease, and for the gateway after the start.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// What was answered.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Clone)]
 struct Answers {
-    key: String,
+    way_in: WayIn,
     network: Network,
+}
+
+/// How an administrator gets in.
+#[derive(Clone)]
+enum WayIn {
+    Key(String),
+    Password(Zeroizing<String>),
 }
 
 /// Asks until somebody may log in.
@@ -43,7 +53,7 @@ struct Answers {
 pub fn run(places: &Places, terminals: &mut Terminals) -> Result<()> {
     terminals.say("\r\nPortcullis: nobody may log in to this machine yet. A few questions; nothing is changed before the last.");
     loop {
-        if places.has_keys() {
+        if places.somebody_may_log_in() {
             terminals.say("Somebody may log in now: nothing is left to ask.");
             return Ok(());
         }
@@ -60,13 +70,7 @@ pub fn run(places: &Places, terminals: &mut Terminals) -> Result<()> {
 }
 
 fn ask(places: &Places, terminals: &mut Terminals) -> Result<Answers> {
-    let key = until(terminals, "Public SSH key of an administrator, as in id_ed25519.pub:", |answer| {
-        if is_key(answer) {
-            Ok(answer.to_owned())
-        } else {
-            bail!("That is no public key: it begins like `ssh-ed25519 AAAA`.")
-        }
-    })?;
+    let way_in = ask_way_in(terminals)?;
     let interface = ask_interface(places, terminals)?;
     let mut network = Network::default();
     if !interface.addresses.is_empty() {
@@ -93,7 +97,39 @@ fn ask(places: &Places, terminals: &mut Terminals) -> Result<Answers> {
         Ok(Some(answer.to_owned()))
     })?;
     network.interfaces.push(interface);
-    Ok(Answers { key, network })
+    Ok(Answers { way_in, network })
+}
+
+fn ask_way_in(terminals: &mut Terminals) -> Result<WayIn> {
+    let question =
+        "Public SSH key of an administrator, as in id_ed25519.pub (better), or the word `password`:";
+    let key = until(terminals, question, |answer| match answer {
+        "password" => Ok(None),
+        key if is_key(key) => Ok(Some(key.to_owned())),
+        _ => bail!("That is no public key: it begins like `ssh-ed25519 AAAA`."),
+    })?;
+    if let Some(key) = key {
+        return Ok(WayIn::Key(key));
+    }
+    terminals.say(
+        "A password opens this console and nothing else: SSH has no way in until `access key add admin` has been typed here.",
+    );
+    loop {
+        let question = format!("Password of admin, {PASSWORD_MIN_CHARS} characters at least (not shown):");
+        let password = unseen(terminals, &question)?;
+        let complaint = if password.chars().count() < PASSWORD_MIN_CHARS {
+            "That is too short."
+        } else if unseen(terminals, "The same again:")? == password {
+            return Ok(WayIn::Password(password));
+        } else {
+            "The two are not the same."
+        };
+        terminals.say(complaint);
+    }
+}
+
+fn unseen(terminals: &mut Terminals, question: &str) -> Result<Zeroizing<String>> {
+    terminals.ask_unseen(question).map(Zeroizing::new).context(NOBODY)
 }
 
 fn ask_interface(places: &Places, terminals: &mut Terminals) -> Result<Interface> {
@@ -154,7 +190,10 @@ fn until<T>(terminals: &mut Terminals, question: &str, read: impl Fn(&str) -> Re
 fn agreed(answers: &Answers, terminals: &mut Terminals) -> Result<bool> {
     let Network { host_name, time_zone, dns, interfaces, .. } = &answers.network;
     let name = |name: &Option<String>, other: &str| name.clone().unwrap_or_else(|| other.to_owned());
-    terminals.say(&format!("\r\n  key        {}", answers.key));
+    terminals.say(&match &answers.way_in {
+        WayIn::Key(key) => format!("\r\n  key        {key}"),
+        WayIn::Password(_) => "\r\n  password   of admin, for this console; no SSH yet".to_owned(),
+    });
     for one in interfaces {
         let own = one.addresses.first().map_or("by DHCP", String::as_str);
         let gateway = one.gateways.first().map(|gateway| format!(", gateway {gateway}")).unwrap_or_default();
@@ -175,7 +214,7 @@ fn agreed(answers: &Answers, terminals: &mut Terminals) -> Result<bool> {
     Ok(answer)
 }
 
-/// Puts the answers in force; the key last, as with it there is nothing left to ask.
+/// Puts the answers in force; the key or password last, as with it there is nothing left to ask.
 fn apply(places: &Places, answers: &Answers) -> Result<()> {
     let path = places.configuration();
     let running = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
@@ -210,7 +249,13 @@ fn apply(places: &Places, answers: &Answers) -> Result<()> {
             .status()
             .context("restart the gateway")?;
     }
-    put(&places.keys(), &format!("{}\n", answers.key), 0o644, None).context("write the key")
+    match &answers.way_in {
+        WayIn::Key(key) => put(&places.keys(), &format!("{key}\n"), 0o644, None).context("write the key"),
+        WayIn::Password(password) => {
+            let input = Zeroizing::new(format!("{}\n", password.as_str()));
+            portcullis(places, &["access-job", "--set", "admin"], &input).map(drop).map_err(told)
+        }
+    }
 }
 
 /// Gives the administrators' role to a card; whether it had another.
@@ -239,6 +284,10 @@ fn finish(places: &Places, answers: &Answers, terminals: &mut Terminals) -> Resu
         }
     };
     match address {
+        _ if matches!(answers.way_in, WayIn::Password(_)) => {
+            terminals
+                .say("\r\nDone: log in here as admin; `access key add admin` then lets a key in by SSH.");
+        }
         Some(address) => terminals.say(&format!("\r\nDone: ssh admin@{address}")),
         None => terminals.say("\r\nDone, but no DHCP server has given this machine an address yet."),
     }
@@ -253,7 +302,7 @@ fn leased(interface: &str) -> Option<String> {
     all.find_map(|one| Some(one.address?.as_sockaddr_in()?.ip().to_string()))
 }
 
-fn fingerprint(path: &Path) -> Option<String> {
+pub(crate) fn fingerprint(path: &Path) -> Option<String> {
     let output = Command::new("ssh-keygen").arg("-lf").arg(path).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     text.split_whitespace().nth(1).map(str::to_owned).filter(|_| output.status.success())

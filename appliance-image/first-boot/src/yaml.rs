@@ -1,16 +1,36 @@
 //! YAML as clouds write it: a small tree, read strictly.
 
 use anyhow::{Context as _, Result, bail};
-use yaml_rust2::{Yaml, YamlLoader};
+use yaml_rust2::parser::Parser;
+use yaml_rust2::{Event, Yaml, YamlLoader};
 
-/// Reads one document. Aliases are refused: a few lines of them unfold to more than there is memory.
+/// Collections within collections; clouds write six.
+const DEPTH_MAX: usize = 32;
+
+/// Reads one document. Aliases are refused: a few lines of them unfold to more than there is memory. So is what is nested
+/// deeper than anybody writes, because trees are made and dropped by recursion.
 pub(crate) fn read(text: &str) -> Result<Yaml> {
-    let alias = |pair: &[u8]| matches!(pair, [before, b'*', after] if b" [,{:-\t".contains(before) && after.is_ascii_alphanumeric());
-    if text.as_bytes().windows(3).any(alias) {
-        bail!("it has aliases (`*name`), which are not taken: write the value out");
-    }
+    look(text)?;
     let documents = YamlLoader::load_from_str(text).context("it is no YAML")?;
     documents.into_iter().next().context("it is empty")
+}
+
+/// Looks through the text before anything is made of it.
+fn look(text: &str) -> Result<()> {
+    let mut parser = Parser::new_from_str(text);
+    let mut depth: usize = 0;
+    loop {
+        match parser.next_token().context("it is no YAML")?.0 {
+            Event::StreamEnd => return Ok(()),
+            Event::Alias(_) => bail!("it has aliases (`*name`), which are not taken: write the value out"),
+            Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
+            Event::SequenceEnd | Event::MappingEnd => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEPTH_MAX {
+            bail!("it is nested deeper than {DEPTH_MAX} levels");
+        }
+    }
 }
 
 /// The keys of a mapping, in their order; none for what is no mapping.
@@ -50,8 +70,30 @@ mod tests {
     #[test]
     fn a_bomb_is_no_document() {
         let bomb = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n";
-        assert!(read(bomb).unwrap_err().to_string().contains("aliases"));
+        let odd_names = bomb.replace('&', "&_").replace('*', "*_");
+        let as_keys = "a: &a [x]\n? *a\n: y\n";
+        for bomb in [bomb, &odd_names, as_keys, "&a [*a]", "- &ü x\n- *ü\n"] {
+            let error = read(bomb).unwrap_err();
+            assert!(format!("{error:#}").contains("aliases"), "{bomb}: {error:#}");
+        }
+        assert!(read("a: 2 * b\nb: '*a'\n").is_ok());
         assert!(read("a: [").is_err() && read("").is_err());
         assert_eq!(entries(&read("a: 1\nb: yes").unwrap()).len(), 2);
+    }
+
+    #[test]
+    fn what_is_nested_too_deeply_is_refused_whatever_its_form() {
+        let flow = "[".repeat(100_000);
+        let indented: String = (0..400).map(|level| format!("{}- \n", " ".repeat(level))).collect();
+        let pairs = "? ".repeat(10_000);
+        for deep in [flow.as_str(), &"{a: ".repeat(10_000), &indented, &pairs, &"- ".repeat(10_000)] {
+            let error = read(deep).unwrap_err();
+            let begin: String = deep.chars().take(8).collect();
+            // The scanner has a limit of its own for brackets.
+            let told = format!("{error:#}");
+            assert!(["nested", "recursion"].iter().any(|word| told.contains(word)), "{begin}: {told}");
+        }
+        let fits = format!("{}x{}", "[".repeat(DEPTH_MAX), "]".repeat(DEPTH_MAX));
+        assert!(read(&fits).is_ok());
     }
 }

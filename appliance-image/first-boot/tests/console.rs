@@ -49,7 +49,7 @@ impl Machine {
         fs::write(at("root/usr/lib/credstore/appliance.configuration"), DEFAULT).unwrap();
         fs::write(at("root/etc/portcullis/portcullis.toml"), DEFAULT).unwrap();
         let command = "#!/bin/sh\ndir=$(dirname \"$0\")\necho \"$@\" >>\"$dir/asked\"\n\
-            case \"$*\" in *import*) cat >\"$dir/imported\";; *check*) echo '{\"problems\":[],\"findings\":[]}';; esac\n";
+            case \"$*\" in *import*) cat >\"$dir/imported\";; *--set*) cat >\"$dir/password\";; *check*) echo '{\"problems\":[],\"findings\":[]}';; esac\n";
         fs::write(at("portcullis"), command).unwrap();
         fs::set_permissions(at("portcullis"), fs::Permissions::from_mode(0o755)).unwrap();
         let places = Places {
@@ -72,6 +72,7 @@ struct Person {
     keyboard: File,
     screen: Receiver<String>,
     seen: String,
+    all: String,
 }
 
 impl Person {
@@ -96,25 +97,30 @@ impl Person {
             let mut terminals = Terminals::open(&[name.to_str().unwrap()]);
             wizard::run(&places, &mut terminals).map_err(|error| format!("{error:#}"))
         });
-        (Self { keyboard, screen, seen: String::new() }, wizard)
+        (Self { keyboard, screen, seen: String::new(), all: String::new() }, wizard)
     }
 
     /// Waits for a text and answers it.
-    fn answer(&mut self, question: &str, answer: &str) {
-        self.expect(question);
+    fn answer(&mut self, question: &str, answer: &str) -> String {
+        let before = self.expect(question);
         self.keyboard.write_all(format!("{answer}\n").as_bytes()).unwrap();
+        before
     }
 
-    fn expect(&mut self, text: &str) {
+    fn expect(&mut self, text: &str) -> String {
         let begun = Instant::now();
         loop {
-            if let Some((_, after)) = self.seen.split_once(text) {
+            if let Some((before, after)) = self.seen.split_once(text) {
+                let before = before.to_owned();
                 self.seen = after.to_owned();
-                return;
+                return before;
             }
             let left = LIMIT.saturating_sub(begun.elapsed());
             match self.screen.recv_timeout(left) {
-                Ok(more) => self.seen.push_str(&more),
+                Ok(more) => {
+                    self.all.push_str(&more);
+                    self.seen.push_str(&more);
+                }
                 Err(_) => panic!("no `{text}` in: {}", self.seen),
             }
         }
@@ -125,9 +131,9 @@ impl Person {
 fn a_person_at_the_console_says_who_may_log_in_and_where() {
     let machine = Machine::new(&[("eth0", "02:00:00:00:00:01"), ("eth1", "02:00:00:00:00:02")]);
     let (mut person, wizard) = Person::sit_down(machine.places.clone());
-    person.answer("administrator, as in", "hunter2");
+    person.answer("or the word `password`", "hunter2");
     person.expect("That is no public key");
-    person.answer("administrator, as in", KEY);
+    person.answer("or the word `password`", KEY);
     person.answer("Card by which", "eth9");
     person.expect("There is no such card");
     person.answer("Card by which", "");
@@ -163,14 +169,14 @@ fn a_person_at_the_console_says_who_may_log_in_and_where() {
 fn nothing_is_changed_before_somebody_agrees() {
     let machine = Machine::new(&[("eth0", "02:00:00:00:00:01")]);
     let (mut person, wizard) = Person::sit_down(machine.places.clone());
-    person.answer("administrator, as in", KEY);
+    person.answer("or the word `password`", KEY);
     person.answer("Address of eth0", "dhcp");
     person.answer("Host name", "");
     person.answer("Time zone", "");
     person.answer("Is that right?", "perhaps");
     person.expect("Write yes or no");
     person.answer("Is that right?", "no");
-    person.expect("administrator, as in");
+    person.expect("or the word `password`");
     assert_eq!(machine.read("asked"), "");
     assert!(!machine.places.has_keys() && !wizard.is_finished());
     // Meanwhile somebody else tells the machine: it asks no further.
@@ -183,6 +189,31 @@ fn nothing_is_changed_before_somebody_agrees() {
     }
     person.expect("nothing is left to ask");
     wizard.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_password_in_the_place_of_a_key_is_asked_for_twice_and_not_shown() {
+    let machine = Machine::new(&[("eth0", "02:00:00:00:00:01")]);
+    let (mut person, wizard) = Person::sit_down(machine.places.clone());
+    person.answer("or the word `password`", "password");
+    person.expect("SSH has no way in until");
+    person.answer("Password of admin", "hunter2");
+    person.expect("too short");
+    person.answer("Password of admin", "correct horse");
+    person.answer("The same again", "battery staple");
+    person.expect("not the same");
+    person.answer("Password of admin", "correct horse");
+    person.answer("The same again", "correct horse");
+    person.answer("Address of eth0", "192.0.2.10/24");
+    for question in ["Gateway", "Name servers", "Host name", "Time zone"] {
+        person.answer(question, "");
+    }
+    let shown = person.answer("Is that right?", "yes") + &person.expect("Done: log in here as admin");
+    wizard.join().unwrap().unwrap();
+    assert!(machine.read("asked").ends_with("access-job --set admin\n"), "{}", machine.read("asked"));
+    assert_eq!(machine.read("password"), "correct horse\n");
+    assert!(!machine.places.has_keys() && shown.contains("no SSH yet"));
+    assert!(!person.all.contains("hunter2") && !person.all.contains("correct horse"), "{}", person.all);
 }
 
 /// A volume with these files, by a program of the machine; none where there is no such program.

@@ -45,6 +45,8 @@ pub struct Global {
 pub enum Command {
     /// Show how the gateway does
     Status,
+    /// Show versions: of this program, the appliance, the system, and the daemon that runs
+    Version,
     /// Show how the machine does: what it is, memory, what is mounted, how it was started
     System,
     /// Show network interfaces: driver, queues, addresses, and where the packet filter sits
@@ -133,12 +135,29 @@ pub enum Command {
     /// Keep secrets apart from the configuration, which names them
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Secret(Secret),
+    /// Who may log in to the appliance: keys for SSH, passwords for the console
+    #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
+    Access(Access),
+    /// What the system runs for `access`, and for logins at the console
+    #[command(hide = true)]
+    AccessJob {
+        /// Whether standard input has this user's password: exit code 0 or 1
+        #[arg(long, value_name = "USER", conflicts_with = "set")]
+        check: Option<crate::access::User>,
+        /// Take this user's password from standard input
+        #[arg(long, value_name = "USER")]
+        set: Option<crate::access::User>,
+    },
     /// The packet filter of the kernel side
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Xdp(Xdp),
     /// The servers of `forward` listeners
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Forward(Forward),
+    /// Let this gateway take no new sessions; those that live go on. Holds until the daemon ends or `undrain`
+    Drain,
+    /// Let this gateway take new sessions again
+    Undrain,
     /// What may come in by which port, and which rule decides
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Ports(Ports),
@@ -386,6 +405,7 @@ pub enum Logs {
     Show(LogLines),
 }
 
+mod access;
 mod certificate;
 mod configure;
 mod high_availability;
@@ -394,6 +414,7 @@ mod sessions;
 mod tools;
 mod update;
 
+pub use access::{Access, AccessKey, AccessPassword, Last};
 pub use certificate::{Certificate, Import, Key, Request, Secret};
 pub use configure::{Audit, Commit, Configure, Shell};
 pub use high_availability::Push;

@@ -13,7 +13,7 @@ use super::output::{Failure, Outcome};
 use super::table::{Paint, Table};
 use crate::ctl::protocol::{Command, XdpInterfaceStatus, XdpStatus};
 use crate::exit::Exit;
-use crate::settings;
+use crate::settings::{self, Standing};
 
 const INTERFACES: &str = "/sys/class/net";
 
@@ -44,11 +44,16 @@ pub(super) fn run(context: &Context) -> Outcome {
             Vec::new()
         }
     };
-    if let Some(status) = settings::status().filter(|status| !status.done) {
-        let why = status.told.join("; ");
-        context
-            .output
-            .warn(format!("[network] of the configuration was not applied at {}: {why}", status.at));
+    match settings::standing() {
+        Some(Standing::NotApplied(why)) => {
+            context.output.warn(format!("[network] of the configuration was not applied: {why}"));
+        }
+        Some(Standing::UnderWay { since }) => {
+            context
+                .output
+                .warn(format!("[network] of the configuration is being applied since {since}, and not done"));
+        }
+        Some(Standing::Applied) | None => {}
     }
     let interfaces = look(&filtered)?;
     let mut table = Table::new()
@@ -108,7 +113,7 @@ pub(super) fn look(filtered: &[XdpInterfaceStatus]) -> Result<Vec<Interface>, Fa
             addresses: own.map(|(_, address)| address.clone()).collect(),
             role: filter.map(|filter| filter.role.clone()),
             xdp: filter.map(|filter| filter.mode.clone()),
-            why: why(filter, driver.as_deref()),
+            why: why(filter),
             driver,
             name,
         }
@@ -116,7 +121,7 @@ pub(super) fn look(filtered: &[XdpInterfaceStatus]) -> Result<Vec<Interface>, Fa
     Ok(names.into_iter().map(row).collect())
 }
 
-fn why(filter: Option<&XdpInterfaceStatus>, driver: Option<&str>) -> String {
+fn why(filter: Option<&XdpInterfaceStatus>) -> String {
     match filter {
         None => "no [[xdp.interface]] names it".to_owned(),
         Some(filter) if !filter.attached => filter.condition.clone(),
@@ -124,8 +129,7 @@ fn why(filter: Option<&XdpInterfaceStatus>, driver: Option<&str>) -> String {
         Some(filter) if filter.role == "none" => {
             "for its VLANs that have roles; what has no tag is dropped".to_owned()
         }
-        Some(filter) if filter.mode == "driver" => "the driver runs the filter".to_owned(),
-        Some(_) => format!("{} takes no program: the kernel runs it", driver.unwrap_or("its kind")),
+        Some(filter) => filter.mode_reason.clone(),
     }
 }
 

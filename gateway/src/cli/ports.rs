@@ -1,11 +1,11 @@
 //! `portcullis ports`: the rules as the configuration has them, which one decides, and how they differ from what is
-//! in force. The daemon need not run but for the last; where it does, its bans count too.
+//! in force. The daemon need not run but for the last; where it does, its bans count too. Who may not read the file, as
+//! operators of the appliance, is told of what is in force.
 
-use std::net::IpAddr;
+use std::fs::File;
+use std::io::ErrorKind;
 
-use ipnet::IpNet;
 use portcullis_ebpf_common::tables::Role;
-use portcullis_ebpf_common::{Cause, Verdict};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -15,19 +15,33 @@ use super::table::{Paint, Table as Shown};
 use crate::config::{self, Config, XdpConfig};
 use crate::ctl::protocol::{Command, XdpRules};
 use crate::exit::Exit;
+use crate::xdp::judge::{Judgement, Packet, judge};
 use crate::xdp::policy::{RuleRow, rule_rows};
-use crate::xdp::rules::{Probe, Table};
-use crate::xdp::{self as kernel, egress, protocols};
 
 pub(super) fn run(context: &Context, command: Ports) -> Outcome {
-    let config = config::load(&context.config_path())
-        .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+    let path = context.config_path();
+    // Operators may not read the file, and need not: the daemon has what is in force.
+    if let Err(error) = File::open(&path)
+        && (error.kind() == ErrorKind::PermissionDenied || context.global.config.is_none())
+    {
+        return match command {
+            Ports::Show => show(context, &context.call(&Command::XdpRules {})?),
+            Ports::Test(probe) => tell(context, &context.call(&Command::XdpTest(packet(&probe)))?),
+            Ports::Diff => {
+                let failure = Failure::file("read", &path, &error);
+                let message =
+                    format!("{}; `configure compare 1` tells what the last commit changed", failure.message);
+                Err(Failure::new(failure.exit, message))
+            }
+        };
+    }
+    let config = config::load(&path).map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
     let Some(xdp) = &config.xdp else {
         let message = format!("{} has no [xdp]: nothing is filtered", config.path.display());
         return Err(Failure::new(Exit::Negative, message));
     };
     match command {
-        Ports::Show => show(context, &config, xdp),
+        Ports::Show => show(context, &of_file(&config, xdp)),
         Ports::Test(probe) => test(context, &config, xdp, &probe),
         Ports::Diff => diff(context, &config, xdp),
     }
@@ -41,10 +55,9 @@ fn of_file(config: &Config, xdp: &XdpConfig) -> XdpRules {
     }
 }
 
-fn show(context: &Context, config: &Config, xdp: &XdpConfig) -> Outcome {
-    let rules = of_file(config, xdp);
+fn show(context: &Context, rules: &XdpRules) -> Outcome {
     if context.output.json {
-        context.output.json(&rules)?;
+        context.output.json(rules)?;
         return Ok(Exit::Ok);
     }
     let (width, colour) = (context.output.width(), context.output.colour);
@@ -79,7 +92,7 @@ fn show(context: &Context, config: &Config, xdp: &XdpConfig) -> Outcome {
     }
     text += "\nWhat this machine itself begins:\n";
     text += &table.render(width, colour);
-    text += match xdp.egress_closed {
+    text += match rules.egress == "closed" {
         true => "\nThe first line that fits decides. The rest does not leave.\n",
         false => "\nThe first line that fits decides. The rest leaves too (egress_policy is open).\n",
     };
@@ -107,111 +120,53 @@ fn addresses(row: &RuleRow) -> String {
     if row.prefixes.is_empty() { "any".to_owned() } else { row.prefixes.join(" ") }
 }
 
-/// Where a packet meets the rules.
-enum Way {
-    In(Role),
-    Out,
-    /// It comes by an interface that is not filtered.
-    Unfiltered(String),
-    /// It comes by a VLAN without a role beside those that have one, or without a tag where only VLANs have roles.
-    Mute(Cause),
+fn packet(typed: &args::Probe) -> Packet {
+    Packet {
+        source: typed.source,
+        destination: typed.destination,
+        protocol: typed.protocol,
+        port: typed.port,
+        role: typed.role.map(|role| {
+            match role {
+                args::Role::Edge => Role::Edge,
+                args::Role::Farm => Role::Farm,
+                args::Role::Mgmt => Role::Mgmt,
+            }
+            .as_str()
+            .to_owned()
+        }),
+    }
 }
 
 fn test(context: &Context, config: &Config, xdp: &XdpConfig, typed: &args::Probe) -> Outcome {
-    let (source, destination) = (typed.source.to_canonical(), typed.destination.to_canonical());
-    if source.is_ipv4() != destination.is_ipv4() {
-        return Err(Failure::new(Exit::Usage, "one address is IPv4 and the other IPv6"));
+    let bans = super::bans::all(context, Some(typed.source.to_canonical().to_string())).ok();
+    if bans.is_none() {
+        context.output.note("the daemon tells no bans; only the rules were tried");
     }
-    if protocols::has_ports(typed.protocol) == (typed.port == 0) {
-        let message = "tcp and udp need a port, and other protocols have none";
-        return Err(Failure::new(Exit::Usage, message));
-    }
-    let way = way(xdp, typed, source, destination)?;
-    let (cause, rule) = match &way {
-        Way::Unfiltered(interface) => {
-            let text = format!("pass: {interface} is not filtered");
-            let value = json!({ "verdict": "pass", "direction": "in", "interface": interface, "rule": null });
-            context.output.value_or_text(&value, &text)?;
-            return Ok(Exit::Ok);
-        }
-        Way::Mute(cause) => (*cause, None),
-        Way::Out => {
-            let rows = egress::rows(config, xdp);
-            let (cause, row) =
-                egress::test(&rows, xdp.egress_closed, destination, typed.protocol, typed.port);
-            (cause, row.and_then(|row| rows.get(row)).map(RuleRow::from))
-        }
-        Way::In(role) => {
-            let bans = super::bans::all(context, Some(source.to_string())).ok();
-            if bans.is_none() {
-                context.output.note("the daemon tells no bans; only the rules were tried");
-            }
-            let banned = bans.is_some_and(|bans| !bans.is_empty());
-            let (protocol, port, bogons) = (typed.protocol, typed.port, xdp.bogons);
-            let table = Table::new(config, xdp);
-            let (cause, row) = table.test(&Probe { role: *role, source, protocol, port, banned, bogons });
-            (cause, row.map(RuleRow::from))
-        }
-    };
-    explain(context, &way, cause, rule.as_ref())
+    let banned = bans.is_some_and(|bans| !bans.is_empty());
+    let judged = judge(config, xdp, &packet(typed), banned);
+    tell(context, &judged.map_err(|why| Failure::new(Exit::Usage, why))?)
 }
 
-fn explain(context: &Context, way: &Way, cause: Cause, rule: Option<&RuleRow>) -> Outcome {
-    let verdict = cause.verdict();
-    let (direction, role) = match way {
-        Way::In(role) => ("in", Some(role.as_str())),
-        Way::Mute(_) => ("in", None),
-        Way::Out | Way::Unfiltered(_) => ("out", None),
+fn tell(context: &Context, judged: &Judgement) -> Outcome {
+    let exit = if judged.passes() { Exit::Ok } else { Exit::Negative };
+    let place = match &judged.role {
+        Some(role) => format!("in by {role}"),
+        None => judged.direction.clone(),
     };
-    let by = rule.map_or_else(
-        || cause.about().to_owned(),
+    let by = judged.rule.as_ref().map_or_else(
+        || judged.about.clone(),
         |row| {
             let about = format!("{} {} {}", row.protocol, ports(row), addresses(row));
             format!("{} ({about}: {})", row.origin, action(row))
         },
     );
-    let value = json!({
-        "verdict": verdict.label(),
-        "direction": direction,
-        "role": role,
-        "reason": cause.label(),
-        "about": cause.about(),
-        "rule": rule,
-    });
-    let place = role.map_or_else(|| direction.to_owned(), |role| format!("in by {role}"));
-    context.output.value_or_text(&value, &format!("{} {place}: {by}", verdict.label()))?;
-    Ok(if verdict == Verdict::Pass { Exit::Ok } else { Exit::Negative })
-}
-
-/// By whose addresses they are: ours as the source means out; ours as the destination, or a neighbour's as the
-/// source, means in by that interface.
-fn way(xdp: &XdpConfig, typed: &args::Probe, source: IpAddr, destination: IpAddr) -> Result<Way, Failure> {
-    if let Some(role) = typed.role {
-        return Ok(Way::In(match role {
-            args::Role::Edge => Role::Edge,
-            args::Role::Farm => Role::Farm,
-            args::Role::Mgmt => Role::Mgmt,
-        }));
-    }
-    let own = config::own_networks();
-    if own.iter().any(|(_, network)| network.addr() == source) {
-        return Ok(Way::Out);
-    }
-    let of = |holds: &dyn Fn(&IpNet) -> bool| own.iter().find(|(_, network)| holds(network));
-    let found =
-        of(&|network| network.addr() == destination).or_else(|| of(&|network| network.contains(&source)));
-    let Some((name, _)) = found else {
-        let message = "neither address is this machine's, and neither belongs to a network of it; say the role of the \
-                       interface, such as `--role edge`";
-        return Err(Failure::new(Exit::Usage, message));
+    let text = match &judged.unfiltered {
+        Some(interface) => format!("{}: {interface} is not filtered", judged.verdict),
+        None => format!("{} {place}: {by}", judged.verdict),
     };
-    let filtered = xdp.interfaces.iter().find(|interface| interface.name == *name);
-    Ok(filtered.map_or_else(|| without_entry(xdp, name), |interface| Way::In(interface.role)))
-}
-
-fn without_entry(xdp: &XdpConfig, name: &str) -> Way {
-    let mute = kernel::mute(&xdp.interfaces).into_iter().find(|mute| mute.name == name);
-    mute.map_or_else(|| Way::Unfiltered(name.to_owned()), |mute| Way::Mute(mute.cause()))
+    context.output.value_or_text(judged, &text)?;
+    Ok(exit)
 }
 
 fn diff(context: &Context, config: &Config, xdp: &XdpConfig) -> Outcome {

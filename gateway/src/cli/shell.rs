@@ -4,6 +4,7 @@
 //! grammar of the program, and the daemon decides who may do what. There is no way from here to a Unix shell: no pager,
 //! editor or other program is ever started, and nothing that is typed names a file.
 
+mod choices;
 mod complete;
 mod editor;
 mod grammar;
@@ -171,17 +172,15 @@ impl Shell {
 
     /// Does what a line says. What fails is told, and the shell goes on.
     fn execute(&mut self, typed: &str) -> Flow {
-        match words::line(typed) {
-            Ok(line) if line.words.is_empty() => Flow::Next(Exit::Ok),
-            Ok(line) => self.obey(&line).unwrap_or_else(|failure| {
-                self.output(false).failure(&failure);
-                Flow::Next(failure.exit)
-            }),
-            Err(why) => {
-                complain(&format!("portcullis: {why}"));
-                Flow::Next(Exit::Usage)
-            }
-        }
+        let (done, json) = match words::line(typed) {
+            Ok(line) if line.words.is_empty() => return Flow::Next(Exit::Ok),
+            Ok(line) => (self.obey(&line), line.words.iter().any(|word| word.text == "--json")),
+            Err(why) => (Err(Failure::new(Exit::Usage, why)), false),
+        };
+        done.unwrap_or_else(|failure| {
+            self.output(json).failure(&failure);
+            Flow::Next(failure.exit)
+        })
     }
 
     fn obey(&mut self, line: &Line) -> Result<Flow, Failure> {
@@ -271,7 +270,7 @@ impl Shell {
         let arguments = std::iter::once("portcullis".to_owned()).chain(words.iter().cloned());
         let cli = match Cli::try_parse_from(arguments) {
             Ok(cli) => cli,
-            Err(error) => return self.explain(&error),
+            Err(error) => return self.explain(&error, words.iter().any(|word| word == "--json")),
         };
         let global = Global {
             socket: self.global.socket.clone(),
@@ -293,12 +292,13 @@ impl Shell {
         Ok(Flow::Next(outcome?))
     }
 
-    fn explain(&self, error: &clap::Error) -> Result<Flow, Failure> {
+    fn explain(&self, error: &clap::Error, json: bool) -> Result<Flow, Failure> {
         match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 self.show(&error.render().to_string(), &[], &self.output(false))?;
                 Ok(Flow::Next(Exit::Ok))
             }
+            _ if json => Err(super::usage_failure(error)),
             _ => {
                 complain(error.render().to_string().trim_end());
                 Ok(Flow::Next(Exit::Usage))

@@ -5,8 +5,23 @@ use std::time::Duration;
 use super::Context;
 use super::output::Outcome;
 use super::table::{Paint, Table};
-use crate::ctl::protocol::{Command, Status, Use};
+use crate::ctl::protocol::{Command, Drained, Status, Use};
 use crate::exit::Exit;
+
+pub(super) fn drain(context: &Context, drained: bool) -> Outcome {
+    let done: Drained = context.call(&Command::GatewayDrain { drained })?;
+    let sessions = done.sessions;
+    let text = if drained {
+        format!(
+            "nothing new is let in until the daemon ends; {sessions} sessions live on. What is forwarded in the kernel is not \
+             held up: drain its servers"
+        )
+    } else {
+        "new sessions are taken again".to_owned()
+    };
+    context.output.value_or_text(&done, &text)?;
+    Ok(Exit::Ok)
+}
 
 pub(super) fn run(context: &Context) -> Outcome {
     let status: Status = context.call(&Command::Status {})?;

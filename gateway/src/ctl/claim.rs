@@ -3,7 +3,8 @@
 //!
 //! sshd says the address in `SSH_CONNECTION`, and with `ExposeAuthInfo yes` the key in a file that `SSH_USER_AUTH` names
 //! (sshd_config(5)). Where `PORTCULLIS_KEYS` names the directory of the users' `authorized_keys`, one file for each
-//! user, the comment beside the key is told too: it is what people call it.
+//! user, the comment beside the key is told too: it is what people call it. `PORTCULLIS_CONSOLE` names the console at which
+//! somebody has logged in.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -20,10 +21,11 @@ const COMMENT_MAX_CHARS: usize = 48;
 /// Between the addresses and the key.
 const KEY: &str = " key ";
 
-/// What this process's environment says, or nothing outside of an SSH session.
+/// What this process's environment says, or nothing outside of a login over SSH or at the console.
 #[must_use]
 pub fn from_environment() -> Option<String> {
-    let connection = std::env::var("SSH_CONNECTION").ok()?;
+    let console = || std::env::var("PORTCULLIS_CONSOLE").ok().map(|name| format!("console:{name}"));
+    let Ok(connection) = std::env::var("SSH_CONNECTION") else { return console() };
     Some(match key_from_environment() {
         Some(key) => connection + KEY + &key,
         None => connection,

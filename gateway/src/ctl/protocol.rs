@@ -22,6 +22,7 @@ pub const SESSIONS_PER_ANSWER: usize = 10_000;
 /// Bans in one answer.
 pub const BANS_PER_ANSWER: usize = 10_000;
 
+mod access;
 mod bans;
 mod capture;
 mod certificates;
@@ -42,6 +43,7 @@ mod tools;
 mod traffic;
 mod update;
 
+pub use access::{AccessChange, AccessChanged, AccessKey, AccessOrder, AccessRow, AccessUser};
 pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
 pub use capture::{CAPTURE_PACKETS_MAX, CAPTURE_SECONDS_MAX, CaptureOrder, CapturePart, CaptureRow};
 pub use certificates::{
@@ -56,6 +58,7 @@ pub use forward::{
     ForwardFlow, ForwardFlowFilter, ForwardFlowPage, ForwardServer, ForwardStatus, KernelTotals, ServerRef,
 };
 
+pub use crate::xdp::judge::{Judgement, Packet};
 pub use high_availability::{HaAddress, HaStatus, PushOrder, Pushed};
 pub use kernel::{
     Confirmed, XdpCount, XdpEventUse, XdpFlood, XdpFlowUse, XdpInterfaceStatus, XdpMap, XdpRules, XdpStatus,
@@ -66,7 +69,9 @@ pub use machine::{MachineAction, MachineOrder};
 pub use secret_text::SecretText;
 pub use secrets::{SecretOrder, SecretPage, SecretRow};
 pub use sessions::{KillWhich, Killed, SessionFilter};
-pub use status::{AuthorityStatus, ConfigStatus, ListenerStatus, ReloadStatus, StaSummary, Status, Use};
+pub use status::{
+    AuthorityStatus, ConfigStatus, Drained, ListenerStatus, ReloadStatus, StaSummary, Status, Use,
+};
 pub use support::{Check, CheckState, Health, MetricsText, ShellGranted, ShellOrder, SupportBundle};
 pub use tickets::{Issued, Redeemed, TicketOrder, TicketText};
 pub use tools::{
@@ -189,6 +194,8 @@ pub enum Command {
     XdpStatus {},
     /// [`XdpRules`]
     XdpRules {},
+    /// [`Judgement`]
+    XdpTest(Packet),
     /// A list of [`BanRow`], by prefix, at most [`BANS_PER_ANSWER`].
     #[serde(alias = "xdp-bans")]
     BansList(BanFilter),
@@ -212,6 +219,8 @@ pub enum Command {
     ForwardDrain(ServerRef),
     /// [`ServerRef`]s that take new flows again.
     ForwardUndrain(ServerRef),
+    /// [`Drained`]
+    GatewayDrain { drained: bool },
     /// [`XdpFlowPage`]
     XdpFlows(FlowFilter),
     /// [`XdpEventPage`]. With `after` what came since, else the last ones.
@@ -241,6 +250,10 @@ pub enum Command {
     SecretList {},
     /// [`Named`]
     SecretDelete { name: String },
+    /// A list of [`AccessRow`]: who may log in to the appliance.
+    AccessList {},
+    /// [`AccessChanged`], once the system has done it.
+    AccessChange(AccessOrder),
     /// [`LogLevel`]; with `level` sets it first, until the next reload or restart.
     LogLevel {
         #[serde(default, skip_serializing_if = "Option::is_none")]

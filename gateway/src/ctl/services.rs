@@ -24,8 +24,10 @@ use crate::forward::Balancers;
 use crate::front::gate::Gate;
 use crate::ha::Ha;
 use crate::log;
+use crate::metrics::appliance::Facts;
 use crate::metrics::{self, Snapshot};
 use crate::relay::{self, EngineKind};
+use crate::settings;
 use crate::sta::authority::Authority;
 use crate::sta::pool::Pool;
 use crate::state::State;
@@ -37,6 +39,7 @@ use crate::syslog;
 use crate::update::Places;
 use crate::xdp::Kernel;
 
+mod access;
 mod audited;
 mod bans;
 mod capture;
@@ -99,7 +102,7 @@ pub struct Services {
     pub config: Arc<ArcSwap<Config>>,
     pub store: Mutex<Store>,
     pub candidates: Mutex<Candidates>,
-    pub audit: Audit,
+    pub audit: Arc<Audit>,
     pub sessions: Arc<Mutex<Table>>,
     pub gate: Arc<Gate>,
     pub pool: Arc<Pool>,
@@ -180,6 +183,7 @@ impl Services {
             Command::Metrics {} => reply(Ok(MetricsText { text: self.render_metrics() })),
             Command::XdpStatus {} => reply(self.kernel_status()),
             Command::XdpRules {} => reply(self.kernel_rules()),
+            Command::XdpTest(packet) => reply(self.judge(&packet)),
             Command::BansList(filter) => reply(self.bans(&filter)),
             Command::BanAdd(order) => reply(self.ban(order)),
             Command::BanRemove { prefix } => reply(self.unban(&prefix)),
@@ -188,6 +192,7 @@ impl Services {
             Command::ForwardFlows(filter) => reply(self.forward_flows(filter).await),
             Command::ForwardDrain(which) => reply(self.drain_server(&which, true)),
             Command::ForwardUndrain(which) => reply(self.drain_server(&which, false)),
+            Command::GatewayDrain { drained } => reply(self.drain_gateway(drained)),
             Command::XdpFlows(filter) => reply(self.flows(&filter).await),
             Command::XdpEvents { after, limit } => reply(self.drop_events(after, limit)),
             Command::LogLevel { level } => reply(self.log_level(level.as_deref())),
@@ -335,6 +340,11 @@ impl Services {
             relay_enters: self.relay.enters(),
             syslog: config.syslog.is_some().then(|| self.syslog.fact()),
             ha: self.ha.report().map(|(_, report)| report),
+            appliance: Facts::look(
+                settings::standing().as_ref(),
+                &Places::default(),
+                self.bench.shells.open().len(),
+            ),
         }
     }
 }

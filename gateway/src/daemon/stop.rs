@@ -63,6 +63,17 @@ pub(super) fn notify_ready() {
     sd_notify::notify(&[NotifyState::Ready]).ok();
 }
 
+/// Tells the service manager that the control plane still does its turns, where a watchdog wants to know (systemd.service(5),
+/// `WatchdogSec=`): one that hangs is ended and started again, and the packet filter stays in force meanwhile.
+pub(super) async fn keep_watchdog_quiet() {
+    let Some(most) = sd_notify::watchdog_enabled().filter(|most| !most.is_zero()) else { return };
+    let mut turns = interval(most / 3);
+    loop {
+        turns.tick().await;
+        sd_notify::notify(&[NotifyState::Watchdog]).ok();
+    }
+}
+
 /// Stops accepting, lets sessions finish until `most` has passed or a second signal comes, ends the rest.
 pub(super) async fn drain(
     drain: &watch::Sender<bool>,

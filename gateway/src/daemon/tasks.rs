@@ -7,6 +7,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::assemble::{Assembled, Sockets};
+use super::stop;
 use crate::acme;
 use crate::config::Config;
 use crate::control_plane::{self, Ask, WebAsk};
@@ -55,6 +56,7 @@ pub(super) fn spawn(
         users: Arc::clone(&parts.users),
         web,
     };
+    tokio::spawn(stop::keep_watchdog_quiet());
     tokio::spawn(control_plane::run(answering, asks));
     tokio::spawn(serve_web(web_inbox, Arc::clone(services)));
     let pool = Arc::clone(&parts.pool);

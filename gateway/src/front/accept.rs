@@ -72,6 +72,8 @@ fn accept(index: usize, front: &Arc<Front>, listener: &Arc<Listener>, stream: Tc
         Err(Deny::SourceForbidden)
     } else if front.bans.refuses(source.ip()) {
         Err(Deny::Banned)
+    } else if front.state.is_drained() {
+        Err(Deny::Draining)
     } else {
         front.gate.connection(&listener.metrics, source.ip(), limits)
     };

@@ -14,6 +14,7 @@ use portcullis_core::policy::Permit;
 use portcullis_core::session::EndReason;
 use portcullis_core::tunnel::{DialError, ResolveError, Tunnel};
 use portcullis_proto::host_port::HostName;
+use portcullis_proto::ticket::Ticket;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{timeout, timeout_at};
@@ -72,9 +73,6 @@ async fn shake_hands(
     source: SocketAddr,
 ) -> Option<ClientStream> {
     let limits = &service.profile.limits;
-    if dial::prepare(&socket).is_err() {
-        return None;
-    }
     let Some(config) = &service.tls else {
         return Some(ClientStream::Plain(socket));
     };
@@ -183,16 +181,11 @@ impl Conn<'_> {
     async fn carry_out(&mut self, command: Command) {
         match command {
             Command::Redeem { ticket } => {
-                let stas = Arc::clone(&self.service.stas);
-                let (reply, answer) = oneshot::channel();
-                let answer = self.ask(Ask::Redeem { stas, ticket, reply }, answer, Stage::Redeem).await;
-                let overloaded = TicketAnswer::Unavailable(Unavailable::Overloaded);
-                if let Some(Some(TicketAnswer::Granted(_))) = &answer {
+                let Some(answer) = self.redeem(ticket).await else { return };
+                if let TicketAnswer::Granted(_) = &answer {
                     self.front.bans.on_success(self.source.ip());
                 }
-                if let Some(answer) = answer {
-                    self.tunnel.handle_ticket(answer.unwrap_or(overloaded), Instant::now());
-                }
+                self.tunnel.handle_ticket(answer, Instant::now());
             }
             Command::Verify { user, password } => {
                 let users = self.service.users.clone().unwrap_or_default();
@@ -229,6 +222,20 @@ impl Conn<'_> {
             Command::Reply { .. } | Command::Relay(_) | Command::HandToWeb { .. } | Command::Close { .. } => {
             }
         }
+    }
+
+    /// `None`: the tunnel's deadline came first and the tunnel has been told.
+    async fn redeem(&mut self, ticket: Ticket) -> Option<TicketAnswer> {
+        let stas = &self.service.stas;
+        let began = Instant::now();
+        if let Some(answer) = self.front.pool.redeem_own(stas, &ticket) {
+            self.listener.metrics.stage(Stage::Redeem, began.elapsed());
+            return Some(answer);
+        }
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask::Redeem { stas: Arc::clone(stas), ticket, reply };
+        let answer = self.ask(ask, answer, Stage::Redeem).await?;
+        Some(answer.unwrap_or(TicketAnswer::Unavailable(Unavailable::Overloaded)))
     }
 
     async fn dial(&mut self, permit: &Permit, name: Option<&HostName>) -> Result<(), DialError> {

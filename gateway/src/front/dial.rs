@@ -36,7 +36,7 @@ pub(super) async fn dial(
         let begun = |local| begun(*address, local);
         match timeout_at(Instant::now() + share, connect(*address, source, begun)).await {
             Ok(Ok(socket)) => {
-                prepare(&socket).map_err(|_| DialError::Unreachable)?;
+                prepare(&SockRef::from(&socket)).map_err(|_| DialError::Unreachable)?;
                 return Ok((socket, *address));
             }
             Ok(Err(error)) => last = classify(&error, *address),
@@ -46,14 +46,14 @@ pub(super) async fn dial(
     Err(last)
 }
 
-/// Small messages go out at once, and vanished peers are noticed.
-pub(super) fn prepare(socket: &TcpStream) -> io::Result<()> {
-    socket.set_nodelay(true)?;
+/// Small messages go out at once, and vanished peers are noticed. What a listener accepts has this from the listener.
+pub(super) fn prepare(socket: &socket2::Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_AFTER)
         .with_interval(KEEPALIVE_EVERY)
         .with_retries(KEEPALIVE_TRIES);
-    SockRef::from(socket).set_tcp_keepalive(&keepalive)
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 fn classify(error: &io::Error, address: SocketAddr) -> DialError {

@@ -13,6 +13,9 @@ use std::time::Duration;
 
 use super::format::{self, Style};
 
+/// How long lines that follow others wait for more: waking the writer for each costs more than writing it.
+const GATHER: Duration = Duration::from_millis(5);
+
 /// Where lines go.
 #[derive(Debug)]
 pub(super) enum Output {
@@ -67,6 +70,10 @@ struct State {
     reopen: bool,
     /// Whether the writer is at work on lines that it has taken.
     writing: bool,
+    /// Whether the writer, which has just written, lets lines gather.
+    gathering: bool,
+    /// Somebody waits for what is there.
+    hurry: bool,
 }
 
 /// See the module.
@@ -107,17 +114,24 @@ impl Queue {
             return;
         }
         state.lines.push_back(line);
+        let wake = !state.gathering || state.lines.len() >= self.most / 2;
+        drop(state);
+        if wake {
+            self.work.notify_one();
+        }
+    }
+
+    pub(super) fn redirect(&self, output: Output) {
+        let mut state = self.lock();
+        (state.redirect, state.hurry) = (Some(output), true);
         drop(state);
         self.work.notify_one();
     }
 
-    pub(super) fn redirect(&self, output: Output) {
-        self.lock().redirect = Some(output);
-        self.work.notify_one();
-    }
-
     pub(super) fn reopen(&self) {
-        self.lock().reopen = true;
+        let mut state = self.lock();
+        (state.reopen, state.hurry) = (true, true);
+        drop(state);
         self.work.notify_one();
     }
 
@@ -127,16 +141,31 @@ impl Queue {
 
     pub(super) fn flush(&self, at_most: Duration) {
         let busy = |state: &mut State| state.writing || !state.lines.is_empty();
+        let mut state = self.lock();
+        state.hurry = true;
+        self.work.notify_one();
         // Whether it was enough is of no consequence: there is nothing else to do.
-        drop(self.idle.wait_timeout_while(self.lock(), at_most, busy));
+        drop(self.idle.wait_timeout_while(state, at_most, busy));
+    }
+
+    /// Lets lines gather, unless somebody is in a hurry or they are many already.
+    fn gather<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.idle.notify_all();
+        state.gathering = true;
+        let wait = |state: &mut State| !state.hurry && state.lines.len() < self.most / 2;
+        let waited = self.work.wait_timeout_while(state, GATHER, wait);
+        state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        (state.gathering, state.hurry) = (false, false);
+        state
     }
 
     fn write_all(&self, mut output: Output) {
         let (mut told, mut torn) = (0, false);
         loop {
             let mut state = self.lock();
-            state.writing = false;
-            self.idle.notify_all();
+            if std::mem::take(&mut state.writing) && state.lines.is_empty() {
+                state = self.gather(state);
+            }
             let idle =
                 |state: &mut State| state.lines.is_empty() && state.redirect.is_none() && !state.reopen;
             let waited = self.work.wait_while(state, idle);

@@ -5,6 +5,7 @@
 //! name itself.
 
 pub mod acme;
+pub mod appliance;
 pub mod ha;
 pub mod node;
 pub mod syslog;
@@ -325,7 +326,7 @@ pub const ALL: [Family; 56] = [
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = Family> {
-    ALL.into_iter().chain(acme::ALL).chain(ha::ALL).chain(node::ALL).chain(syslog::ALL)
+    ALL.into_iter().chain(acme::ALL).chain(appliance::ALL).chain(ha::ALL).chain(node::ALL).chain(syslog::ALL)
 }
 
 #[cfg(test)]

@@ -66,6 +66,11 @@ fn everything() -> String {
         forwards: vec![forwarding()],
         acme: vec![acme::Fact { certificate: "web".into(), last_renewal: Some(UNIX_EPOCH), failures: 2 }],
         syslog: Some(crate::syslog::Fact { connected: true, sent: 5, failures: 1, fault: None }),
+        appliance: appliance::Facts {
+            settings_applied: Some(true),
+            update: Some(appliance::Update { failed: false, versions: vec![("good", 2)] }),
+            support_shells: 0,
+        },
         xdp: xdp::Facts {
             packets: vec![("edge".into(), portcullis_ebpf_common::Cause::NoRule, 6)],
             packets_out: vec![("cgroup".into(), portcullis_ebpf_common::Cause::EgressDrops, 2)],

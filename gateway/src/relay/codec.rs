@@ -9,7 +9,7 @@ use std::ops::Range;
 use portcullis_uring::Chunk;
 use rustls::AlertDescription;
 
-use super::record::{Alert, CONTENT_MAX_BYTES, Opened, Records, SealError};
+use super::record::{Alert, CONTENT_MAX_BYTES, Opened, Records};
 use crate::tls::connection::Connection;
 
 /// The peer broke TLS, or it cannot be spoken any longer. What there is to be said of it waits in the codec.
@@ -31,8 +31,7 @@ pub struct Sealed {
     records: Records,
     /// The beginning of a record; no memory is kept where there is none.
     carried: Vec<u8>,
-    /// The peer waits for an answer of the record layer's own.
-    owes_answer: bool,
+    /// Why the connection ends, which the peer hears behind whatever it still gets.
     alert: Option<AlertDescription>,
 }
 
@@ -40,7 +39,7 @@ impl From<Connection> for Codec {
     fn from(tls: Connection) -> Self {
         match tls.into_records() {
             Ok((records, carried)) => {
-                Self::Sealed(Box::new(Sealed { records: *records, carried, owes_answer: false, alert: None }))
+                Self::Sealed(Box::new(Sealed { records: *records, carried, alert: None }))
             }
             Err(tls) => Self::Rustls(tls),
         }
@@ -93,7 +92,12 @@ impl Codec {
     pub(super) fn say(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), Broken> {
         match self {
             Self::Plain => out.extend_from_slice(plaintext),
-            Self::Sealed(sealed) => sealed.say(plaintext, out)?,
+            Self::Sealed(sealed) => {
+                sealed.records.write(plaintext, out).map_err(|_| Broken)?;
+                if let Some(description) = sealed.alert.take() {
+                    sealed.records.alert(description, out);
+                }
+            }
             Self::Rustls(tls) => {
                 let written = if plaintext.is_empty() { Ok(()) } else { tls.write(plaintext) };
                 tls.take_outgoing(out);
@@ -106,7 +110,7 @@ impl Codec {
     pub(super) fn has_to_say(&self) -> bool {
         match self {
             Self::Plain => false,
-            Self::Sealed(sealed) => sealed.owes_answer || sealed.alert.is_some(),
+            Self::Sealed(sealed) => sealed.records.owes() || sealed.alert.is_some(),
             Self::Rustls(tls) => tls.wants_write(),
         }
     }
@@ -143,7 +147,7 @@ impl Sealed {
         }
         let start = chunk.range().start;
         let bytes = chunk.bytes_mut();
-        let Opened { plaintext, consumed, closed, reply } = match self.records.open(bytes) {
+        let Opened { plaintext, consumed, closed } = match self.records.open(bytes) {
             Ok(opened) => opened,
             Err(alert) => {
                 if let Alert::Send(description) = alert {
@@ -156,78 +160,28 @@ impl Sealed {
             Some(rest) if !rest.is_empty() && !closed => self.carried.extend_from_slice(rest),
             _ => self.carried = Vec::new(),
         }
-        self.owes_answer |= reply;
         chunk.set_range(shifted(&plaintext, start));
         Ok(closed)
     }
 
     fn seal(&mut self, header: &[u8], mut chunk: Chunk) -> Result<(Option<Chunk>, Chunk), Broken> {
         let mut before = Vec::new();
-        self.answer(&mut before)?;
-        if header.len().saturating_add(chunk.len()) <= CONTENT_MAX_BYTES {
+        let fits = header.len().saturating_add(chunk.len()) <= CONTENT_MAX_BYTES;
+        if fits {
             prepend(header, &mut chunk);
-        } else {
-            // Too much for one record by as much as the header has: that goes in one of its own.
-            self.append(header, &mut before)?;
         }
+        // Too much for one record by as much as the header has: that goes in one of its own.
+        self.records.write(if fits { &[] } else { header }, &mut before).map_err(|_| Broken)?;
         let range = chunk.range();
         match self.records.seal(chunk.whole_mut(), range) {
-            Ok(range) => chunk.set_range(range),
-            // There is no room, or the key is used up.
-            Err(SealError::NoRoom | SealError::TooLong | SealError::KeyUpdateDue) => {
-                self.append(chunk.bytes(), &mut before)?;
+            Some(range) => chunk.set_range(range),
+            None => {
+                self.records.write(chunk.bytes(), &mut before).map_err(|_| Broken)?;
                 return Ok((None, Chunk::from_vec(before)));
             }
-            Err(SealError::Exhausted | SealError::Closed) => return Err(Broken),
         }
         let before = (!before.is_empty()).then(|| Chunk::from_vec(before));
         Ok((before, chunk))
-    }
-
-    /// Appends records with that content, and a key update before one where it is due.
-    fn append(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), Broken> {
-        let (front, back) = self.records.room();
-        for content in plaintext.chunks(CONTENT_MAX_BYTES) {
-            let start = out.len();
-            let place = |start: usize| {
-                let from = start.saturating_add(front);
-                from..from.saturating_add(content.len())
-            };
-            let make = |out: &mut Vec<u8>, start: usize| {
-                out.resize(start.saturating_add(front), 0);
-                out.extend_from_slice(content);
-                out.resize(out.len().saturating_add(back), 0);
-            };
-            make(out, start);
-            match self.records.seal(out, place(start)) {
-                Ok(_) => {}
-                Err(SealError::KeyUpdateDue) => {
-                    out.truncate(start);
-                    self.records.key_update(false, out).map_err(|_| Broken)?;
-                    let start = out.len();
-                    make(out, start);
-                    self.records.seal(out, place(start)).map_err(|_| Broken)?;
-                }
-                Err(_) => return Err(Broken),
-            }
-        }
-        Ok(())
-    }
-
-    fn answer(&mut self, out: &mut Vec<u8>) -> Result<(), Broken> {
-        if std::mem::take(&mut self.owes_answer) {
-            self.records.answer(out).map_err(|_| Broken)?;
-        }
-        Ok(())
-    }
-
-    fn say(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), Broken> {
-        self.answer(out)?;
-        self.append(plaintext, out)?;
-        if let Some(description) = self.alert.take() {
-            self.records.alert(description, out);
-        }
-        Ok(())
     }
 }
 
@@ -260,5 +214,32 @@ fn put(chunk: &mut Chunk, bytes: &[u8]) {
             chunk.set_range(0..bytes.len());
         }
         None => *chunk = Chunk::from_vec(bytes.to_vec()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::{Error, Side};
+
+    use super::super::record::tests::{TLS13, pair, received};
+    use super::*;
+
+    #[test]
+    fn what_is_still_to_be_said_comes_before_the_alert() {
+        let (records, mut peer) = pair(TLS13, Side::Server);
+        let mut codec = Codec::from(Connection::from_records(Box::new(records), Vec::new()));
+        let mut junk = Chunk::from_vec(b"GET / HTTP/1.1\r\n\r\n".to_vec());
+        codec.open(&mut junk, &mut Vec::new()).unwrap_err();
+        assert!(codec.has_to_say());
+        let (before, chunk) = codec.seal(&[], Chunk::from_vec(b"words, ".to_vec()), &mut Vec::new()).unwrap();
+        assert!(before.is_none());
+        let mut out = chunk.bytes().to_vec();
+        codec.say(b"last words", &mut out).unwrap();
+        // An alert, its type, and what a record has around them.
+        let (content, alert) = out.split_at(out.len() - 24);
+        assert_eq!(received(&mut peer, content).unwrap(), b"words, last words");
+        let error = received(&mut peer, alert).unwrap_err();
+        assert_eq!(error, Error::AlertReceived(AlertDescription::UnexpectedMessage));
+        assert!(!codec.has_to_say());
     }
 }

@@ -9,77 +9,42 @@
 //! types that are unknown and empty messages are refused. What rustls bounds (empty records, warnings, key updates)
 //! is bounded as in rustls or closer.
 
-mod keys;
-mod messages;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::fmt;
 use std::ops::Range;
 
-use rustls::{AlertDescription, CipherSuite, ExtractedSecrets, ProtocolVersion, SupportedCipherSuite};
-
-pub use keys::Kernel;
-use keys::{Half, Layout};
-use messages::{Answer, Heard, Messages};
+use ring::aead::{self, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use rustls::kernel::KernelConnection;
+use rustls::{AlertDescription, CipherSuite, ConnectionTrafficSecrets, Error, ExtractedSecrets};
+use rustls::{HandshakeType, Side, SupportedCipherSuite};
+use zeroize::Zeroizing;
 
 /// Most plaintext that one record carries.
 pub const CONTENT_MAX_BYTES: usize = 16_384;
-/// Room in front of the content that [`Records::seal`] wants at most: header and explicit nonce.
-pub const FRONT_MAX_BYTES: usize = HEADER_BYTES + EXPLICIT_NONCE_BYTES;
-/// Room behind the content that [`Records::seal`] wants at most: content type and tag.
-pub const BACK_MAX_BYTES: usize = 1 + TAG_BYTES;
-/// Longest record that is looked at: RFC 8446 §5.2, and more than TLS 1.2's suites can fill.
-pub const RECORD_MAX_BYTES: usize = HEADER_BYTES + PAYLOAD_MAX_BYTES;
-
 const HEADER_BYTES: usize = 5;
-const EXPLICIT_NONCE_BYTES: usize = 8;
 const TAG_BYTES: usize = 16;
-const PAYLOAD_MAX_BYTES: usize = CONTENT_MAX_BYTES + 256;
+/// Records without content in a row, and warnings in a connection; as in rustls.
+const QUIET_MAX: u8 = 32;
+const WARNINGS_MAX: u8 = 4;
 
-/// Records that a key may still seal once it is used up for content: a key update and answers.
-const KEY_RESERVE: u64 = 64;
-/// No key seals more records than this, whatever its algorithm allows; as in rustls.
-const SEQUENCE_MAX: u64 = 0xffff_ffff_ffff_0000;
-
-// Content types (RFC 8446 §5.1), alert levels (§6), the message that changes keys (§4.6.3).
-const CHANGE_CIPHER_SPEC: u8 = 20;
+// Content types (RFC 8446 §5.1) and alert levels (§6).
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
-const KEY_UPDATE: u8 = 24;
 
 const UNEXPECTED: Alert = Alert::Send(AlertDescription::UnexpectedMessage);
-
-/// The version or the suite is none of ours; rustls has to keep such connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the version of tls or the cipher suite is unknown to the record layer")]
-pub struct Unsuitable;
 
 /// Why a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alert {
-    /// We have to tell the peer, with [`Records::alert`].
+    /// The peer has to be told, with [`Records::alert`].
     Send(AlertDescription),
     /// The peer told us; it hears nothing more.
     Received(AlertDescription),
-}
-
-/// Why something is not sealed. Nothing has been written then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SealError {
-    /// There is no room for the record around its content.
-    NoRoom,
-    /// A record carries [`CONTENT_MAX_BYTES`].
-    TooLong,
-    /// The key has sealed enough; [`Records::key_update`] comes first.
-    KeyUpdateDue,
-    /// The key has sealed enough and there is no next one; the connection ends with `close_notify`.
-    Exhausted,
-    /// An alert has ended this direction.
-    Closed,
 }
 
 /// What [`Records::open`] found.
@@ -91,65 +56,58 @@ pub struct Opened {
     pub consumed: usize,
     /// The peer sends no more; whatever else it sends is ignored.
     pub closed: bool,
-    /// The peer waits for [`Records::answer`], which comes before the next content is sealed.
-    pub reply: bool,
 }
 
 /// The record layer of one connection, both directions.
 pub struct Records {
     rx: Half,
     tx: Half,
-    /// Kept where keys can be updated.
-    kernel: Option<Box<Kernel>>,
-    layout: Layout,
-    /// Records that a key may seal.
+    /// rustls's part under TLS 1.3: the next key to seal with (`true`) or to open with.
+    next_key: Option<Box<dyn FnMut(bool) -> Option<Half> + Send>>,
+    /// Records of content that a key may seal. Two more may follow, an answer and an alert.
     limit: u64,
-    messages: Messages,
+    side: Side,
+    state: State,
+}
+
+#[derive(Default)]
+struct State {
+    /// The beginning of a message that is cut over records, never longer than a record.
+    partial: Vec<u8>,
+    /// Records without content in a row.
+    quiet: u8,
+    warnings: u8,
+    renegotiated: bool,
     peer_closed: bool,
+    /// What the peer is to be told before any content.
+    refusal_due: bool,
+    update_due: bool,
     closed: bool,
 }
 
 impl Records {
-    /// Whether the record layer knows a suite.
+    /// Whether a suite is known: RFC 8446 §B.4; RFC 5289 §3.2 and RFC 7905 §2, those with ECDHE.
     #[must_use]
     pub fn supports(suite: CipherSuite) -> bool {
-        // RFC 8446 §B.4; RFC 5289 §3.2 and RFC 7905 §2, those with ECDHE.
         matches!(u16::from(suite), 0x1301..=0x1303 | 0xc02b | 0xc02c | 0xc02f | 0xc030 | 0xcca8 | 0xcca9)
     }
 
-    /// Goes on where rustls stopped.
-    ///
-    /// # Errors
-    /// [`Unsuitable`]; the connection is lost then, so ask [`Self::supports`] first.
-    pub fn new(secrets: ExtractedSecrets, kernel: Kernel) -> Result<Self, Unsuitable> {
-        let (rx, tx) = (Half::new(secrets.rx)?, Half::new(secrets.tx)?);
-        let (layout, limit) = match kernel.terms() {
-            (ProtocolVersion::TLSv1_3, SupportedCipherSuite::Tls13(suite)) => {
-                (Layout::Tls13, suite.common.confidentiality_limit)
-            }
-            (ProtocolVersion::TLSv1_2, SupportedCipherSuite::Tls12(suite)) => {
-                let layout = if rx.is_gcm() { Layout::Tls12Gcm } else { Layout::Tls12ChaCha };
-                (layout, suite.common.confidentiality_limit)
-            }
-            _ => return Err(Unsuitable),
+    /// Goes on where rustls stopped. `None`: the connection is lost, so ask [`Self::supports`] first.
+    pub fn new<D: Send + 'static>(
+        (secrets, mut kernel): (ExtractedSecrets, KernelConnection<D>),
+        side: Side,
+    ) -> Option<Self> {
+        let (is_13, limit) = match kernel.negotiated_cipher_suite() {
+            SupportedCipherSuite::Tls12(suite) => (false, suite.common.confidentiality_limit),
+            SupportedCipherSuite::Tls13(suite) => (true, suite.common.confidentiality_limit),
         };
-        let is_13 = layout == Layout::Tls13;
-        Ok(Self {
-            rx,
-            tx,
-            messages: Messages::new(is_13, matches!(kernel, Kernel::Client(_))),
-            kernel: is_13.then(|| Box::new(kernel)),
-            layout,
-            limit: limit.min(SEQUENCE_MAX),
-            peer_closed: false,
-            closed: false,
-        })
-    }
-
-    /// Room that a record of this connection takes in front of its content and behind it.
-    #[must_use]
-    pub const fn room(&self) -> (usize, usize) {
-        (HEADER_BYTES + self.layout.explicit(), self.layout.inner_type() + TAG_BYTES)
+        let (rx, tx) = (Half::new(secrets.rx, is_13)?, Half::new(secrets.tx, is_13)?);
+        let next_key: Box<dyn FnMut(bool) -> Option<Half> + Send> = Box::new(move |sealing| {
+            let next = if sealing { kernel.update_tx_secret() } else { kernel.update_rx_secret() };
+            Half::new(next.ok()?, true)
+        });
+        let (next_key, limit) = (is_13.then_some(next_key), limit.saturating_sub(2));
+        Some(Self { rx, tx, next_key, limit, side, state: State::default() })
     }
 
     /// Opens all whole records at the beginning of the buffer.
@@ -158,189 +116,274 @@ impl Records {
     /// Why the connection ends; what was opened in the same call is lost, as in rustls.
     pub fn open(&mut self, buffer: &mut [u8]) -> Result<Opened, Alert> {
         let (mut plaintext, mut consumed) = (0..0, 0);
-        while !self.peer_closed {
-            let rest = buffer.get(consumed..).unwrap_or_default();
-            let Some(header) = rest.first_chunk::<HEADER_BYTES>().copied() else { break };
-            let length = self.check_header(header)?;
-            let Some(payload) = rest.get(HEADER_BYTES..HEADER_BYTES + length) else { break };
-            let mut nonce = self.rx.nonce();
-            if self.layout == Layout::Tls12Gcm {
-                let explicit = payload.first_chunk::<EXPLICIT_NONCE_BYTES>();
-                nonce[4..].copy_from_slice(explicit.ok_or(Alert::Send(AlertDescription::BadRecordMac))?);
+        let (front, back) = self.rx.room();
+        while !self.state.peer_closed {
+            let header = buffer.get(consumed..).and_then(<[u8]>::first_chunk);
+            let Some(&[kind, major, _, high, low]) = header else { break };
+            // Under TLS 1.3 everything looks like content (RFC 8446 §5).
+            let is_known = kind == APPLICATION_DATA || (!self.rx.is_13 && matches!(kind, ALERT | HANDSHAKE));
+            if major != 3 || !is_known {
+                return Err(UNEXPECTED);
             }
-            let body = consumed + HEADER_BYTES + self.layout.explicit();
-            consumed += HEADER_BYTES + length;
+            let record = consumed..consumed + HEADER_BYTES + usize::from(u16::from_be_bytes([high, low]));
+            if record.len() > front + CONTENT_MAX_BYTES + back {
+                return Err(Alert::Send(AlertDescription::RecordOverflow));
+            }
+            if record.end > buffer.len() {
+                break;
+            }
+            consumed = record.end;
             if plaintext.is_empty() {
-                plaintext = body..body;
+                plaintext = record.start + front..record.start + front;
             }
             // Later plaintexts are moved up to the earlier ones while they are deciphered.
-            let at = plaintext.end;
-            let record = buffer.get_mut(at..consumed).unwrap_or_default();
-            let inner = self.rx.open(self.layout, header, nonce, record, body - at);
-            let inner = inner.ok_or(Alert::Send(AlertDescription::BadRecordMac))?;
-            let (kind, content) = self.unwrap(header, inner)?;
-            match self.messages.take(kind, content)? {
-                Heard::Nothing => {}
-                Heard::Content => plaintext.end += content.len(),
-                Heard::KeyUpdate => {
-                    let next = self.kernel.as_mut().and_then(|kernel| kernel.next_rx());
+            let opened = self.rx.open(buffer, record, plaintext.end);
+            let (kind, content) = opened.ok_or(Alert::Send(AlertDescription::BadRecordMac))?;
+            self.take(kind, content)?;
+            if kind == APPLICATION_DATA {
+                plaintext.end += content.len();
+            }
+        }
+        // RFC 8446 §6.1: what follows a closure alert is ignored.
+        let consumed = if self.state.peer_closed { buffer.len() } else { consumed };
+        Ok(Opened { plaintext, consumed, closed: self.state.peer_closed })
+    }
+
+    /// Judges what one record protected.
+    fn take(&mut self, kind: u8, content: &[u8]) -> Result<(), Alert> {
+        let is_content = kind == APPLICATION_DATA && !content.is_empty();
+        self.state.quiet = if is_content { 0 } else { self.state.quiet.saturating_add(1) };
+        // RFC 8446 §5.1: nothing comes between the parts of a message.
+        let is_between = kind != HANDSHAKE && !self.state.partial.is_empty();
+        match (kind, content) {
+            _ if is_between || self.state.quiet > QUIET_MAX => Err(UNEXPECTED),
+            (APPLICATION_DATA, _) => Ok(()),
+            // Nothing else is empty: RFC 8446 §5.4, RFC 5246 §6.2.1.
+            (_, []) => Err(UNEXPECTED),
+            (ALERT, &[level @ (WARNING | FATAL), description]) => self.take_alert(level, description.into()),
+            (ALERT, _) => Err(Alert::Send(AlertDescription::DecodeError)),
+            (HANDSHAKE, _) => self.take_messages(content),
+            _ => Err(UNEXPECTED),
+        }
+    }
+
+    fn take_alert(&mut self, level: u8, description: AlertDescription) -> Result<(), Alert> {
+        // Of TLS 1.3's alerts that one alone ends nothing (RFC 8446 §6.1).
+        let warns = level == WARNING && (!self.rx.is_13 || description == AlertDescription::UserCanceled);
+        match description {
+            AlertDescription::CloseNotify => self.state.peer_closed = true,
+            _ if warns => self.state.warnings = self.state.warnings.saturating_add(1),
+            _ => return Err(Alert::Received(description)),
+        }
+        if self.state.warnings > WARNINGS_MAX { Err(UNEXPECTED) } else { Ok(()) }
+    }
+
+    /// Messages may share a record and be cut over records (RFC 8446 §5.1).
+    fn take_messages(&mut self, content: &[u8]) -> Result<(), Alert> {
+        let messages = [&std::mem::take(&mut self.state.partial), content].concat();
+        let mut rest = messages.as_slice();
+        while let [kind, high, middle, low, body @ ..] = rest {
+            let kind = HandshakeType::from(*kind);
+            let most = match (self.rx.is_13, self.side, kind) {
+                (true, _, HandshakeType::KeyUpdate) => 1,
+                (true, Side::Client, HandshakeType::NewSessionTicket)
+                | (false, Side::Client, HandshakeType::HelloRequest)
+                | (false, Side::Server, HandshakeType::ClientHello) => CONTENT_MAX_BYTES,
+                _ => return Err(UNEXPECTED),
+            };
+            let length = (usize::from(*high) << 16) | usize::from(u16::from_be_bytes([*middle, *low]));
+            if length > most {
+                return Err(Alert::Send(AlertDescription::DecodeError));
+            }
+            let Some((body, after)) = body.split_at_checked(length) else { break };
+            rest = after;
+            match (kind, body) {
+                (HandshakeType::NewSessionTicket, _) => {}
+                (HandshakeType::KeyUpdate, [asked @ (0 | 1)]) if rest.is_empty() => {
+                    let next = self.next_key.as_mut().and_then(|next| next(false));
                     self.rx = next.ok_or(Alert::Send(AlertDescription::InternalError))?;
+                    self.state.update_due |= *asked == 1;
                 }
-                Heard::Closed => self.peer_closed = true,
+                (HandshakeType::KeyUpdate, [2..=u8::MAX]) => {
+                    return Err(Alert::Send(AlertDescription::IllegalParameter));
+                }
+                // RFC 8446 §5.1: a message before a change of keys ends its record.
+                (HandshakeType::KeyUpdate, _) => return Err(UNEXPECTED),
+                // As rustls: declined once (RFC 5246 §7.2.2), then refused.
+                _ if self.state.renegotiated => return Err(Alert::Send(AlertDescription::HandshakeFailure)),
+                _ => {
+                    self.state.renegotiated = true;
+                    self.state.refusal_due = true;
+                }
             }
         }
-        if self.peer_closed {
-            // RFC 8446 §6.1: what follows a closure alert is ignored.
-            consumed = buffer.len();
-        }
-        let reply = self.messages.answer.is_some();
-        Ok(Opened { plaintext, consumed, closed: self.peer_closed, reply })
+        self.state.partial = rest.to_vec();
+        Ok(())
     }
 
-    /// The length of what follows a header.
-    fn check_header(&self, header: [u8; HEADER_BYTES]) -> Result<usize, Alert> {
-        let [kind, major, _, length @ ..] = header;
-        if major != 3 || !(CHANGE_CIPHER_SPEC..=APPLICATION_DATA).contains(&kind) {
-            return Err(Alert::Send(AlertDescription::DecodeError));
-        }
-        // Under TLS 1.3 everything looks like content, and change_cipher_spec has its place in the handshake only
-        // (RFC 8446 §5).
-        if kind == CHANGE_CIPHER_SPEC || (self.layout == Layout::Tls13 && kind != APPLICATION_DATA) {
-            return Err(UNEXPECTED);
-        }
-        match usize::from(u16::from_be_bytes(length)) {
-            length if length > PAYLOAD_MAX_BYTES => Err(Alert::Send(AlertDescription::RecordOverflow)),
-            length => Ok(length),
-        }
+    /// Makes a record of the content, in place; it takes 13 bytes in front of that at most, and 17 behind. `None`:
+    /// nothing was written, and it is [`Self::write`]'s: there is no room, something else comes first, or all is over.
+    pub fn seal(&mut self, buffer: &mut [u8], content: Range<usize>) -> Option<Range<usize>> {
+        let may = !self.owes() && !self.state.closed && self.tx.sequence < self.limit;
+        may.then(|| self.tx.seal(APPLICATION_DATA, buffer, content)).flatten()
     }
 
-    /// The type and the content of what a record protected.
-    fn unwrap<'b>(&self, header: [u8; HEADER_BYTES], inner: &'b [u8]) -> Result<(u8, &'b [u8]), Alert> {
-        if inner.len() > CONTENT_MAX_BYTES + self.layout.inner_type() {
-            return Err(Alert::Send(AlertDescription::RecordOverflow));
-        }
-        if self.layout != Layout::Tls13 {
-            return Ok((header[0], inner));
-        }
-        // The content type is the last byte that is not padding (RFC 8446 §5.4).
-        let at = inner.iter().rposition(|byte| *byte != 0).ok_or(UNEXPECTED)?;
-        let (content, rest) = inner.split_at(at);
-        Ok((rest.first().copied().unwrap_or_default(), content))
+    /// Whether the peer waits for something besides content.
+    #[must_use]
+    pub const fn owes(&self) -> bool {
+        self.state.refusal_due || self.state.update_due
     }
 
-    /// Makes a record of the content, in place: [`Self::room`] says what is written around it.
+    /// Appends what the peer waits for, then records of the content, and a key update wherever one is due.
     ///
     /// # Errors
-    /// See [`SealError`].
-    pub fn seal(&mut self, buffer: &mut [u8], content: Range<usize>) -> Result<Range<usize>, SealError> {
-        if self.closed {
-            return Err(SealError::Closed);
+    /// An alert has ended our direction, or ends it now: its key is used up and has no successor, as under TLS 1.2.
+    pub fn write(&mut self, content: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        if std::mem::take(&mut self.state.refusal_due) {
+            self.alert(AlertDescription::NoRenegotiation, out);
         }
-        if self.tx.sequence >= self.limit.saturating_sub(KEY_RESERVE) {
-            let has_next = self.kernel.is_some() && self.tx.sequence < self.limit;
-            return Err(if has_next { SealError::KeyUpdateDue } else { SealError::Exhausted });
+        if std::mem::take(&mut self.state.update_due) {
+            self.key_update(out)?;
         }
-        self.seal_as(APPLICATION_DATA, buffer, content)
-    }
-
-    fn seal_as(
-        &mut self,
-        kind: u8,
-        buffer: &mut [u8],
-        content: Range<usize>,
-    ) -> Result<Range<usize>, SealError> {
-        let length = content.end.checked_sub(content.start).ok_or(SealError::NoRoom)?;
-        if length > CONTENT_MAX_BYTES {
-            return Err(SealError::TooLong);
-        }
-        let (front, back) = self.room();
-        let start = content.start.checked_sub(front).ok_or(SealError::NoRoom)?;
-        let end = content.end.checked_add(back).ok_or(SealError::NoRoom)?;
-        let record = buffer.get_mut(start..end).ok_or(SealError::NoRoom)?;
-        let payload = u16::try_from(record.len() - HEADER_BYTES).map_err(|_| SealError::TooLong)?;
-        let [high, low] = payload.to_be_bytes();
-        let header = [if self.layout == Layout::Tls13 { APPLICATION_DATA } else { kind }, 3, 3, high, low];
-        let (head, rest) = record.split_at_mut(front);
-        let (inner, tag) = rest.split_at_mut(length + self.layout.inner_type());
-        head[..HEADER_BYTES].copy_from_slice(&header);
-        if self.layout == Layout::Tls12Gcm {
-            head[HEADER_BYTES..].copy_from_slice(&self.tx.nonce()[4..]);
-        }
-        if let Some(inner_type) = inner.get_mut(length) {
-            *inner_type = kind;
-        }
-        let sealed = self.tx.seal(self.layout, header, inner, length).ok_or(SealError::Exhausted)?;
-        tag.copy_from_slice(sealed.as_ref());
-        Ok(start..end)
-    }
-
-    /// Appends a record to `out`.
-    fn append(&mut self, kind: u8, content: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
-        let (start, (front, back)) = (out.len(), self.room());
-        out.resize(start + front, 0);
-        out.extend_from_slice(content);
-        let end = out.len();
-        out.resize(end + back, 0);
-        let sealed = self.seal_as(kind, out, start + front..end);
-        if sealed.is_err() {
-            out.truncate(start);
-        }
-        sealed.map(drop)
-    }
-
-    /// Appends what the peer waits for (see [`Opened::reply`]), if it waits.
-    ///
-    /// # Errors
-    /// As [`Self::key_update`].
-    pub fn answer(&mut self, out: &mut Vec<u8>) -> Result<(), SealError> {
-        match self.messages.answer.take() {
-            Some(_) if self.closed => Err(SealError::Closed),
-            Some(Answer::KeyUpdate) => self.key_update(false, out),
-            Some(Answer::NoRenegotiation) => {
-                self.append(ALERT, &[WARNING, AlertDescription::NoRenegotiation.into()], out)
+        for content in content.chunks(CONTENT_MAX_BYTES) {
+            if self.tx.sequence >= self.limit && self.key_update(out).is_err() {
+                self.close_notify(out);
             }
-            None => Ok(()),
+            self.append(APPLICATION_DATA, content, out)?;
         }
+        Ok(())
     }
 
-    /// Appends a KeyUpdate (RFC 8446 §4.6.3) and seals with the next key from then on; with `request` the peer is
-    /// asked to do the same. It answers the peer's request, too.
-    ///
-    /// # Errors
-    /// When the connection is closed or has no next key, as under TLS 1.2.
-    pub fn key_update(&mut self, request: bool, out: &mut Vec<u8>) -> Result<(), SealError> {
-        if self.closed {
-            return Err(SealError::Closed);
-        }
-        let kernel = self.kernel.as_mut().filter(|_| self.tx.sequence < self.limit);
-        let next = kernel.and_then(|kernel| kernel.next_tx()).ok_or(SealError::Exhausted)?;
-        self.append(HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, request.into()], out)?;
+    /// Appends a KeyUpdate (RFC 8446 §4.6.3) that asks for none, and seals with the next key from then on.
+    fn key_update(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
+        let next = self.next_key.as_mut().and_then(|next| next(true)).ok_or(Error::EncryptError)?;
+        self.append(HANDSHAKE, &[HandshakeType::KeyUpdate.into(), 0, 0, 1, 0], out)?;
         self.tx = next;
-        self.messages.answer = None;
         Ok(())
     }
 
     /// Appends the alert that says that we send no more; nothing when an alert has said so already.
     pub fn close_notify(&mut self, out: &mut Vec<u8>) {
-        self.end(WARNING, AlertDescription::CloseNotify, out);
+        self.alert(AlertDescription::CloseNotify, out);
     }
 
-    /// Appends the fatal alert that ends the connection; nothing when an alert has ended it already.
+    /// Appends an alert, unless one has ended our direction. All do but the one that declines a new handshake.
     pub fn alert(&mut self, description: AlertDescription, out: &mut Vec<u8>) {
-        self.end(FATAL, description, out);
+        let declines = description == AlertDescription::NoRenegotiation;
+        let level = if declines || description == AlertDescription::CloseNotify { WARNING } else { FATAL };
+        // It fails for the last of 2^64 sequence numbers, too.
+        self.append(ALERT, &[level, description.into()], out).ok();
+        self.state.closed |= !declines;
     }
 
-    fn end(&mut self, level: u8, description: AlertDescription, out: &mut Vec<u8>) {
-        if !std::mem::replace(&mut self.closed, true) {
-            // It fails for the last of 2^64 sequence numbers only.
-            self.append(ALERT, &[level, description.into()], out).ok();
+    /// Appends a record.
+    fn append(&mut self, kind: u8, content: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        let (begin, (front, back)) = (out.len(), self.tx.room());
+        let start = begin + front;
+        out.resize(start, 0);
+        out.extend_from_slice(content);
+        out.resize(start + content.len() + back, 0);
+        if self.state.closed || self.tx.seal(kind, out, start..start + content.len()).is_none() {
+            out.truncate(begin);
+            return Err(Error::EncryptError);
         }
+        Ok(())
     }
 }
 
 impl fmt::Debug for Records {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { layout, peer_closed, closed, .. } = self;
-        write!(f, "Records({layout:?}, closed: {closed}, by the peer: {peer_closed})")
+        let State { closed, peer_closed, .. } = &self.state;
+        write!(f, "Records({:?}, closed: {closed}, by the peer: {peer_closed})", self.side)
+    }
+}
+
+/// The key of one direction and how often it was used. ring does not wipe its expanded keys; the rest is wiped.
+struct Half {
+    key: LessSafeKey,
+    iv: Zeroizing<[u8; NONCE_LEN]>,
+    sequence: u64,
+    /// TLS 1.3 protects the type of the content with it.
+    is_13: bool,
+    /// Bytes of the nonce that a record carries: AES-GCM under TLS 1.2 has some (RFC 5288 §3).
+    explicit: usize,
+}
+
+impl Half {
+    fn new((sequence, secrets): (u64, ConnectionTrafficSecrets), is_13: bool) -> Option<Self> {
+        let (algorithm, explicit, key, iv) = match &secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&aead::AES_128_GCM, 8, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&aead::AES_256_GCM, 8, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&aead::CHACHA20_POLY1305, 0, key, iv),
+            _ => return None,
+        };
+        let key = LessSafeKey::new(UnboundKey::new(algorithm, key.as_ref()).ok()?);
+        let iv = Zeroizing::new(iv.as_ref().try_into().ok()?);
+        Some(Self { key, iv, sequence, is_13, explicit: if is_13 { 0 } else { explicit } })
+    }
+
+    /// What a record has in front of its content and behind it.
+    fn room(&self) -> (usize, usize) {
+        (HEADER_BYTES + self.explicit, usize::from(self.is_13) + TAG_BYTES)
+    }
+
+    /// The nonce of the next record: RFC 8446 §5.3, RFC 7905 §2; rustls makes TLS 1.2's explicit nonces alike.
+    fn nonce(&self) -> [u8; NONCE_LEN] {
+        let mut nonce = *self.iv;
+        for (byte, sequence) in nonce.iter_mut().skip(4).zip(self.sequence.to_be_bytes()) {
+            *byte ^= sequence;
+        }
+        nonce
+    }
+
+    /// Counts a record. What follows the offset is authenticated besides its content: the header alone (RFC 8446 §5.2),
+    /// or the sequence number and the header with the length of the content (RFC 5246 §6.2.3.3).
+    fn count(&mut self, header: [u8; HEADER_BYTES], content: usize) -> Option<([u8; 13], usize)> {
+        let mut data = [0; 13];
+        data[..8].copy_from_slice(&self.sequence.to_be_bytes());
+        data[8..].copy_from_slice(&header);
+        self.sequence = self.sequence.checked_add(1)?;
+        if self.is_13 {
+            return Some((data, 8));
+        }
+        data[11..].copy_from_slice(&u16::try_from(content).ok()?.to_be_bytes());
+        Some((data, 0))
+    }
+
+    /// Opens a record and moves what it protected to `to`, which is not behind that: its type and its content. `None`:
+    /// it was not sealed with this key and this header, or not as the next one.
+    fn open<'b>(&mut self, buffer: &'b mut [u8], record: Range<usize>, to: usize) -> Option<(u8, &'b [u8])> {
+        let body = record.start + HEADER_BYTES + self.explicit;
+        let length = record.end.checked_sub(body + TAG_BYTES)?;
+        let (header, explicit) = buffer.get(record.start..body)?.split_first_chunk()?;
+        let mut nonce = self.nonce();
+        nonce[NONCE_LEN - self.explicit..].copy_from_slice(explicit);
+        let (kind, (data, from)) = (header[0], self.count(*header, length)?);
+        let (nonce, data) = (Nonce::assume_unique_for_key(nonce), Aad::from(&data[from..]));
+        let inner = self.key.open_within(nonce, data, buffer.get_mut(to..record.end)?, body - to..).ok()?;
+        if !self.is_13 {
+            return Some((kind, inner));
+        }
+        // The content type is the last byte that is not padding (RFC 8446 §5.4); nobody knows type 0.
+        let at = inner.iter().rposition(|byte| *byte != 0).unwrap_or_default();
+        Some((inner.get(at).copied().unwrap_or_default(), inner.get(..at)?))
+    }
+
+    /// Makes a record of the content, in place. `None`: there is no room or no sequence number left, or it is too long.
+    fn seal(&mut self, kind: u8, buffer: &mut [u8], content: Range<usize>) -> Option<Range<usize>> {
+        let (front, back) = self.room();
+        let length = content.end.checked_sub(content.start).filter(|length| *length <= CONTENT_MAX_BYTES)?;
+        let record = content.start.checked_sub(front)?..content.end.checked_add(back)?;
+        let (head, rest) = buffer.get_mut(record.clone())?.split_at_mut(front);
+        let (inner, tag) = rest.split_at_mut(length + back - TAG_BYTES);
+        let [high, low] = u16::try_from(record.len() - HEADER_BYTES).ok()?.to_be_bytes();
+        let header = [if self.is_13 { APPLICATION_DATA } else { kind }, 3, 3, high, low];
+        let (nonce, (data, from)) = (self.nonce(), self.count(header, length)?);
+        head[..HEADER_BYTES].copy_from_slice(&header);
+        head[HEADER_BYTES..].copy_from_slice(&nonce[NONCE_LEN - self.explicit..]);
+        inner[length..].fill(kind);
+        let (nonce, data) = (Nonce::assume_unique_for_key(nonce), Aad::from(&data[from..]));
+        tag.copy_from_slice(self.key.seal_in_place_separate_tag(nonce, data, inner).ok()?.as_ref());
+        Some(record)
     }
 }

@@ -43,7 +43,7 @@ pub fn spawn(
     let to_wake = Arc::clone(&context);
     let thread = std::thread::Builder::new().name(format!("relay-{index}")).spawn(move || {
         // Before the engine is made: its own threads stay where this one is.
-        cores.pin_thread(index);
+        cores.pin_relay(index);
         match Engine::new(wanted.choice, &Settings { gather: wanted.gather, ..Settings::default() }) {
             Ok(engine) => {
                 if !wanted.gather.is_zero() && !engine.gathers() {

@@ -55,7 +55,12 @@ impl Places {
 pub fn run_job(places: &Places) -> io::Result<bool> {
     // Before it is done: what comes in between is a request of its own.
     fs::remove_file(places.at(REQUESTS).join(REQUEST)).ok();
-    let (done, told) = match apply(places) {
+    let last = fs::read_to_string(places.at(STATUS)).ok();
+    let last = last.and_then(|text| serde_json::from_str::<Status>(&text).ok());
+    // Whatever ends this job in between: then they do not count as applied.
+    let begun = Status { at: rfc3339(SystemTime::now()), under_way: true, ..Status::default() };
+    put(&places.at(STATUS), &serde_json::to_string(&begun)?)?;
+    let (done, told) = match apply(places, last.as_ref()) {
         Ok(told) => (true, told),
         Err(error) => (false, vec![error]),
     };
@@ -65,12 +70,12 @@ pub fn run_job(places: &Places) -> io::Result<bool> {
         (true, false) => tracing::info!("settings of the machine are applied: {news}"),
         (false, _) => tracing::error!("settings of the machine are not applied: {news}"),
     }
-    let status = Status { at: rfc3339(SystemTime::now()), done, told };
+    let status = Status { at: rfc3339(SystemTime::now()), done, told, under_way: false };
     put(&places.at(STATUS), &serde_json::to_string(&status)?)?;
     Ok(done)
 }
 
-fn apply(places: &Places) -> Result<Vec<String>, String> {
+fn apply(places: &Places, last: Option<&Status>) -> Result<Vec<String>, String> {
     let path = places.at(config::PATH_DEFAULT);
     let text = match read(&path) {
         Ok(text) => text,
@@ -99,8 +104,6 @@ fn apply(places: &Places) -> Result<Vec<String>, String> {
     let zone = network.and_then(|network| network.time_zone.as_ref());
     told.extend(set_zone(places, zone).map_err(|error| format!("the time zone: {error}"))?);
     // Whoever could not be told the last time is told now, even if nothing has changed since.
-    let last = fs::read_to_string(places.at(STATUS)).ok();
-    let last = last.and_then(|text| serde_json::from_str::<Status>(&text).ok());
     let news = if last.is_none_or(|last| last.done) { changed } else { wanted.keys().cloned().collect() };
     tell(places, &news, &unmade(&before, &wanted, &settings))?;
     Ok(told)

@@ -90,16 +90,23 @@ impl Pool {
         Ok(())
     }
 
+    /// Redeems a ticket of the authority that we are, without waiting for anything; `None`: it is another's.
+    pub fn redeem_own(&self, allowed: &[String], ticket: &Ticket) -> Option<TicketAnswer> {
+        let set = self.set.load();
+        let local = set.allowed_local(allowed).filter(|local| *local.id() == ticket.authority);
+        local.map(|local| local.redeem(&ticket.secret))
+    }
+
     /// Redeems a ticket at the authority that it names, if that is one of `allowed` (names of `[[sta]]` sections, or
     /// `local`). Where several authorities share the id, those that are up are tried first.
     ///
     /// `NoAuthority` means that every allowed authority is known by another id. While one of them has not told its
     /// id yet, the ticket may be its own, and the answer is `Down`.
     pub async fn redeem(&self, allowed: &[String], ticket: &Ticket) -> TicketAnswer {
-        let set = self.set.load_full();
-        if let Some(local) = set.allowed_local(allowed).filter(|local| *local.id() == ticket.authority) {
-            return local.redeem(&ticket.secret);
+        if let Some(answer) = self.redeem_own(allowed, ticket) {
+            return answer;
         }
+        let set = self.set.load_full();
         let mut candidates = set.candidates(allowed, &ticket.authority);
         if candidates.is_empty() {
             match self.learn(&set, allowed, &ticket.authority).await {

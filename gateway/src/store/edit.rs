@@ -97,14 +97,30 @@ fn shown(item: &Item) -> String {
 pub fn names(text: &str, typed_path: &str) -> Vec<String> {
     let Ok(document) = parse(text) else { return Vec::new() };
     let Ok(place) = path::resolve(typed_path) else { return Vec::new() };
-    let [Step::Key(key)] = place.steps.as_slice() else { return Vec::new() };
+    let Some((Step::Key(key), above)) = place.steps.split_last() else { return Vec::new() };
     let name = |table: &dyn TableLike| table.get("name").and_then(Item::as_str).map(str::to_owned);
-    match document.get(key) {
+    match table_at(document.as_table(), above).and_then(|table| table.get(key)) {
         Some(Item::ArrayOfTables(tables)) => tables.iter().filter_map(|table| name(table)).collect(),
         Some(Item::Value(Value::Array(values))) => {
             values.iter().filter_map(Value::as_inline_table).filter_map(|table| name(table)).collect()
         }
         _ => Vec::new(),
+    }
+}
+
+/// The table to which steps lead.
+fn table_at<'a>(top: &'a dyn TableLike, steps: &[Step]) -> Option<&'a dyn TableLike> {
+    let Some((step, rest)) = steps.split_first() else { return Some(top) };
+    let Step::Key(key) = step else { return None };
+    match (top.get(key)?, rest.split_first()) {
+        (Item::ArrayOfTables(tables), Some((which, rest))) => {
+            let at = find(tables.iter().map(|table| -> &dyn TableLike { table }), which)?;
+            table_at(tables.get(at)?, rest)
+        }
+        (Item::Value(Value::Array(values)), Some((which, rest))) => {
+            table_at(values.get(find_inline(values, which)?)?.as_inline_table()?, rest)
+        }
+        (item, _) => table_at(item.as_table_like()?, rest),
     }
 }
 

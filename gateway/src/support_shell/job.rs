@@ -5,15 +5,16 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nix::pty::{Winsize, openpty};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pty::OpenptFlags;
 
 use super::frames::FRAME_MAX_BYTES;
 use super::{
@@ -30,6 +31,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// What the administrator is told, and the daemon reads.
 pub(super) const RECORD: &str = "shell.json";
 const RECORD_MODE: u32 = 0o644;
+/// Why a shell ends that did not end itself.
+const OVER: &str = "its time was over";
+const GONE: &str = "the administrator has gone";
 const TERMINAL_MAX_CHARS: usize = 32;
 const SIZE_MAX: u16 = 1000;
 
@@ -70,6 +74,9 @@ pub fn run(places: &Places) -> io::Result<()> {
 
 fn serve(places: &Places, connection: &UnixStream) -> io::Result<String> {
     let uid = getsockopt(connection, PeerCredentials)?.uid();
+    if is_from_within(uid, nix::unistd::geteuid().as_raw()) {
+        return Err(io::Error::other("a support shell opens no other"));
+    }
     connection.set_read_timeout(Some(PATIENCE))?;
     let Some(Frame::Hello(hello)) = read_frame(&mut &*connection)? else {
         return Err(io::Error::other("nobody has said for what this is"));
@@ -83,6 +90,12 @@ fn serve(places: &Places, connection: &UnixStream) -> io::Result<String> {
     let why = shell.relay(connection, ends)?;
     tracing::warn!(who, why, "a support shell ends");
     Ok(why)
+}
+
+/// Who has such a shell may write grants and reach the socket, and would have no end, no reason and any name in the audit
+/// log. This user is nobody's login.
+fn is_from_within(uid: u32, own: u32) -> bool {
+    uid == own && own != 0
 }
 
 /// A grant serves once, soon, and whoever it was given to.
@@ -111,14 +124,14 @@ impl Drop for Shell {
 
 impl Shell {
     fn start(hello: &Hello) -> io::Result<Self> {
-        let size = Winsize {
-            ws_row: hello.rows.min(SIZE_MAX),
-            ws_col: hello.columns.min(SIZE_MAX),
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        let pty = openpty(Some(&size), None)?;
-        let end = |fd: &OwnedFd| fd.try_clone().map(Stdio::from);
+        // No other program that is started here gets hold of it.
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = File::from(rustix::pty::openpt(flags)?);
+        rustix::io::ioctl_fionbio(&master, true)?;
+        rustix::pty::unlockpt(&master)?;
+        let terminal_end = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
+        resize(&master, hello.rows, hello.columns)?;
+        let end = || terminal_end.try_clone().map(Stdio::from);
         let plain = |c: &char| c.is_ascii_alphanumeric() || "-+._".contains(*c);
         let terminal: String = hello.terminal.chars().filter(plain).take(TERMINAL_MAX_CHARS).collect();
         let mut command = Command::new("/usr/bin/setsid");
@@ -126,10 +139,10 @@ impl Shell {
         command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.env("TERM", if terminal.is_empty() { "dumb" } else { &terminal });
         command.env("HOME", "/tmp").env("LANG", "C.UTF-8").env("PS1", "support:\\w# ").env("HISTFILE", "");
-        command.stdin(end(&pty.slave)?).stdout(end(&pty.slave)?).stderr(end(&pty.slave)?);
+        command.stdin(end()?).stdout(end()?).stderr(end()?);
         let directory = if Path::new("/tmp").is_dir() { "/tmp" } else { "/" };
         let child = command.current_dir(directory).spawn()?;
-        Ok(Self { child, master: File::from(pty.master) })
+        Ok(Self { child, master })
     }
 
     /// Carries what is typed and shown, until the shell or its time is over, or the administrator is gone: says which.
@@ -140,7 +153,7 @@ impl Shell {
         std::thread::spawn(move || {
             let mut bytes = vec![0; FRAME_MAX_BYTES];
             // The end of the last process at the terminal is an error here.
-            while let Ok(count @ 1..) = output.read(&mut bytes) {
+            while let Ok(count @ 1..) = readable(&output).and_then(|()| output.read(&mut bytes)) {
                 let frame = Frame::Data(bytes.get(..count).unwrap_or_default().to_vec());
                 if write_frame(&mut shown, &frame).is_err() {
                     break;
@@ -150,27 +163,28 @@ impl Shell {
             // Wakes who waits for what is typed.
             shown.shutdown(Shutdown::Read).ok();
         });
+        self.carry(connection, ends, &over)
+    }
+
+    /// Carries what is typed, and says why no more.
+    fn carry(&mut self, connection: &UnixStream, ends: Instant, over: &Mutex<bool>) -> io::Result<String> {
         loop {
             let left = ends.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Ok("its time was over".to_owned());
+                return Ok(OVER.to_owned());
             }
             // Frames are small and their sender writes each at once: one that has begun is there.
             connection.set_read_timeout(Some(left.min(LOOK)))?;
             match read_frame(&mut &*connection) {
-                Ok(Some(Frame::Data(bytes))) => self.master.write_all(&bytes)?,
-                Ok(Some(Frame::Size(rows, columns))) => {
-                    let size = rustix::termios::Winsize {
-                        ws_row: rows.min(SIZE_MAX),
-                        ws_col: columns.min(SIZE_MAX),
-                        ws_xpixel: 0,
-                        ws_ypixel: 0,
-                    };
-                    rustix::termios::tcsetwinsize(&self.master, size)?;
+                Ok(Some(Frame::Data(bytes))) => {
+                    if let Some(why) = self.type_in(&bytes, connection, ends)? {
+                        return Ok(why.to_owned());
+                    }
                 }
+                Ok(Some(Frame::Size(rows, columns))) => resize(&self.master, rows, columns)?,
                 Ok(Some(_)) => return Err(io::ErrorKind::InvalidData.into()),
-                Ok(None) if *lock(&over) => return Ok(String::new()),
-                Ok(None) => return Ok("the administrator has gone".to_owned()),
+                Ok(None) if *lock(over) => return Ok(String::new()),
+                Ok(None) => return Ok(GONE.to_owned()),
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                     // What was started in it may keep the terminal open, and ends with it.
                     if self.child.try_wait()?.is_some() {
@@ -181,10 +195,58 @@ impl Shell {
             }
         }
     }
+
+    /// Types, as fast as the terminal takes it: says why the rest is lost, if it is.
+    fn type_in(
+        &mut self,
+        mut bytes: &[u8],
+        connection: &UnixStream,
+        ends: Instant,
+    ) -> io::Result<Option<&'static str>> {
+        while !bytes.is_empty() {
+            match self.master.write(bytes) {
+                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let left = ends.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Ok(Some(OVER));
+                    }
+                    if self.child.try_wait()?.is_some() {
+                        return Ok(Some(""));
+                    }
+                    let look = Timespec::try_from(left.min(LOOK)).map_err(io::Error::other)?;
+                    let mut waited_for = [
+                        PollFd::new(&self.master, PollFlags::OUT),
+                        // Its end is told unasked.
+                        PollFd::new(connection, PollFlags::empty()),
+                    ];
+                    poll(&mut waited_for, Some(&look))?;
+                    if waited_for[1].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+                        return Ok(Some(GONE));
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn readable(terminal: &File) -> io::Result<()> {
+    poll(&mut [PollFd::new(terminal, PollFlags::IN)], None)?;
+    Ok(())
+}
+
+fn resize(terminal: &File, rows: u16, columns: u16) -> io::Result<()> {
+    let (ws_row, ws_col) = (rows.min(SIZE_MAX), columns.min(SIZE_MAX));
+    let size = rustix::termios::Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 };
+    Ok(rustix::termios::tcsetwinsize(terminal, size)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+
     use super::*;
     use crate::store::history::Origin;
 
@@ -212,6 +274,12 @@ mod tests {
         granted(directory, 7, unix_now() + 1000);
         assert!(take(directory, ID, 7).is_err(), "from the future");
         assert!(take(directory, "../x", 7).is_err());
+    }
+
+    #[test]
+    fn who_has_a_shell_gets_no_second_one_by_a_grant_of_their_own() {
+        assert!(is_from_within(990, 990));
+        assert!(!is_from_within(1000, 990) && !is_from_within(0, 0));
     }
 
     fn shell() -> Shell {
@@ -254,7 +322,7 @@ mod tests {
     fn leaving_ends_it_whatever_keeps_its_terminal_open() {
         let (client, served) = UnixStream::pair().unwrap();
         let serving = std::thread::spawn(move || shell().relay(&served, patient()).unwrap());
-        let typed = b"setsid sleep 1000 & echo left=$! $((6 * 7))\n".to_vec();
+        let typed = b"sleep 1000 & echo left=$! $((6 * 7))\n".to_vec();
         write_frame(&mut &client, &Frame::Data(typed)).unwrap();
         let shown = shown_until(&client, " 42\r\n");
         let left =
@@ -270,7 +338,27 @@ mod tests {
         write_frame(&mut &client, &Frame::Data(b"exec sleep 1000\n".to_vec())).unwrap();
         let mut shell = shell();
         let ended = shell.relay(&served, Instant::now() + Duration::from_millis(200)).unwrap();
-        assert_eq!(ended, "its time was over");
+        assert_eq!(ended, OVER);
+    }
+
+    #[test]
+    fn it_ends_when_its_time_is_over_although_its_terminal_takes_nothing_more() {
+        let (client, served) = UnixStream::pair().unwrap();
+        let typist = std::thread::spawn(move || {
+            let mut typed = b"stty raw -echo; exec sleep 1000\n".to_vec();
+            // Until nobody is there any more.
+            while write_frame(&mut &client, &Frame::Data(typed)).is_ok() {
+                typed = vec![b'x'; 1000];
+            }
+        });
+        let (tell, told) = channel();
+        std::thread::spawn(move || {
+            let ended = shell().relay(&served, Instant::now() + Duration::from_millis(700));
+            served.shutdown(Shutdown::Both).unwrap();
+            tell.send(ended.unwrap()).unwrap();
+        });
+        assert_eq!(told.recv_timeout(Duration::from_mins(1)).unwrap(), OVER);
+        typist.join().unwrap();
     }
 
     #[test]
@@ -279,7 +367,7 @@ mod tests {
         drop(client);
         let ended = shell().relay(&served, patient());
         // The shell's first words may have been refused before.
-        assert!(ended.is_err() || ended.unwrap() == "the administrator has gone");
+        assert!(ended.is_err() || ended.unwrap() == GONE);
         let (mut client, served) = UnixStream::pair().unwrap();
         client.write_all(b"zzzzzz").unwrap();
         assert!(shell().relay(&served, patient()).is_err());

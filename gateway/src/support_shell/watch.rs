@@ -17,6 +17,9 @@ use crate::sync::lock;
 use crate::update::read_json;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How late the beginning may have been seen: between two looks, or on a busy machine. A shell that ends so soon before
+/// its time would be over has ended by that.
+const LATE: Duration = Duration::from_secs(5);
 
 /// Shells that are open, by the names of their directories.
 #[derive(Debug, Default)]
@@ -35,6 +38,11 @@ impl Open {
     pub fn left(&self) -> Duration {
         Duration::from_secs(self.grant.seconds).saturating_sub(self.seen.elapsed())
     }
+
+    /// Why it has ended, which the shell itself is not asked.
+    fn why(&self) -> &'static str {
+        if self.left() <= LATE { "its time was over" } else { "it was left" }
+    }
 }
 
 impl Shells {
@@ -50,8 +58,8 @@ impl Shells {
         let gone: Vec<String> = known.keys().filter(|name| !there.contains(name)).cloned().collect();
         for open in gone.iter().filter_map(|name| known.remove(name)) {
             let seconds = open.seen.elapsed().as_secs();
-            let why = if open.left().is_zero() { "its time was over" } else { "it was left" };
-            note(audit, &open.grant, "support-shell-end", &format!("after {seconds} s: {why}"));
+            let detail = format!("after {seconds} s: {}", open.why());
+            note(audit, &open.grant, "support-shell-end", &detail);
         }
         for name in there {
             if known.contains_key(&name) {
@@ -126,6 +134,17 @@ mod tests {
             records.iter().map(|record| (record.origin.who.as_str(), record.what["cmd"].as_str())).collect();
         assert_eq!(told, [("ann", Some("support-shell-begin")), ("ann", Some("support-shell-end"))]);
         assert!(records[1].detail.ends_with("it was left") && records[1].what["reason"] == "a disk");
+    }
+
+    #[test]
+    fn a_shell_whose_beginning_was_seen_late_has_ended_because_its_time_was_over() {
+        let lasted = |seconds| {
+            let grant =
+                Grant { origin: Origin::default(), reason: "x".into(), seconds: 60, granted: unix_now() };
+            Open { grant, seen: Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap() }.why()
+        };
+        assert_eq!([lasted(59), lasted(61)], ["its time was over"; 2]);
+        assert_eq!(lasted(50), "it was left");
     }
 
     #[test]

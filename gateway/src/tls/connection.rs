@@ -12,9 +12,11 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::{Acceptor, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{CipherSuite, ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::{
+    CipherSuite, ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig, Side,
+};
 
-use crate::relay::record::{Alert, CONTENT_MAX_BYTES, Kernel, Records, SealError};
+use crate::relay::record::{Alert, CONTENT_MAX_BYTES, Records};
 
 /// Bytes of a record's header.
 const HEADER_BYTES: usize = 5;
@@ -170,10 +172,11 @@ impl Connection {
     /// # Errors
     /// Before the end of the handshake, after an alert, and when the keys are used up and cannot be updated.
     pub fn write(&mut self, plaintext: &[u8]) -> Result<(), Error> {
+        if let Engine::Records(records) = &mut self.engine {
+            return records.write(plaintext, &mut self.outgoing);
+        }
         for content in plaintext.chunks(CONTENT_MAX_BYTES) {
-            if let Engine::Records(records) = &mut self.engine {
-                seal(records, content, &mut self.outgoing)?;
-            } else if !self.drive(Want::Write(content))? {
+            if !self.drive(Want::Write(content))? {
                 return Err(Error::HandshakeNotComplete);
             }
         }
@@ -239,10 +242,8 @@ impl Connection {
                 self.plaintext.extend_from_slice(self.incoming.get(opened.plaintext).unwrap_or_default());
                 self.incoming.drain(..opened.consumed);
                 self.peer_closed = opened.closed;
-                if opened.reply {
-                    // Whoever has closed owes no answer.
-                    records.answer(&mut self.outgoing).ok();
-                }
+                // Whoever has closed owes no answer.
+                records.write(&[], &mut self.outgoing).ok();
                 Ok(())
             }
             Err(Alert::Received(description)) => Err(Error::AlertReceived(description)),
@@ -331,18 +332,12 @@ impl Connection {
         if !self.own || !is_clean || !Records::supports(suite.suite()) {
             return Ok(());
         }
-        let (secrets, kernel) = match std::mem::replace(&mut self.engine, Engine::Lost) {
-            Engine::Server(tls) => {
-                let (secrets, kernel) = tls.dangerous_into_kernel_connection()?;
-                (secrets, Kernel::Server(kernel))
-            }
-            Engine::Client(tls) => {
-                let (secrets, kernel) = tls.dangerous_into_kernel_connection()?;
-                (secrets, Kernel::Client(kernel))
-            }
-            Engine::Records(_) | Engine::Lost => return Err(Error::HandshakeNotComplete),
+        let records = match std::mem::replace(&mut self.engine, Engine::Lost) {
+            Engine::Server(tls) => Records::new(tls.dangerous_into_kernel_connection()?, Side::Server),
+            Engine::Client(tls) => Records::new(tls.dangerous_into_kernel_connection()?, Side::Client),
+            Engine::Records(_) | Engine::Lost => None,
         };
-        let records = Records::new(secrets, kernel).map_err(|error| Error::General(error.to_string()))?;
+        let records = records.ok_or(Error::HandshakeNotComplete)?;
         self.engine = Engine::Records(Box::new(records));
         Ok(())
     }
@@ -459,28 +454,5 @@ fn write_into(
         }
     }
     outgoing.truncate(start);
-    Err(Error::EncryptError)
-}
-
-/// Appends a record with that content, and a key update before it where one is due.
-fn seal(records: &mut Records, content: &[u8], outgoing: &mut Vec<u8>) -> Result<(), Error> {
-    let (front, back) = records.room();
-    for _ in 0..2 {
-        let start = outgoing.len();
-        outgoing.resize(start + front, 0);
-        outgoing.extend_from_slice(content);
-        let end = outgoing.len();
-        outgoing.resize(end + back, 0);
-        match records.seal(outgoing, start + front..end) {
-            Ok(_) => return Ok(()),
-            Err(error) => {
-                outgoing.truncate(start);
-                if error != SealError::KeyUpdateDue || records.key_update(false, outgoing).is_err() {
-                    break;
-                }
-            }
-        }
-    }
-    records.close_notify(outgoing);
     Err(Error::EncryptError)
 }

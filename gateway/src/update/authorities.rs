@@ -37,6 +37,16 @@ impl Authorities {
         // Written anew, so that nothing else of the text comes along.
         Ok(Self(certificates.iter().map(|der| pem::encoded("CERTIFICATE", der)).collect()))
     }
+
+    /// SHA-256 of each certificate, by which people know it.
+    #[must_use]
+    pub fn fingerprints(&self) -> Vec<String> {
+        // What was parsed once is parsed again.
+        let (certificates, _) = pem::given(self.0.as_bytes(), AUTHORITIES_MAX).unwrap_or_default();
+        let hash = |der: &[u8]| ring::digest::digest(&ring::digest::SHA256, der);
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        certificates.iter().map(|der| hex(hash(der.as_ref()).as_ref())).collect()
+    }
 }
 
 impl TryFrom<String> for Authorities {

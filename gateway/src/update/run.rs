@@ -5,12 +5,18 @@ use std::io::{self, BufRead as _, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Places, Version};
 
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// Looking takes seconds; a server that answers by drops must not keep others from updating.
+const LIST_MAX: Duration = Duration::from_mins(3);
+/// Longest list that is read.
+const OUTPUT_MAX_BYTES: usize = 1024 * 1024;
+/// Versions that are told, the newest: a status has room for them.
+const VERSIONS_MAX: usize = 200;
 /// Lines that are kept of what it says, for an error.
 const LINES_KEPT: usize = 4;
 const LINE_MAX_CHARS: usize = 300;
@@ -37,9 +43,10 @@ pub(super) fn list(places: &Places, from: &From) -> io::Result<Vec<String>> {
         #[serde(default)]
         all: Vec<String>,
     }
-    let said = run(places, from, &["list", "--json=short"], |_, _| {})?;
-    let listed: Listed = serde_json::from_str(said.output.trim())
+    let said = run(places, from, &["list", "--json=short"], Some(LIST_MAX), |_, _| {})?;
+    let mut listed: Listed = serde_json::from_str(said.output.trim())
         .map_err(|error| io::Error::other(format!("systemd-sysupdate said what it never said: {error}")))?;
+    listed.all.truncate(VERSIONS_MAX);
     Ok(listed.all)
 }
 
@@ -52,13 +59,15 @@ pub(super) fn install(
 ) -> io::Result<()> {
     let mut arguments = vec!["update"];
     arguments.extend(version.map(Version::as_str));
-    run(places, from, &arguments, tell).map(drop)
+    // As long as the unit lets it.
+    run(places, from, &arguments, None, tell).map(drop)
 }
 
 fn run(
     places: &Places,
     from: &From,
     arguments: &[&str],
+    most: Option<Duration>,
     mut tell: impl FnMut(&str, Option<u8>),
 ) -> io::Result<Said> {
     let definitions = define(places, from)?;
@@ -71,6 +80,7 @@ fn run(
     sysupdate.env("NOTIFY_SOCKET", &notify).env("SYSTEMD_COLORS", "0").env("SYSTEMD_EMOJI", "0");
     sysupdate.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = sysupdate.spawn()?;
+    let begun = Instant::now();
     let (sender, lines) = mpsc::channel();
     let readers = [child.stdout.take().map(Pipe::Output), child.stderr.take().map(Pipe::Errors)];
     let readers: Vec<_> = readers
@@ -86,7 +96,10 @@ fn run(
     let (mut step, mut percent) = ("looking for updates".to_owned(), None);
     loop {
         match lines.recv_timeout(LOOK) {
-            Ok((true, line)) => said.output += &(line + "\n"),
+            Ok((true, line)) if said.output.len() + line.len() <= OUTPUT_MAX_BYTES => {
+                said.output += &(line + "\n");
+            }
+            Ok((true, _)) => {}
             Ok((false, line)) => {
                 tracing::info!("{line}");
                 if let Some(now) = step_of(&line) {
@@ -96,6 +109,13 @@ fn run(
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
+        }
+        if let Some(most) = most.filter(|most| begun.elapsed() > *most) {
+            // What it has started ends with it.
+            child.kill()?;
+            child.wait()?;
+            let seconds = most.as_secs();
+            return Err(io::Error::other(format!("the directory has not answered whole for {seconds} s")));
         }
         percent = told_percent(&progress).or(percent);
         tell(&step, percent);
@@ -237,5 +257,28 @@ mod tests {
         let error = install(&places, &from("https://u.example"), None, |step, _| steps.push(step.to_owned()));
         assert!(steps.contains(&"writing portcullis_2.efi".to_owned()), "{steps:?}");
         assert!(error.unwrap_err().to_string().contains("did not check out"));
+    }
+
+    #[test]
+    fn a_directory_that_never_ends_its_answer_is_given_up() {
+        let place = tempfile::tempdir().unwrap();
+        let places = places(place.path(), "exec sleep 1000");
+        let most = Some(Duration::from_millis(1));
+        let error = run(&places, &from("https://u.example"), &["list"], most, |_, _| {}).unwrap_err();
+        assert!(error.to_string().contains("has not answered whole"), "{error}");
+    }
+
+    #[test]
+    fn a_list_without_an_end_is_not_kept() {
+        let place = tempfile::tempdir().unwrap();
+        let versions: Vec<String> = (0..1000).map(|number| format!("\"{number}\"")).collect();
+        let script = format!("echo '{{\"all\":[{}]}}'", versions.join(","));
+        assert_eq!(
+            list(&places(place.path(), &script), &from("https://u.example")).unwrap().len(),
+            VERSIONS_MAX
+        );
+        let place = tempfile::tempdir().unwrap();
+        let places = places(place.path(), "head -c 3000000 /dev/zero | tr '\\0' 'x\\n' | fold -w 100");
+        assert!(list(&places, &from("https://u.example")).is_err());
     }
 }

@@ -40,6 +40,8 @@ pub enum SlotState {
 }
 
 impl SlotState {
+    pub const ALL: [Self; 4] = [Self::Good, Self::OnTrial, Self::Failed, Self::SetAside];
+
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

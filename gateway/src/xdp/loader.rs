@@ -67,6 +67,7 @@ pub struct Filtered {
     /// Of a bond: by what frames come in.
     pub(super) ports: Vec<u32>,
     pub mode: Mode,
+    pub mode_reason: String,
     pub(super) index: u32,
     pub(super) value: Interface,
     pub(super) pin: PathBuf,

@@ -32,6 +32,8 @@ const DUMP: u16 = 0x300;
 const GET_LINK: u16 = 18;
 const GET_ROUTE: u16 = 26;
 const GENERIC_CONTROL: u16 = 0x10;
+/// The device's driver runs programs.
+const RUNS_PROGRAMS: u64 = 1;
 /// The device's driver takes frames of programs.
 const TAKES_FRAMES: u64 = 4;
 
@@ -111,12 +113,21 @@ pub(super) fn way_to(address: IpAddr) -> io::Result<u32> {
 
 /// Which devices take frames of programs, by index. Kernels before 6.3 cannot say.
 pub(super) fn taking_frames() -> io::Result<HashMap<u32, bool>> {
+    with_feature(TAKES_FRAMES)
+}
+
+/// Which devices have drivers that run programs, by index. As above.
+pub(super) fn running_programs() -> io::Result<HashMap<u32, bool>> {
+    with_feature(RUNS_PROGRAMS)
+}
+
+fn with_feature(feature: u64) -> io::Result<HashMap<u32, bool>> {
     let family = family(b"netdev\0")?;
     let parts = ask(SockProtocol::NetlinkGeneric, family, DUMP, &[1, 1, 0, 0])?;
     let devices = parts.iter().flat_map(|part| messages(part)).filter_map(|(_, body)| {
         let find = |wanted| attributes(body.get(4..)?).find(|(kind, _)| *kind == wanted).map(|(_, it)| it);
         let features = u64::from_ne_bytes(*find(3)?.first_chunk()?);
-        Some((word(find(1)?)?, features & TAKES_FRAMES != 0))
+        Some((word(find(1)?)?, features & feature != 0))
     });
     Ok(devices.collect())
 }

@@ -59,6 +59,8 @@ pub struct Cores {
     processors: Vec<u16>,
     /// Whether a listener's sockets take the connections that begin on their own processor.
     spread: bool,
+    /// Those of the relay's workers, where there is one worker for each.
+    relay: Vec<u16>,
     pub reason: Reason,
 }
 
@@ -66,8 +68,10 @@ impl Cores {
     /// Decides by the configuration and by what the machine's interfaces are.
     #[must_use]
     pub fn plan(config: &Config) -> Self {
-        let Some(xdp) = &config.xdp else { return Self::default() };
         let processors = processors();
+        let is_one_each = processors.len() > 1 && processors.len() == config.server.workers;
+        let relay = if is_one_each { processors.clone() } else { Vec::new() };
+        let Some(xdp) = &config.xdp else { return Self { relay, ..Self::default() } };
         let cards: Vec<Card> = xdp
             .interfaces
             .iter()
@@ -78,7 +82,7 @@ impl Cores {
         let (steered, reason) = decide(xdp.steering, xdp.mode, processors.len(), &cards, flow_steering);
         let spread = cards.iter().all(|card| card.queues >= processors.len());
         let processors = if steered { processors } else { Vec::new() };
-        Self { processors, spread: spread && steered, reason }
+        Self { processors, spread: spread && steered, relay, reason }
     }
 
     #[must_use]
@@ -99,14 +103,15 @@ impl Cores {
         self.owner(index).filter(|_| self.spread)
     }
 
-    /// Binds the calling thread to its processor.
-    pub fn pin_thread(&self, index: usize) {
-        let Some(processor) = self.owner(index) else { return };
-        let mut set = CpuSet::new();
-        let pinned = set.set(processor.into()).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
-        if let Err(error) = pinned {
-            tracing::warn!(%error, processor, "a thread cannot be bound to its processor");
-        }
+    /// Binds the calling front thread to its processor, if it has one.
+    pub fn pin_front(&self, index: usize) {
+        self.owner(index).into_iter().for_each(pin);
+    }
+
+    /// Binds the calling worker to its processor. With one worker for each that holds without steering too: its
+    /// sessions' memory stays near. With fewer the system knows better where there is room.
+    pub fn pin_relay(&self, index: usize) {
+        self.owner(index).or_else(|| self.relay.get(index).copied()).into_iter().for_each(pin);
     }
 
     /// How many processors a table by their numbers has room for.
@@ -116,6 +121,15 @@ impl Cores {
 
     pub(super) fn processors(&self) -> &[u16] {
         &self.processors
+    }
+}
+
+/// Binds the calling thread to a processor.
+fn pin(processor: u16) {
+    let mut set = CpuSet::new();
+    let pinned = set.set(processor.into()).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+    if let Err(error) = pinned {
+        tracing::warn!(%error, processor, "a thread cannot be bound to its processor");
     }
 }
 
@@ -220,7 +234,7 @@ mod tests {
 
     #[test]
     fn threads_of_one_number_share_a_processor_and_more_threads_begin_again() {
-        let cores = Cores { processors: vec![2, 5], spread: false, reason: Reason::Asked };
+        let cores = Cores { processors: vec![2, 5], spread: false, relay: Vec::new(), reason: Reason::Asked };
         assert_eq!([0, 1, 2].map(|index| cores.owner(index)), [Some(2), Some(5), Some(2)]);
         assert_eq!(cores.accepts_from(1), None);
         assert_eq!(Cores { spread: true, ..cores }.accepts_from(1), Some(5));

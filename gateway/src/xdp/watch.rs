@@ -214,9 +214,9 @@ fn absent(active: &Active, interface: &Filtered) -> Condition {
 fn put_back(active: &Active, interface: &mut Filtered) -> Result<(), XdpError> {
     pins::prepare(&active.config.pins)?;
     let mut ebpf = lock(&active.ebpf);
-    let Enforced { mode, pin, .. } =
+    let Enforced { mode, reason, pin, .. } =
         enforce(program(&mut ebpf)?, &active.config, &interface.name, interface.index)?;
-    (interface.mode, interface.pin) = (mode, pin);
+    (interface.mode, interface.mode_reason, interface.pin) = (mode, reason, pin);
     interface.repairs = interface.repairs.saturating_add(1);
     Ok(())
 }

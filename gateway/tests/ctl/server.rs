@@ -219,5 +219,5 @@ fn every_line_of_the_document_is_a_request_that_the_protocol_knows() {
         let line: Value = serde_json::from_slice(&command.to_line()).unwrap();
         commands.insert(line["cmd"].as_str().unwrap().to_owned());
     }
-    assert_eq!(commands.len(), 69, "{commands:?}");
+    assert_eq!(commands.len(), 73, "{commands:?}");
 }

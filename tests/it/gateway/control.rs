@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::Command;
 
 use portcullis_tests::backend;
@@ -11,7 +11,7 @@ use portcullis_tests::speak::Speak as _;
 use portcullis_tests::wait::PATIENCE;
 use serde_json::{Value, json};
 
-use super::fixture::{Edge, text};
+use super::fixture::{Edge, setup, text};
 
 #[test]
 fn a_live_session_is_listed_with_who_what_and_how_much() {
@@ -137,8 +137,45 @@ fn a_daemon_whose_configuration_is_bad_ends_with_the_code_for_that() {
 #[test]
 fn a_port_that_is_taken_ends_the_start_with_words_about_it() {
     let first = Edge::start();
-    let mut second = super::fixture::setup();
+    let mut second = setup();
     second.listener_at("edge", "gateway", &[first.at], super::fixture::ANYTHING_LOCAL).unwrap();
     let error = second.start().unwrap_err();
     assert!(format!("{error:#}").contains(&first.at.to_string()), "{error:#}");
+}
+
+#[test]
+fn a_service_manager_with_a_watchdog_is_told_again_and_again_that_the_control_plane_lives() {
+    let setup = setup();
+    let place = setup.dir().join("notify");
+    let told = UnixDatagram::bind(&place).unwrap();
+    told.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = Command::new(process::binary("portcullisd").unwrap());
+    command.arg("--config").arg(setup.dir().join("portcullis.toml")).current_dir(setup.dir());
+    command.env("NOTIFY_SOCKET", &place).env("WATCHDOG_USEC", "300000");
+    let gateway = setup.start_command(&mut command).unwrap();
+    let mut buffer = [0; 256];
+    let mut signs = 0;
+    while signs < 3 {
+        let length = told.recv(&mut buffer).unwrap();
+        signs += usize::from(String::from_utf8_lossy(&buffer[..length]).contains("WATCHDOG=1"));
+    }
+    drop(gateway);
+}
+
+#[test]
+fn what_is_wrong_is_json_where_json_is_wanted_in_the_shell_too() {
+    let edge = Edge::start();
+    for (words, code) in [
+        (&["--json", "sessions", "show", "0000000000000001"][..], "negative"),
+        (&["--json", "sessions", "shew"], "usage"),
+        (&["shell", "-c", "show session 0000000000000001 --json"], "negative"),
+        (&["shell", "-c", "show session --json"], "usage"),
+        (&["shell", "-c", "no-such-command --json"], "usage"),
+    ] {
+        let output = edge.gateway.cli(words).unwrap();
+        let said: Value = serde_json::from_str(output.stderr.trim()).unwrap_or_else(|_| panic!("{output:?}"));
+        assert_eq!(said["error"]["code"], code, "{output:?}");
+    }
+    let version = edge.gateway.cli_json(["shell", "-c", "show version --json"]).unwrap();
+    assert_eq!(version["daemon"]["version"], version["version"], "{version}");
 }

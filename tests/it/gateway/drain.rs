@@ -99,3 +99,21 @@ fn a_ticket_that_is_being_asked_for_does_not_hold_up_the_end() {
     edge.gateway.signal(Signal::SIGTERM).unwrap();
     assert_eq!(edge.gateway.child().wait(PATIENCE).unwrap().code(), Some(0));
 }
+
+#[test]
+fn an_operator_lets_nothing_new_in_while_sessions_live_on_and_then_again() {
+    let (edge, server) = (Edge::start(), backend::echo().unwrap());
+    let mut live = edge.session(server.address());
+    let drained = edge.gateway.cli_json(["shell", "-c", "drain gateway --json"]).unwrap();
+    assert_eq!((text(&drained, "state"), drained["sessions"].as_u64()), ("drained".to_owned(), Some(1)));
+    live.echo(b"still served").unwrap();
+    drop(TcpStream::connect(edge.at).unwrap());
+    let refused = || edge.refusals("draining") >= 1.0;
+    wait::until(PATIENCE, "a new connection to be refused", refused).unwrap();
+    let health = edge.gateway.cli(["health"]).unwrap();
+    assert!(!health.success() && health.stdout.contains("undrain gateway"), "{health:?}");
+    edge.gateway.cli(["undrain"]).unwrap().ok().unwrap();
+    edge.session(server.address()).echo(b"served again").unwrap();
+    live.echo(b"all the time").unwrap();
+    edge.gateway.cli(["health"]).unwrap().ok().unwrap();
+}

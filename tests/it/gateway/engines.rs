@@ -1,6 +1,9 @@
 //! What relay workers run on: the choice and where it shows, and the same sessions on either engine.
 
+use std::collections::HashSet;
+use std::fs;
 use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
 use std::thread;
 
 use portcullis_tests::backend::{self, Checker, Pattern};
@@ -27,6 +30,38 @@ fn the_engine_is_named_in_status_and_metrics() {
     assert!(edge.gateway.cli(["status"]).unwrap().stdout.contains("epoll"));
     let metrics = edge.gateway.metrics().unwrap();
     assert_eq!(metrics.sum("portcullis_relay_engine", &["engine=\"epoll\""]), Some(1.0));
+}
+
+/// Niceness and processors of the gateway's threads whose names begin so.
+fn threads(edge: &Edge, name: &str) -> Vec<(i32, String)> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", edge.gateway.pid())).unwrap();
+    let read = |path: PathBuf| fs::read_to_string(path).unwrap();
+    let named =
+        tasks.map(|task| task.unwrap().path()).filter(|task| read(task.join("comm")).starts_with(name));
+    let facts = named.map(|task| {
+        // proc_pid_stat(5): the 19th field, counted from behind the name in parentheses.
+        let stat = read(task.join("stat"));
+        let nice = stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse().unwrap();
+        let status = read(task.join("status"));
+        let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+        (nice, allowed.trim().to_owned())
+    });
+    facts.collect()
+}
+
+#[test]
+fn logons_give_way_to_sessions_and_each_worker_has_a_processor_of_its_own() {
+    let edge = Edge::of_kind("socks", PROXY_LOCAL, "");
+    let (fronts, relays) = (threads(&edge, "front-"), threads(&edge, "relay-"));
+    // As whoever started the gateway.
+    let (usual, _) = relays[0];
+    assert!(relays.iter().all(|(nice, _)| *nice == usual), "{relays:?}");
+    let nicer = (usual + 5).min(19);
+    assert!(!fronts.is_empty() && fronts.iter().all(|(nice, _)| *nice == nicer), "{fronts:?}");
+    let processors = thread::available_parallelism().unwrap().get();
+    assert_eq!(relays.len(), processors);
+    let own: HashSet<usize> = relays.iter().filter_map(|(_, allowed)| allowed.parse().ok()).collect();
+    assert_eq!(own.len(), processors, "{relays:?}");
 }
 
 /// Without TLS on either side most of this never comes to user space.

@@ -86,6 +86,7 @@ fn busy_edge(metrics_keys: &str) -> (Edge, SocketAddr, (Client, Service, StaDoub
     let mut setup = setup();
     let metrics = setup.metrics(LOOPBACK).unwrap();
     setup.merge(&format!("[metrics]\n{metrics_keys}")).unwrap();
+    setup.merge("[syslog]\nserver = \"127.0.0.1:9\"\nprotocol = \"udp\"").unwrap();
     std::fs::write(setup.dir().join("token"), format!("{TOKEN}\n")).unwrap();
     let caller = setup.ca().issue(&Leaf { for_client: true, ..Leaf::named(&["monitoring"]) }).unwrap();
     caller.write(setup.dir(), "caller").unwrap();
@@ -175,8 +176,15 @@ fn every_expression_of_the_dashboard_is_answered_by_a_prometheus_that_scrapes_wi
     for expression in &documented {
         ask(expression);
     }
-    // Only a packet filter, a machine's network and its clock may be missing here.
-    let allowed = ["portcullis_xdp_", "portcullis_node_network_", "portcullis_node_timex_"];
+    // Only a packet filter, a machine's network and its clock, and what only appliances have may be missing here.
+    let allowed = [
+        "portcullis_xdp_",
+        "portcullis_node_network_",
+        "portcullis_node_timex_",
+        "portcullis_settings_",
+        "portcullis_update_",
+        "portcullis_ha_",
+    ];
     let strange: Vec<_> =
         absent.iter().filter(|name| !allowed.iter().any(|start| name.starts_with(start))).collect();
     assert!(strange.is_empty() && answered > 35, "{answered} answered; nothing is told of {strange:?}");

@@ -245,6 +245,30 @@ fn written_sources_are_let_in_and_others_are_not() {
     let (passes, drops) = (test(&v4.to_string()), test("198.51.100.200"));
     assert!(passes.code == Some(0) && passes.stdout.contains("[[xdp.rule]] 1"), "{passes:?}");
     assert_eq!(drops.code, Some(1), "{drops:?}");
+    // Who cannot read the file, as operators of the appliance, is told what is in force.
+    if std::path::Path::new("/etc/portcullis/portcullis.toml").exists() {
+        return skip("this machine has a configuration of its own");
+    }
+    let socket = gateway.dir().join("control.sock");
+    let without_file = |words: &[&str]| {
+        let mut command = std::process::Command::new(process::binary("portcullis").unwrap());
+        process::run(command.arg("--socket").arg(&socket).arg("--json").args(words), PATIENCE).unwrap()
+    };
+    let answer = |output: &process::Output| serde_json::from_str::<Value>(&output.stdout).unwrap();
+    let (port, own) = (CLOSED.to_string(), own.to_string());
+    for (source, code, verdict) in [(v4.to_string(), 0, "pass"), ("198.51.100.200".to_owned(), 1, "drop")] {
+        let output = without_file(&["ports", "test", &source, &own, "tcp", &port]);
+        assert_eq!(
+            (output.code, answer(&output)["verdict"].as_str()),
+            (Some(code), Some(verdict)),
+            "{output:?}"
+        );
+    }
+    let [shown, asked] =
+        [gateway.cli(["--json", "ports", "show"]).unwrap(), without_file(&["ports", "show"])];
+    assert_eq!(answer(&shown), answer(&asked));
+    let differs = without_file(&["ports", "diff"]);
+    assert!(!differs.success() && differs.stderr.contains("configure compare"), "{differs:?}");
 }
 
 #[test]

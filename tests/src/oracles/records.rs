@@ -4,12 +4,11 @@ use std::io::Read as _;
 
 use crate::twins::{self, Forger, SUITES};
 use portcullis::relay::record::{Alert, Records};
+use rustls::crypto::ring::cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256;
 use rustls::{AlertDescription, ServerConnection, SupportedCipherSuite};
 
 const HEADER_BYTES: usize = 5;
 const CONTENT_MAX_BYTES: usize = 16_384;
-/// RFC 8446 §5.2; rustls waits for records of up to 2,047 bytes more than content.
-const PAYLOAD_MAX_BYTES: usize = CONTENT_MAX_BYTES + 256;
 const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 /// Steps of one script; less than what either side bounds in a row.
@@ -127,7 +126,7 @@ impl Wire {
     }
 
     fn compare(&self, suite: SupportedCipherSuite, ours: &Outcome, theirs: &Outcome) {
-        let (odd, tail) = self.headers(suite.tls13().is_some());
+        let (odd, tail) = self.headers(suite);
         match (ours.refused, theirs.refused) {
             (false, false) => {
                 assert!(ours.plaintext == theirs.plaintext, "another plaintext");
@@ -147,11 +146,22 @@ impl Wire {
     }
 
     /// Whether a header is odd that rustls would let pass, and whether less than a header is left at the end.
-    fn headers(&self, is_13: bool) -> (bool, bool) {
+    fn headers(&self, suite: SupportedCipherSuite) -> (bool, bool) {
+        let is_13 = suite.tls13().is_some();
+        // A tag, and a type (RFC 8446 §5.2) or an explicit nonce (RFC 5288 §3). rustls waits for longer records.
+        let is_chacha = suite == TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256;
+        let overhead = 16
+            + if is_13 {
+                1
+            } else if is_chacha {
+                0
+            } else {
+                8
+            };
         let (mut rest, mut odd) = (self.bytes.as_slice(), false);
         while let Some([kind, major, minor, high, low]) = rest.first_chunk::<HEADER_BYTES>() {
             let length = usize::from(u16::from_be_bytes([*high, *low]));
-            odd |= length > PAYLOAD_MAX_BYTES;
+            odd |= length > CONTENT_MAX_BYTES + overhead;
             // Of these only content of a kind comes under TLS 1.2; the body is not waited for.
             odd |= !matches!(kind, 21..=23);
             // The one version of another major number that rustls knows by name, SSL 2.
@@ -177,9 +187,9 @@ fn open(records: &mut Records, wire: &[u8], chunk: usize) -> Outcome {
                 outcome.plaintext.extend_from_slice(&pending[opened.plaintext]);
                 pending.drain(..opened.consumed);
                 outcome.closed = opened.closed;
-                if opened.reply {
+                if records.owes() {
                     let mut answer = Vec::new();
-                    records.answer(&mut answer).expect("nothing is closed on our side");
+                    records.write(&[], &mut answer).expect("nothing is closed on our side");
                     assert!(!answer.is_empty());
                 }
             }

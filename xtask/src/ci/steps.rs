@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -203,7 +204,13 @@ fn demonstration() -> Result<Tally> {
 
 /// Where cargo puts what it builds.
 pub(crate) fn target_directory() -> Result<PathBuf> {
+    // Cargo is asked once: it waits while others of its kind fetch and resolve, and a scenario asks at every step.
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(found.clone());
+    }
     let metadata = deps::metadata()?;
     let path = metadata.get("target_directory").and_then(Value::as_str);
-    path.map(PathBuf::from).context("cargo names no target directory")
+    let path = path.map(PathBuf::from).context("cargo names no target directory")?;
+    Ok(FOUND.get_or_init(|| path).clone())
 }

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::shell;
 
 /// What one step came to.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Tally {
     pub(crate) passed: usize,
     /// What failed, each as a line for a person.
@@ -35,6 +37,11 @@ impl Tally {
     /// A check that passed when it found nothing.
     pub(crate) fn of_findings(findings: Vec<String>) -> Self {
         if findings.is_empty() { Self::passed() } else { Self { failed: findings, ..Self::default() } }
+    }
+
+    /// How many of each, as a line for a person.
+    pub(crate) fn counts(&self) -> String {
+        format!("{} passed, {} failed, {} skipped", self.passed, self.failed.len(), self.skipped.len())
     }
 
     /// Adds another step's outcome.
@@ -87,12 +94,15 @@ pub(crate) fn summarise(rows: &[(&str, Tally, Duration)]) -> bool {
     for (name, tally, _) in rows {
         tally.failed.iter().for_each(|why| shell::print(&format!("FAILED: {name}: {why}")));
     }
-    let total = |count: fn(&Tally) -> usize| rows.iter().map(|(_, tally, _)| count(tally)).sum::<usize>();
-    let (passed, failed) = (total(|tally| tally.passed), total(|tally| tally.failed.len()));
-    let skipped = total(|tally| tally.skipped.len());
+    let mut total = Tally::default();
+    for (_, tally, _) in rows {
+        total.passed += tally.passed;
+        total.failed.extend(tally.failed.iter().cloned());
+        total.skipped.extend(tally.skipped.iter().cloned());
+    }
     shell::print("");
-    shell::print(&format!("{passed} passed, {failed} failed, {skipped} skipped"));
-    failed == 0
+    shell::print(&total.counts());
+    total.failed.is_empty()
 }
 
 #[cfg(test)]

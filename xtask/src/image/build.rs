@@ -31,10 +31,14 @@ const PROGRAMS: [(&str, &str); 3] = [
     ("portcullis-first-boot", "usr/local/bin"),
 ];
 const UNIT: &str = "gateway/portcullis.service";
-/// What goes with the programs, below `usr/share/doc/portcullis`: rules and a dashboard for Prometheus, what operators read,
+/// What goes with the programs, below `PLACE`: rules and a dashboard for Prometheus, what operators read,
 /// our licence.
 const DOCUMENTS: [&str; 6] =
     ["gateway/docs", "gateway/monitoring", "CHANGELOG.md", "LICENSE", "LICENSE-APACHE", "LICENSE-MIT"];
+const PLACE: &str = "usr/share/doc/portcullis";
+const LICENCES_INSIDE: &str = "licences-of-crates";
+/// The same beside the image.
+const LICENCES: &str = "portcullis.licences";
 /// os-release(5): mkosi adds the version.
 const RELEASE: &str = "usr/lib/os-release";
 /// There when the image was signed.
@@ -99,6 +103,8 @@ pub(super) struct Built {
     pub(super) sbom: PathBuf,
     /// Versions of all Debian packages.
     pub(super) packages: PathBuf,
+    /// Of all crates; those of Debian's packages are in the image.
+    licences: PathBuf,
     pub(super) boots: Kernel,
     pub(super) root_hash: String,
     pub(super) version: String,
@@ -119,6 +125,7 @@ impl Built {
             sbom: file("portcullis.spdx.json"),
             boots: Kernel::of(&fs::read_to_string(file("portcullis.packages")).unwrap_or_default()),
             packages: file("portcullis.packages"),
+            licences: file(LICENCES),
             root_hash,
             version,
             signed: file(SIGNED).is_file(),
@@ -131,7 +138,7 @@ impl Built {
     }
 
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        [&self.raw, &self.kernel, &self.sbom, &self.packages].map(Clone::clone).to_vec()
+        [&self.raw, &self.kernel, &self.sbom, &self.packages, &self.licences].map(Clone::clone).to_vec()
     }
 }
 
@@ -143,6 +150,8 @@ pub(super) fn programs() -> Result<()> {
     cargo.args(["--package", "portcullis", "--package", "portcullis-first-boot"]);
     // Named, so that no image is made of a gateway that has none.
     cargo.env("PORTCULLIS_EBPF_OBJECT", object);
+    // What `show version` and the metric `portcullis_build_info` tell.
+    cargo.env("PORTCULLIS_COMMIT", commit()?);
     if !shell::succeeds(&mut cargo)? {
         bail!("the programs do not build, see above");
     }
@@ -182,8 +191,10 @@ pub(super) fn image(builder: &Builder, order: &Order<'_>) -> Result<Built> {
     let manifests = [out.join("portcullis.manifest"), out.join("initrd.manifest")];
     let packages = sbom::packages(&manifests)?;
     fs::write(directory.join("portcullis.packages"), sbom::list(&packages)).context("note the packages")?;
-    let document = sbom::document(&packages, &sbom::crates()?, version, epoch)?;
+    let document = sbom::document(&packages, &sbom::crates()?, ("portcullis", version), epoch)?;
     fs::write(directory.join("portcullis.spdx.json"), document).context("write the SBOM")?;
+    fs::copy(work.join("programs").join(PLACE).join(LICENCES_INSIDE), directory.join(LICENCES))
+        .context("take the licences")?;
     Built::at(&directory)
 }
 
@@ -239,7 +250,7 @@ fn stage(work: &Path, order: &Order<'_>) -> Result<()> {
 
 fn documents(programs: &Path) -> Result<()> {
     let repository = process::repository();
-    let place = programs.join("usr/share/doc/portcullis");
+    let place = programs.join(PLACE);
     fs::create_dir_all(&place).context("make the documents' directory")?;
     for name in DOCUMENTS {
         let mut copy = Command::new("cp");
@@ -247,8 +258,10 @@ fn documents(programs: &Path) -> Result<()> {
         copy.args(["-r", "-L", "--no-preserve=mode,ownership,timestamps"]);
         process::run(copy.arg(repository.join(name)).arg(&place), MOMENT)?.ok()?;
     }
-    fs::write(place.join("licences-of-crates"), licences::document(&sbom::crates()?)?)
-        .context("write the licences")
+    fs::write(place.join(LICENCES_INSIDE), licences::document(&sbom::crates()?)?)
+        .context("write the licences")?;
+    let standard_library = licences::of_the_standard_library()?;
+    fs::copy(&standard_library, place.join("licences-of-rust.html")).map(drop).context("copy Rust's licences")
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
@@ -256,6 +269,14 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     // Owners and times are not part of what is described; links and modes are.
     copy.args(["-r", "-P", "--preserve=mode,links", "--no-preserve=ownership,timestamps"]);
     process::run(copy.arg(from).arg(to), MOMENT)?.ok().map(drop)
+}
+
+/// The commit that is built, and whether files differ from it.
+fn commit() -> Result<String> {
+    let mut git = Command::new("git");
+    git.args(["describe", "--always", "--exclude=*", "--dirty", "--abbrev=12"]);
+    let said = shell::output(git.current_dir(process::repository()))?;
+    Ok(said.trim().to_owned())
 }
 
 /// The time of the last commit.

@@ -46,6 +46,8 @@ impl Format {
                 let mut zstd = builder.program("usr/bin/zstd");
                 zstd.args(["-q", "-T0", "-12", "--force", "-o"]).arg(&made).arg(&built.raw);
                 process::run(&mut zstd, LIMIT)?.ok()?;
+                let mut test = builder.program("usr/bin/zstd");
+                process::run(test.args(["-q", "--test"]).arg(&made), LIMIT)?.ok()?;
                 Ok(made)
             }
             Self::Qcow2 => {
@@ -85,7 +87,15 @@ fn convert(builder: &Builder, built: &Built, how: &[&str], to: PathBuf) -> Resul
     let mut convert = builder.program("usr/bin/qemu-img");
     convert.args(["convert", "-q", "-f", "raw"]).args(how).arg(&whole).arg(&to);
     process::run(&mut convert, LIMIT)?.ok()?;
+    compare(builder, &whole, &to)?;
     Ok(to)
+}
+
+/// Reads the made disk back: every sector must be that of the image.
+fn compare(builder: &Builder, whole: &Path, made: &Path) -> Result<()> {
+    let mut compare = builder.program("usr/bin/qemu-img");
+    compare.args(["compare", "-q", "-f", "raw"]).arg(whole).arg(made);
+    process::run(&mut compare, LIMIT)?.ok().context("the disk holds something else than the image").map(drop)
 }
 
 /// A tar archive of descriptor, checksums and disk, in this order.

@@ -15,13 +15,17 @@ use super::build::{self, Built};
 use super::builder::{self, Builder};
 use super::formats::{self, Format};
 use super::keys::Keys;
+use super::sbom;
 use super::sources::Sources;
 use crate::ci::target_directory;
 use crate::shell;
 
 const DESCRIPTION: &str = "appliance-image/installer";
 const PROGRAM: &str = "portcullis-install";
+const PACKAGE: &str = "portcullis-installer";
 const ISO: &str = "portcullis.iso";
+/// What is on the medium besides the image, which has one of its own.
+const SBOM: &str = "portcullis-installer.spdx.json";
 const LIMIT: Duration = Duration::from_secs(120);
 /// Makes the system partition and the ISO around it. Firmware reads the partition from optical drives too; it has enough
 /// clusters for FAT32, and room for credentials.
@@ -51,6 +55,11 @@ pub(super) struct Order<'a> {
     pub(super) cargo: bool,
 }
 
+/// What goes with the medium.
+pub(super) fn sbom() -> Result<PathBuf> {
+    Ok(builder::directory()?.join(SBOM))
+}
+
 /// Where the medium is, when there is one.
 pub(super) fn find() -> Option<PathBuf> {
     let iso = builder::directory().ok()?.join(ISO);
@@ -63,8 +72,7 @@ pub(super) fn iso(builder: &Builder, built: &Built, order: &Order<'_>) -> Result
     }
     if order.cargo {
         shell::say("building portcullis-install …");
-        let mut cargo =
-            shell::cargo(&["build", "--locked", "--release", "--package", "portcullis-installer"]);
+        let mut cargo = shell::cargo(&["build", "--locked", "--release", "--package", PACKAGE]);
         if !shell::succeeds(&mut cargo)? {
             bail!("the installer does not build, see above");
         }
@@ -73,9 +81,9 @@ pub(super) fn iso(builder: &Builder, built: &Built, order: &Order<'_>) -> Result
     let work = builder::directory()?.join("work");
     let place = work.join("installer");
     stage(builder, &place, &image, order)?;
-    let epoch = build::commit_time()?;
+    let time = build::commit_time()?;
     let mut mkosi = vec!["mkosi", "--directory", "installer", "--mirror", &order.sources.mirror];
-    mkosi.extend(["--source-date-epoch", &epoch, "--force"]);
+    mkosi.extend(["--source-date-epoch", &time, "--force"]);
     if let Some(keys) = order.keys {
         keys.stage(&place)?;
         mkosi.extend(["--secure-boot=yes", "--secure-boot-auto-enroll=no", "--sign-expected-pcr=no"]);
@@ -84,10 +92,14 @@ pub(super) fn iso(builder: &Builder, built: &Built, order: &Order<'_>) -> Result
     mkosi.push("build");
     shell::say("building the installation medium; the whole log is target/image/mkosi-installer.out …");
     builder.run("mkosi-installer", &work, &mkosi, build::progress)?;
-    let epoch = format!("SOURCE_DATE_EPOCH={epoch}");
+    let epoch = format!("SOURCE_DATE_EPOCH={time}");
     builder.run("iso", &place.join("out"), &["env", &epoch, "sh", "-ec", ISO_SCRIPT], |_| None)?;
     let to = builder::directory()?.join(ISO);
     fs::rename(place.join("out").join(ISO), &to).context("take the ISO")?;
+    let packages = sbom::packages(&[place.join("out/portcullis-installer.manifest")])?;
+    let about = ("portcullis-installer", built.version.as_str());
+    let document = sbom::document(&packages, &sbom::crates_of(&[PACKAGE])?, about, &time)?;
+    fs::write(sbom()?, document).context("write the SBOM")?;
     // The compressed image is in there once more.
     fs::remove_dir_all(&place).context("remove what the medium was made of")?;
     Ok(to)

@@ -8,17 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::sbom::Crate;
+use super::sbom::{Crate, KERNEL_SIDE};
 use crate::shell;
 
 /// How the names of files begin that hold a licence, or what a licence wants passed on.
 const NAMES: [&str; 6] = ["LICENSE", "LICENCE", "COPYING", "NOTICE", "COPYRIGHT", "UNLICENSE"];
-/// The kernel side has a workspace of its own; what it is made of is compiled in too. Its build tools are not told apart.
-const KERNEL_SIDE: &str = "ebpf/Cargo.toml";
+/// In a compiler's directory.
+const STANDARD_LIBRARY: &str = "share/doc/rust/COPYRIGHT-library.html";
 const RULE: &str = "================================================================================";
 
 /// One document with all of them.
@@ -29,11 +30,25 @@ pub(super) fn document(crates: &BTreeSet<Crate>) -> Result<String> {
             named.insert((package.name, package.version), Found::read(&package.directory, wanted.licence())?);
         }
     }
+    // Its build tools are not told apart.
     for package in packages(&["--manifest-path", KERNEL_SIDE])? {
         let found = Found::read(&package.directory, &package.licence)?;
         named.entry((package.name, package.version)).or_insert(found);
     }
     Ok(write(&named))
+}
+
+/// What the Rust project says of its standard library and all that is in it: a file that compilers come with.
+pub(super) fn of_the_standard_library() -> Result<PathBuf> {
+    let sysroot = shell::output(Command::new("rustc").args(["--print", "sysroot"]))?;
+    let path = Path::new(sysroot.trim()).join(STANDARD_LIBRARY);
+    if !path.is_file() {
+        bail!(
+            "{} is missing: a compiler of the Rust project is needed (rustup toolchain install)",
+            path.display()
+        );
+    }
+    Ok(path)
 }
 
 /// What one crate says.

@@ -25,6 +25,8 @@ const OVERLAYS: &str = "appliance-image/trials";
 const VERSION_MAX_CHARS: usize = 23;
 /// The partitions of a slot, as systemd-repart names their types.
 const PARTITIONS: [&str; 2] = ["root-x86-64-verity", "root-x86-64"];
+/// Beside what is signed.
+const PUBLIC_KEY: &str = "portcullis-key.gpg";
 /// gpg(1) in a home of its own, which ends with the namespace that it runs in.
 const GPG: &str = "umask 077; GNUPGHOME=/tmp/gnupg; export GNUPGHOME; mkdir -p $GNUPGHOME; ";
 
@@ -99,7 +101,7 @@ impl Key {
         process::run(mode.arg("0644").arg(&to), builder::LIMIT)?.ok().map(drop)
     }
 
-    /// Writes `SHA256SUMS.gpg` beside `SHA256SUMS`.
+    /// Writes `SHA256SUMS.gpg` beside `SHA256SUMS`, and the public key.
     pub(super) fn sign(&self, builder: &Builder, directory: &Path) -> Result<()> {
         // Both are seen where only one is mounted.
         let (sums, signature) = (self.0.join("SHA256SUMS"), self.0.join("SHA256SUMS.gpg"));
@@ -107,14 +109,19 @@ impl Key {
         gpg(
             builder,
             &self.0,
-            "gpg --batch --import update.key; \
-             gpg --batch --yes --detach-sign --output SHA256SUMS.gpg SHA256SUMS",
+            "gpg --batch --import update.key; gpg --batch --export > update.gpg; \
+             gpg --batch --yes --detach-sign --output SHA256SUMS.gpg SHA256SUMS; \
+             gpg --batch --no-default-keyring --keyring ./update.gpg --verify SHA256SUMS.gpg SHA256SUMS",
         )?;
         let given = directory.join("SHA256SUMS.gpg");
         fs::copy(&signature, &given).context("take the signature")?;
-        // A web server reads it as it reads the others.
-        fs::set_permissions(&given, fs::Permissions::from_mode(0o644))
-            .context("let the signature be read")?;
+        let public = directory.join(PUBLIC_KEY);
+        fs::copy(self.0.join("update.gpg"), &public).context("take the public key")?;
+        // A web server reads them as it reads the others.
+        for read in [&given, &public] {
+            fs::set_permissions(read, fs::Permissions::from_mode(0o644))
+                .context("let the signature be read")?;
+        }
         for passing in [sums, signature] {
             fs::remove_file(&passing).with_context(|| format!("remove {}", passing.display()))?;
         }

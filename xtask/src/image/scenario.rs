@@ -18,6 +18,7 @@ use super::build::{Built, Kernel};
 use super::builder::Builder;
 use super::installer;
 use super::release;
+use super::signature::{Signed, Signer};
 use super::vm::{self, Medium, Settings, Visit, Vm};
 use super::wiring::Card;
 use crate::boot::debian::{self, Machine};
@@ -58,6 +59,9 @@ pub(super) struct Scenario {
     command_line: Option<String>,
     #[serde(default)]
     credentials: BTreeMap<String, String>,
+    /// Credentials on the system partition of the disk.
+    #[serde(default)]
+    on_disk: BTreeMap<String, String>,
     /// Whether nobody's keys are among the credentials.
     #[serde(default)]
     without_keys: bool,
@@ -94,11 +98,13 @@ enum Step {
     Eject,
     /// Change the root file system on the disk.
     Tamper,
+    /// Sign the boot loader or the kernel image on the disk anew, as somebody with the disk in his hands could.
+    Sign { what: Signed, by: Signer },
     /// Some text must not have been on the console.
     Silent { text: String },
     /// Run a line of the appliance's command line: it must succeed, or fail, and print what is expected.
     Ssh {
-        /// Empty where options of ssh say what is tried.
+        /// Empty where options of ssh say what is tried. `{key:USER}` is a user's public key, `{print:USER}` its fingerprint.
         #[serde(default)]
         run: String,
         /// Whose key: `admin`, `operator` or `viewer`.
@@ -142,6 +148,8 @@ enum Step {
     Serve(Start),
     /// Stop it again.
     Stop { name: String },
+    /// Take the cable out of a card, or put it in.
+    Cable { card: usize, plugged: bool },
     /// Fill the state partition to the last block, with the machine switched off.
     Fill,
     /// Give the room back.
@@ -227,26 +235,27 @@ pub(crate) fn run(choice: Choice<'_>) -> Result<Report> {
         let known: Vec<&str> = scenarios.keys().map(String::as_str).collect();
         bail!("there is no scenario `{unknown}`; there are: {}", known.join(", "));
     }
+    let chosen = |name: &str, scenario: &Scenario| match choice {
+        Choice::All => true,
+        Choice::Quick => scenario.quick,
+        Choice::Named(names) => names.iter().any(|named| named == name),
+    };
+    let chosen: Vec<_> = scenarios.iter().filter(|(name, scenario)| chosen(name, scenario)).collect();
+    let skipped = |why: &str| Ok(Report::skipped(chosen.iter().map(|(name, _)| name.as_str()), why));
     let (Some(builder), Ok(built)) = (Builder::find(), Built::find()) else {
-        return Ok(Report::skipped("no image of the appliance to boot: run `cargo xtask image`"));
+        return skipped("no image of the appliance to boot: run `cargo xtask image`");
     };
     let machine = match debian::ensure(None, false) {
         Ok(machine) => machine,
-        Err(error) => return Ok(Report::skipped(&format!("no QEMU to boot the appliance in: {error:#}"))),
+        Err(error) => return skipped(&format!("no QEMU to boot the appliance in: {error:#}")),
     };
     let mut report = Report { image: Some(Image::of(&built)?), ..Report::default() };
-    for (name, scenario) in &scenarios {
-        let chosen = match choice {
-            Choice::All => true,
-            Choice::Quick => scenario.quick,
-            Choice::Named(names) => names.contains(name),
-        };
-        if chosen {
-            report.scenarios.push(row(&machine, &builder, &built, name, scenario));
-        }
-        if wait::interrupted() {
-            break;
-        }
+    for (name, scenario) in chosen {
+        report.scenarios.push(if wait::interrupted() {
+            Row::skipped(name, "interrupted before it began")
+        } else {
+            row(&machine, &builder, &built, name, scenario)
+        });
     }
     Ok(report)
 }
@@ -287,6 +296,7 @@ fn perform(
         secure_boot: scenario.secure_boot,
         cards: scenario.card.clone(),
         medium: scenario.medium.zip(installer::find()),
+        on_disk: scenario.on_disk.clone(),
         without_keys: scenario.without_keys,
         seed: scenario.seed.clone(),
         answered: scenario.step.iter().any(|step| matches!(step, Step::Console { answer: Some(_), .. })),
@@ -329,6 +339,7 @@ impl Stage<'_> {
             Step::Ended => vm.wait_for_end(LINE_LIMIT),
             Step::Eject => vm.eject(),
             Step::Tamper => vm.tamper(),
+            Step::Sign { what, by } => vm.sign(*what, *by),
             Step::Silent { text } => vm.check_console_is_without(text),
             Step::Restarts { run, expect } => restarts(vm, run, expect),
             Step::Ssh { run, user, options, update, cut_at: Some(cut_at), .. } => {
@@ -361,6 +372,7 @@ impl Stage<'_> {
             }
             Step::Serve(start) => self.outside.start(vm.wiring(), start),
             Step::Stop { name } => self.outside.stop(name),
+            Step::Cable { card, plugged } => vm.cable(*card, *plugged),
             Step::Fill => vm.fill(),
             Step::Empty => vm.empty(),
         }
@@ -432,7 +444,9 @@ mod tests {
         assert!(scenarios.values().any(|scenario| scenario.quick));
         for (name, scenario) in scenarios {
             assert!(!scenario.about.is_empty(), "{name}");
-            let before = |step: &&Step| matches!(step, Step::Tamper | Step::Run(_) | Step::Serve(_));
+            let before = |step: &&Step| {
+                matches!(step, Step::Tamper | Step::Sign { .. } | Step::Run(_) | Step::Serve(_))
+            };
             let first = scenario.step.iter().find(|step| !before(step));
             assert!(matches!(first, Some(Step::Boot | Step::Start)), "{name}");
             for step in &scenario.step {

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -22,6 +23,25 @@ const KEY: &str = "{key}";
 pub(super) fn with_key(text: &str, key: &Path) -> Result<String> {
     let key = fs::read_to_string(key).context("read the key")?;
     Ok(text.replace(KEY, key.trim()))
+}
+
+/// A line of the command line with the public keys of users (`{key:viewer}`) and their fingerprints (`{print:viewer}`), where
+/// it says so.
+pub(super) fn with_keys_of_users(line: &str, key_of: impl Fn(&str) -> PathBuf) -> Result<String> {
+    let mut line = line.to_owned();
+    for user in ["admin", "operator", "viewer"] {
+        let (key, print) = (format!("{{key:{user}}}"), format!("{{print:{user}}}"));
+        let file = key_of(user);
+        if line.contains(&key) {
+            line = line.replace(&key, fs::read_to_string(&file).context("read a key")?.trim());
+        }
+        if line.contains(&print) {
+            let mut program = Command::new("ssh-keygen");
+            let told = process::run(program.arg("-lf").arg(&file), MOMENT)?.ok()?;
+            line = line.replace(&print, told.stdout.split(' ').nth(1).unwrap_or_default());
+        }
+    }
+    Ok(line)
 }
 
 /// Makes the volume.

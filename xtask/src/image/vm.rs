@@ -22,8 +22,11 @@ use serde::Deserialize;
 use tempfile::TempDir;
 
 use super::builder::{self, Builder};
+use super::esp;
 use super::formats;
+use super::monitor;
 use super::seed::{self, Keyboard};
+use super::signature::{self, Signed, Signer};
 use super::state::State;
 use super::wiring::{Card, Wiring};
 use crate::boot::debian::Machine;
@@ -33,6 +36,8 @@ const PROCESSORS: &str = "2";
 const CONSOLE: &str = "console.log";
 /// Where somebody types at the serial line.
 const SOCKET: &str = "console.socket";
+/// Where its hardware is told what to do.
+const MONITOR: &str = "monitor.socket";
 const TAIL_LINES: usize = 30;
 /// For one attempt to get in.
 const ATTEMPT: Duration = Duration::from_secs(25);
@@ -80,6 +85,8 @@ pub(super) struct Settings {
     pub(super) cards: Vec<Card>,
     /// A machine with an empty disk, and the installer's ISO in it; without either it is told nothing.
     pub(super) medium: Option<(Medium, PathBuf)>,
+    /// More of them, on the system partition.
+    pub(super) on_disk: BTreeMap<String, String>,
     /// Whether nobody's keys are among the credentials.
     pub(super) without_keys: bool,
     /// Files of a NoCloud volume.
@@ -131,6 +138,9 @@ impl<'a> Vm<'a> {
             Some(_) => formats::empty_disk(&vm.file("disk.raw"))?,
             None => formats::disk(raw, &vm.file("disk.raw"))?,
         }
+        if !vm.settings.on_disk.is_empty() {
+            esp::tell(builder, vm.place.path(), &vm.settings.on_disk)?;
+        }
         let variables = if vm.settings.secure_boot { enrolled(builder)? } else { builder.file(VARIABLES) };
         fs::copy(variables, vm.file("variables.fd")).context("copy the firmware's variables")?;
         for user in USERS {
@@ -173,7 +183,10 @@ impl<'a> Vm<'a> {
         qemu.args(["-drive", &format!("if=none,id=disk,format=raw,discard=unmap,file={}", disk.display())]);
         qemu.args(["-device", "virtio-blk-pci,drive=disk,bootindex=1"]);
         match &self.wiring {
-            Some(wiring) => qemu.args(wiring.cards()),
+            Some(wiring) => {
+                qemu.args(["-qmp", &format!("unix:{},server=on,wait=off", self.file(MONITOR).display())]);
+                qemu.args(wiring.cards())
+            }
             None => {
                 // Nothing of the guest's gets out: it has the emulated network to itself.
                 let forward = format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22", self.port);
@@ -259,6 +272,11 @@ impl<'a> Vm<'a> {
         self.wiring.as_ref()
     }
 
+    /// Takes the cable out of a card, or puts it in.
+    pub(super) fn cable(&self, card: usize, plugged: bool) -> Result<()> {
+        monitor::cable(&self.file(MONITOR), card, plugged)
+    }
+
     /// How long ago it was switched on.
     pub(super) fn on_for(&self) -> Duration {
         self.started.elapsed()
@@ -284,7 +302,7 @@ impl<'a> Vm<'a> {
         ssh.arg(format!("{}@{address}", visit.user));
         if !line.is_empty() {
             // Behind this nothing is an option of ssh's.
-            ssh.args(["--", line]);
+            ssh.args(["--", &seed::with_keys_of_users(line, |user| self.file(&format!("{user}.pub")))?]);
         }
         Ok(ssh)
     }
@@ -424,6 +442,11 @@ impl<'a> Vm<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Signs the boot loader or the kernel image on the disk anew.
+    pub(super) fn sign(&self, what: Signed, by: Signer) -> Result<()> {
+        signature::sign(self.builder, &self.disk()?, what, by)
     }
 
     /// Leaves no room on the state partition, as a disk that has run full.

@@ -250,7 +250,11 @@ impl Asked<'_> {
         let path = grammar::joined(&self.mode.place, self.values.first().copied().unwrap_or_default());
         match edit::shape_of(&path) {
             Ok(Shape::Flag) => listed(&[("true", ""), ("false", "")]),
-            Ok(shape) => vec![Offer::placeholder("value", shape.expected())],
+            Ok(shape) => {
+                let mut all = vec![Offer::placeholder("value", shape.expected())];
+                all.extend(self.live.values_at(&path).into_iter().map(|value| Offer::word(value, "")));
+                all
+            }
             Err(_) => Vec::new(),
         }
     }
@@ -279,8 +283,10 @@ fn kind_of(path: &[&str], argument: &str) -> Option<Kind> {
         (["bans", "remove"], "prefix") => Some(Kind::Ban),
         (["configure", ..], "back") => Some(Kind::Back),
         (["certificate", ..], "name") => Some(Kind::Certificate),
+        (["access", "key", "remove"], "fingerprint") => Some(Kind::Key),
         (["secret", ..], "name") => Some(Kind::Secret),
         (["configure", "load" | "save"], "name") => Some(Kind::Saved),
+        (["update", "install"], "what" | "version") => Some(Kind::Version),
         _ => None,
     }
 }
@@ -305,6 +311,9 @@ mod tests {
         assert_eq!(offered("show sessions --e", false), ["--ended"]);
         assert_eq!(offered("xdp ", false), ["drops", "flows", "status", "top"]);
         assert_eq!(offered("log", false), ["logs"]);
+        assert_eq!(offered("access ", false), ["key", "list", "password"]);
+        assert_eq!(offered("access key add o", false), ["operator"]);
+        assert!(offered("access-j", false).is_empty());
         assert_eq!(offered("logs level d", false), ["debug"]);
     }
 
@@ -326,6 +335,8 @@ mod tests {
             ["limits.sessions", "limits.sessions_per_source", "limits.sessions_per_user"]
         );
         assert_eq!(offered("set listener.edge.permit_loopback ", true), ["false", "true"]);
+        assert_eq!(offered("set log.format ", true), ["json", "text", "<value>"]);
+        assert_eq!(offered("set log.level d", true), ["debug", "<value>"]);
         assert_eq!(offered("commit ", true), ["confirm"]);
         assert_eq!(offered("show | co", true), ["compare", "count"]);
         assert!(offered("run show ", true).contains(&"sessions".to_owned()));

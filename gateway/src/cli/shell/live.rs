@@ -4,11 +4,12 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::choices;
 use crate::config::schema::{Shape, keys_of};
 use crate::ctl::client::Client;
 use crate::ctl::protocol::{
-    BanFilter, BanRow, CaptureRow, CertificateRow, Command, ConfigText, ForwardStatus, HistoryRow,
-    SecretPage, SessionFilter, SessionRow, StaRow, Status, WhichText,
+    AccessRow, BanFilter, BanRow, CaptureRow, CertificateRow, Command, ConfigText, ForwardStatus, HistoryRow,
+    SecretPage, SessionFilter, SessionRow, StaRow, Status, UpdateStatus, WhichText,
 };
 use crate::store::edit::{self, path::quoted};
 
@@ -32,6 +33,10 @@ pub(super) enum Kind {
     Interface,
     Certificate,
     Secret,
+    /// Of SSH, by its fingerprint.
+    Key,
+    /// Of the appliance: those that a source of updates has told, and those that are installed.
+    Version,
 }
 
 /// Asks the daemon.
@@ -105,7 +110,16 @@ impl Live {
                 let page: SecretPage = client.call(&Command::SecretList {}).ok()?;
                 page.secrets.into_iter().map(|row| row.name).collect()
             }
+            Kind::Key => {
+                let rows: Vec<AccessRow> = client.call(&Command::AccessList {}).ok()?;
+                sorted(rows.into_iter().flat_map(|row| row.keys).map(|key| key.fingerprint))
+            }
             Kind::Saved => client.call(&Command::ConfigSaved {}).ok()?,
+            Kind::Version => {
+                let status: UpdateStatus = client.call(&Command::UpdateStatus {}).ok()?;
+                let told = status.job.into_iter().flat_map(|job| job.versions);
+                sorted(told.chain(status.slots.into_iter().map(|slot| slot.version)))
+            }
         })
     }
 
@@ -118,11 +132,27 @@ impl Live {
             Ok(Shape::Table(table)) => keys_of(table).iter().map(|(key, _)| (*key).to_owned()).collect(),
             Ok(Shape::List(Shape::Table(_))) => {
                 let text = self.candidate().unwrap_or_default();
-                edit::names(&text, &full).iter().map(|name| quoted(name)).collect()
+                let mut names = edit::names(&text, &full);
+                if ["network.interface", "xdp.interface"].contains(&full.as_str()) {
+                    names.extend(self.values(Kind::Interface));
+                }
+                sorted(names.iter().map(|name| quoted(name)))
             }
             _ => Vec::new(),
         };
         words.into_iter().map(|word| format!("{prefix}{word}")).collect()
+    }
+
+    /// Values that may stand at a path, as far as there is a list of them.
+    pub(super) fn values_at(&self, path: &str) -> Vec<String> {
+        let key = path.rsplit('.').next().unwrap_or_default();
+        let of_network =
+            ["network.", "xdp.", "high_availability."].iter().any(|table| path.starts_with(table));
+        match key {
+            _ if key.ends_with("_secret") || key.ends_with("_secrets") => self.values(Kind::Secret),
+            "parent" | "members" | "interface" if of_network => self.values(Kind::Interface),
+            _ => choices::of(&self.candidate().unwrap_or_default(), path),
+        }
     }
 
     fn candidate(&self) -> Option<String> {

@@ -76,6 +76,9 @@ pub struct XdpInterfaceStatus {
     pub vlan: Vec<u16>,
     /// `driver` or `generic`.
     pub mode: String,
+    /// Why there, for people.
+    #[serde(default)]
+    pub mode_reason: String,
     /// Whether the filter is in force still.
     pub attached: bool,
     /// `attached`, `renamed to …`, `detached`, `gone`, or `lost: …`, as last seen.

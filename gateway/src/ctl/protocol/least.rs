@@ -28,6 +28,7 @@ impl Command {
             | Self::Update(UpdateOrder::List { source: UpdateSource::Known })
             | Self::XdpStatus {}
             | Self::XdpRules {}
+            | Self::XdpTest(_)
             | Self::XdpFlows(_)
             | Self::XdpEvents { .. }
             | Self::BansList(_)
@@ -45,6 +46,7 @@ impl Command {
             | Self::BansClear { .. }
             | Self::ForwardDrain(_)
             | Self::ForwardUndrain(_)
+            | Self::GatewayDrain { .. }
             | Self::AuditList { .. }
             | Self::Ping(_)
             | Self::Trace(_)
@@ -69,6 +71,7 @@ impl Command {
                 | Self::BansClear { .. }
                 | Self::ForwardDrain(_)
                 | Self::ForwardUndrain(_)
+                | Self::GatewayDrain { .. }
                 | Self::LogLevel { level: Some(_) }
                 | Self::TicketIssue(_)
                 | Self::TicketRedeem { .. }
@@ -76,7 +79,12 @@ impl Command {
                 | Self::ConfigPush(_)
                 | Self::Reload {}
                 | Self::ReloadConfirm {}
-                | Self::Update(UpdateOrder::Install { .. } | UpdateOrder::Rollback {})
+                // A directory that is named is remembered, with who vouches for it.
+                | Self::Update(
+                    UpdateOrder::Install { .. }
+                        | UpdateOrder::Rollback {}
+                        | UpdateOrder::List { source: UpdateSource::Url(_) | UpdateSource::Private { .. } }
+                )
                 | Self::CaptureStart(_)
                 | Self::CaptureStop { .. }
                 | Self::CaptureRead { offset: 0, .. }
@@ -89,6 +97,7 @@ impl Command {
                 | Self::CertificateRenew { .. }
                 | Self::SecretSet(_)
                 | Self::SecretDelete { .. }
+                | Self::AccessChange(_)
                 | Self::Machine(_)
         )
     }
@@ -103,8 +112,70 @@ impl Command {
                 json!({"cmd": "certificate-import", "name": import.name, "force": import.force})
             }
             Self::SecretSet(order) => json!({"cmd": "secret-set", "name": order.name}),
+            Self::AccessChange(order) => json!({"cmd": "access-change", "change": order.change}),
+            Self::Update(order) => update_for_audit(order),
             // Nothing else has a secret, and nothing of it can fail to serialise: all keys are strings.
             other => serde_json::to_value(other).unwrap_or_default(),
+        }
+    }
+}
+
+/// With fingerprints of authorities in the place of their certificates.
+fn update_for_audit(order: &UpdateOrder) -> Value {
+    // As of all commands.
+    let mut what = serde_json::to_value(Command::Update(order.clone())).unwrap_or_default();
+    if let UpdateOrder::List { source } | UpdateOrder::Install { source, .. } = order
+        && let UpdateSource::Private { authorities, .. } = source
+        && let Some(told) = what.pointer_mut("/source/private/authorities")
+    {
+        *told = json!(authorities.fingerprints());
+    }
+    what
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::update::{Authorities, Url};
+
+    #[test]
+    fn who_may_log_in_is_an_administrators_to_see_and_change_and_audited_without_the_ticket() {
+        use crate::access::{Change, User};
+        use crate::ctl::protocol::AccessOrder;
+        assert_eq!(Command::AccessList {}.least_role(), Role::Administrator);
+        for change in [
+            Change::KeyAdd { user: User::Viewer, fingerprint: "SHA256:x".into() },
+            Change::KeyRemove { user: User::Viewer, fingerprint: "SHA256:x".into(), force: true },
+            Change::PasswordSet { user: User::Viewer },
+            Change::PasswordClear { user: User::Viewer, force: false },
+        ] {
+            let order = Command::AccessChange(AccessOrder { ticket: "0123".into(), change });
+            assert!(order.least_role() == Role::Administrator && order.is_change());
+            let told = order.for_audit();
+            assert_eq!((&told["cmd"], &told["change"]["user"]), (&json!("access-change"), &json!("viewer")));
+            assert!(told.get("ticket").is_none() && !told.to_string().contains("0123"));
+        }
+    }
+
+    #[test]
+    fn a_source_of_updates_that_somebody_names_is_in_the_audit_log_and_so_is_who_vouches_for_it() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = rcgen::CertificateParams::default().self_signed(&key).unwrap().pem();
+        let url = Url::parse("https://u.example/p").unwrap();
+        let authorities = Authorities::parse(&pem.repeat(4)).unwrap();
+        let private = UpdateSource::Private { url: url.clone(), authorities };
+        let list = |source| Command::Update(UpdateOrder::List { source });
+        assert!(!list(UpdateSource::Known).is_change());
+        assert!(list(UpdateSource::Url(url)).is_change() && list(private.clone()).is_change());
+        for order in [
+            UpdateOrder::List { source: private.clone() },
+            UpdateOrder::Install { source: private, version: None },
+        ] {
+            let told = Command::Update(order).for_audit();
+            assert_eq!(told["source"]["private"]["url"], "https://u.example/p");
+            let prints = told["source"]["private"]["authorities"].as_array().unwrap();
+            assert_eq!((prints.len(), prints[0].as_str().map(str::len)), (4, Some(64)));
+            assert!(told.to_string().len() < 1000, "{told}");
         }
     }
 }

@@ -2,6 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Answer to `gateway-drain`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// `drained`, or `ready` again.
+    pub state: String,
+    /// That live.
+    pub sessions: usize,
+}
+
 /// Answer to `status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {

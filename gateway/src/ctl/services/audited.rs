@@ -1,7 +1,9 @@
 //! Every request passes here: may its sender ask that, and if it changes something, who did what and what came of it.
 
+use std::sync::Arc;
+
 use super::Services;
-use crate::audit::Record;
+use crate::audit::{Audit, Record};
 use crate::ctl::protocol::{Answer, Command, ErrorCode, Failure};
 use crate::ctl::role::Caller;
 
@@ -19,14 +21,24 @@ impl Services {
                 caller.role.as_str(),
                 least.group()
             );
-            self.audit.add(&Record::new(caller.origin(), Some(caller.role.as_str()), what, "denied", ""));
+            let (origin, role) = (caller.origin(), caller.role.as_str());
+            self.note(move |audit| audit.deny(origin, role, what)).await;
             return Answer::from(Err(Failure::new(ErrorCode::Refused, text)));
         }
         let answer = self.act(&caller, command).await;
         if audited {
             let (outcome, detail) = answer.for_audit();
-            self.audit.add(&Record::new(caller.origin(), Some(caller.role.as_str()), what, outcome, &detail));
+            let record = Record::new(caller.origin(), Some(caller.role.as_str()), what, outcome, &detail);
+            self.note(move |audit| audit.add(&record)).await;
         }
         answer
+    }
+
+    /// Comes back when the record would survive a power cut; sessions that are being set up do not wait for the disk.
+    async fn note(&self, record: impl FnOnce(&Audit) + Send + 'static) {
+        let audit = Arc::clone(&self.audit);
+        if let Err(error) = tokio::task::spawn_blocking(move || record(&audit)).await {
+            tracing::error!(%error, "the audit log was not written");
+        }
     }
 }

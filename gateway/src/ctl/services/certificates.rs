@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Order, Outcome, Services, reply};
+use super::{Order, Outcome, Services, access, reply};
 use crate::certificates::{self, Asked, Given, KeyKind, Known, Link, Refusal};
 use crate::config::{CertificateFiles, Config};
 use crate::ctl::protocol::{
@@ -15,7 +15,7 @@ use crate::log;
 const DAY_SECONDS: i64 = 86_400;
 
 impl Services {
-    /// Does what a command about certificates or secrets says.
+    /// Does what a command about certificates or secrets says, or about who may log in.
     pub(super) async fn act_on_certificates(&self, caller: &Caller, command: Command) -> Answer {
         match command {
             Command::CertificateShow { name } => reply(self.certificate(&name)),
@@ -28,7 +28,7 @@ impl Services {
             Command::SecretList {} => reply(Ok(self.secrets())),
             Command::SecretDelete { name } => reply(self.delete_secret(&name)),
             Command::CertificateList {} => reply(Ok(self.certificates())),
-            _ => reply::<()>(Err(Failure::new(ErrorCode::Internal, "nobody answers this request"))),
+            command => access::answer(caller, command).await,
         }
     }
 

@@ -1,5 +1,7 @@
 //! How the gateway does, check by check.
 
+mod appliance;
+
 use std::path::Path;
 
 use rustix::fs::statvfs;
@@ -10,6 +12,7 @@ use crate::config::{self, Config, Severity};
 use crate::ctl::protocol::{Check, CheckState, Health};
 use crate::ha::Standing;
 use crate::support_shell::watch::Open;
+use crate::{settings, update};
 
 /// What should be free of a file system: part of it in percent, or so many MiB where that is less.
 const ROOM_DOUBTFUL: (u64, u64) = (15, 1024);
@@ -29,6 +32,7 @@ impl Services {
             if let Some(directory) = config.log.file.as_deref().and_then(Path::parent) {
                 checks.push(room("room for the log", directory));
             }
+            checks.extend(appliance::checks(settings::standing(), &update::Places::default()));
             let findings = config::check(&config);
             let worth = findings.iter().filter(|finding| finding.severity != Severity::Info);
             let finding = |finding: &config::Finding| Check {
@@ -51,9 +55,17 @@ impl Services {
     }
 
     fn check_state(&self) -> Check {
-        let state = if self.state.is_ready() { CheckState::Good } else { CheckState::Bad };
+        let state = match (self.state.is_ready(), self.state.is_drained()) {
+            (true, _) => CheckState::Good,
+            (_, true) => CheckState::Doubtful,
+            _ => CheckState::Bad,
+        };
         let listeners = self.config.load().listeners.len();
-        check("daemon", state, format!("{}, {listeners} listeners", self.state.as_str()))
+        let mut check = check("daemon", state, format!("{}, {listeners} listeners", self.state.as_str()));
+        if self.state.is_drained() {
+            check.remedy = "`undrain gateway` lets it take new sessions again".to_owned();
+        }
+        check
     }
 
     fn check_stas(&self) -> Check {

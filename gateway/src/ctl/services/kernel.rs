@@ -8,11 +8,12 @@ use super::traffic::{flow_use, map_use};
 use super::{Outcome, Services};
 use crate::config::XdpConfig;
 use crate::ctl::protocol::{
-    Confirmed, ErrorCode, Failure, XdpCount, XdpEventUse, XdpFlood, XdpInterfaceStatus, XdpRules, XdpStatus,
-    XdpSteering,
+    Confirmed, ErrorCode, Failure, Judgement, Packet, XdpCount, XdpEventUse, XdpFlood, XdpInterfaceStatus,
+    XdpRules, XdpStatus, XdpSteering,
 };
 use crate::log;
 use crate::sync::lock;
+use crate::xdp::judge::judge;
 use crate::xdp::{Vlan, XdpError};
 
 impl Services {
@@ -25,6 +26,7 @@ impl Services {
             vlan_of: interface.vlan.as_ref().map(|vlan| vlan.trunk.clone()),
             vlan: interface.vlan.as_ref().map(Vlan::numbers).unwrap_or_default(),
             mode: interface.mode.as_str().to_owned(),
+            mode_reason: interface.mode_reason.clone(),
             attached: interface.is_attached(),
             condition: interface.condition.to_string(),
             repairs: interface.repairs,
@@ -76,6 +78,12 @@ impl Services {
             egress: egress(&running).to_owned(),
             rules: self.kernel.rows(),
         })
+    }
+
+    pub(super) fn judge(&self, packet: &Packet) -> Outcome<Judgement> {
+        let running = self.kernel.running().ok_or_else(no_kernel)?;
+        let banned = self.bans.refuses(packet.source.to_canonical());
+        judge(&self.config.load(), &running, packet, banned).map_err(Failure::bad_request)
     }
 
     pub(super) fn reverts_in_seconds(&self) -> Option<u64> {

@@ -1,9 +1,26 @@
 //! Whether the gateway should get new clients.
 
-use super::Services;
+use super::{Outcome, Services};
+use crate::ctl::protocol::{Drained, ErrorCode, Failure};
 use crate::ha::Standing;
+use crate::sync::lock;
 
 impl Services {
+    /// Lets nothing new in, or again; what lives goes on. Of two appliances the other takes the addresses.
+    pub(super) fn drain_gateway(&self, drained: bool) -> Outcome<Drained> {
+        if !self.state.set_drained(drained) {
+            let text = format!("the gateway is {}: it can be drained while it is ready", self.state.as_str());
+            return Err(Failure::new(ErrorCode::Unavailable, text));
+        }
+        let sessions = lock(&self.sessions).len();
+        tracing::warn!(
+            drained,
+            sessions,
+            "an operator drains the gateway, or lets it take new sessions again"
+        );
+        Ok(Drained { state: self.state.as_str().to_owned(), sessions })
+    }
+
     /// # Errors
     /// Why the gateway should get no new clients. It gets some when it listens by its configuration, packets are filtered
     /// where that says so, and tickets can be redeemed.

@@ -16,6 +16,17 @@ use rustls::{
 use super::*;
 use crate::tls::connection::Connection;
 
+// What else the peers say (RFC 8446 §4, §5; RFC 5246 §7.4).
+const CHANGE_CIPHER_SPEC: u8 = 20;
+const HELLO_REQUEST: u8 = 0;
+const CLIENT_HELLO: u8 = 1;
+const NEW_SESSION_TICKET: u8 = 4;
+const KEY_UPDATE: u8 = 24;
+
+/// Room in front of the content that a record takes at most, and behind it.
+const FRONT_MAX_BYTES: usize = 13;
+const BACK_MAX_BYTES: usize = 17;
+
 pub(super) const SUITES: [SupportedCipherSuite; 6] = [
     suite::TLS13_AES_128_GCM_SHA256,
     suite::TLS13_AES_256_GCM_SHA384,
@@ -24,8 +35,8 @@ pub(super) const SUITES: [SupportedCipherSuite; 6] = [
     suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
     suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
 ];
-pub(super) const TLS13: SupportedCipherSuite = suite::TLS13_AES_128_GCM_SHA256;
-pub(super) const TLS12: SupportedCipherSuite = suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
+pub(in crate::relay) const TLS13: SupportedCipherSuite = suite::TLS13_AES_128_GCM_SHA256;
+pub(in crate::relay) const TLS12: SupportedCipherSuite = suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
 
 /// A certificate for `localhost` and its key.
 fn identity() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
@@ -66,7 +77,7 @@ fn ours(suite: SupportedCipherSuite, side: Side) -> Connection {
 }
 
 /// Our records after a handshake with rustls, and rustls.
-pub(super) fn pair(suite: SupportedCipherSuite, side: Side) -> (Records, Peer) {
+pub(in crate::relay) fn pair(suite: SupportedCipherSuite, side: Side) -> (Records, Peer) {
     let (server, client) = configs(suite);
     let mut peer = match side {
         Side::Server => Peer::from(ClientConnection::new(client, "localhost".try_into().unwrap()).unwrap()),
@@ -108,7 +119,7 @@ pub(super) fn sent(peer: &mut Peer) -> Vec<u8> {
 }
 
 /// Plaintext as rustls sends it.
-pub(super) fn say(peer: &mut Peer, plaintext: &[u8]) -> Vec<u8> {
+pub(in crate::relay) fn say(peer: &mut Peer, plaintext: &[u8]) -> Vec<u8> {
     use std::io::Write as _;
     let (mut wire, mut rest) = (Vec::new(), plaintext);
     while !rest.is_empty() {
@@ -120,7 +131,7 @@ pub(super) fn say(peer: &mut Peer, plaintext: &[u8]) -> Vec<u8> {
 }
 
 /// What rustls reads from the network.
-pub(super) fn received(peer: &mut Peer, mut wire: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+pub(in crate::relay) fn received(peer: &mut Peer, mut wire: &[u8]) -> Result<Vec<u8>, Error> {
     use std::io::Read as _;
     let mut plaintext = Vec::new();
     loop {
@@ -143,6 +154,14 @@ pub(super) fn sealed(records: &mut Records, content: &[u8]) -> Vec<u8> {
 pub(super) fn forged(records: &mut Records, kind: u8, content: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     records.append(kind, content, &mut out).unwrap();
+    out
+}
+
+/// What is owed to the peer, if anything.
+pub(super) fn owed(records: &mut Records) -> Vec<u8> {
+    let mut out = Vec::new();
+    records.write(&[], &mut out).unwrap();
+    assert!(!records.owes());
     out
 }
 

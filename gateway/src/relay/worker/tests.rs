@@ -1,5 +1,7 @@
 //! Workers on both engines, with real sockets on loopback.
 
+mod memory;
+
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -253,6 +255,16 @@ fn turns(relay: &mut Relay, what: &str, mut done: impl FnMut(&Relay) -> bool) {
         assert!(Instant::now() < end, "{what}");
         relay.turn(Some(Duration::from_millis(10))).unwrap();
     }
+}
+
+#[test]
+fn a_session_that_finds_the_queue_full_comes_back() {
+    let (queue, _inbox) = sync_channel(1);
+    let engine = Engine::new(EngineChoice::Epoll, &Settings::default()).unwrap();
+    let worker = Worker::new(queue, engine.waker());
+    let session = || handover(tcp().1, Server::Tcp(tcp().0));
+    assert!(worker.hand_over(session()).is_ok());
+    assert!(worker.hand_over(session()).is_err());
 }
 
 #[test]

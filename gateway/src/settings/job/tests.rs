@@ -155,6 +155,17 @@ fn whoever_could_not_be_told_is_told_the_next_time() {
 }
 
 #[test]
+fn whoever_was_not_told_because_the_job_was_ended_is_told_the_next_time() {
+    let machine = Machine::new();
+    machine.apply(ONE);
+    let ended = Status { under_way: true, ..Status::default() };
+    put(&machine.places().at(STATUS), &serde_json::to_string(&ended).unwrap()).unwrap();
+    let (run, status) = machine.apply(ONE);
+    assert!(run.contains(&"networkctl reload".to_owned()), "{run:?}");
+    assert!(status.done && !status.under_way, "{status:?}");
+}
+
+#[test]
 fn the_configuration_is_a_file_or_nothing() {
     let machine = Machine::new();
     let path = machine.places().at(config::PATH_DEFAULT);

@@ -117,4 +117,9 @@ fn values_can_be_looked_at() {
     assert_eq!(get(TEXT, "listener.partners.allow.1.ports").unwrap(), "[1494]");
     assert!(get(TEXT, "listener.other.kind").is_err());
     assert_eq!(names(TEXT, "listener"), ["edge", "partners"]);
+    let nested = "[network]\n[[network.interface]]\nname = \"eth0\"\n[[listener]]\nname = \"farm\"\n\
+        server = [{ name = \"a\" }, { name = \"b\" }]\n";
+    assert_eq!(names(nested, "network.interface"), ["eth0"]);
+    assert_eq!(names(nested, "listener.farm.server"), ["a", "b"]);
+    assert_eq!(names(nested, "listener.other.server"), [""; 0]);
 }

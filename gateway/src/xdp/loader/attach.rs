@@ -14,6 +14,7 @@ use super::pins::{pin_path, remove};
 use super::{Active, Filtered};
 use crate::config::{XdpConfig, XdpMode};
 use crate::sync::lock;
+use crate::xdp::netlink;
 use crate::xdp::vlans::Place;
 use crate::xdp::watch::Condition;
 
@@ -67,11 +68,21 @@ pub(super) fn all(program: &mut Xdp, xdp: &XdpConfig, places: Vec<Place>) -> Res
     let mut interfaces = Vec::new();
     for Place { name, role, index, value, vlan, ports } in places {
         let at = vlan.as_ref().map_or(&name, |vlan| &vlan.trunk);
-        let Some(Enforced { mode, pin, .. }) = enforced.get(at) else { continue };
+        let Some(Enforced { mode, reason, pin, .. }) = enforced.get(at) else { continue };
         let (role_name, mode_name) = (role.map_or("none", Role::as_str), mode.as_str());
-        tracing::info!(interface = name, at, role = role_name, mode = mode_name, "packets are filtered");
-        let (mode, pin, condition) = (*mode, pin.clone(), Condition::Attached);
-        interfaces.push(Filtered { name, role, vlan, ports, mode, index, value, pin, condition, repairs: 0 });
+        tracing::info!(
+            interface = name,
+            at,
+            role = role_name,
+            mode = mode_name,
+            reason,
+            "packets are filtered"
+        );
+        let (mode, mode_reason, pin, condition) = (*mode, reason.clone(), pin.clone(), Condition::Attached);
+        let repairs = 0;
+        let filtered =
+            Filtered { name, role, vlan, ports, mode, mode_reason, index, value, pin, condition, repairs };
+        interfaces.push(filtered);
     }
     Ok(interfaces)
 }
@@ -79,6 +90,8 @@ pub(super) fn all(program: &mut Xdp, xdp: &XdpConfig, places: Vec<Place>) -> Res
 /// An interface on which the program runs.
 pub(in crate::xdp) struct Enforced {
     pub(in crate::xdp) mode: Mode,
+    /// Why it runs there, for people.
+    pub(in crate::xdp) reason: String,
     pub(in crate::xdp) pin: PathBuf,
     /// Whether nothing of ours was there before.
     is_new: bool,
@@ -102,7 +115,8 @@ pub(in crate::xdp) fn enforce(
             continue;
         }
         if modes.contains(&mode) && replace(program, &pin) && is_taken(program, index, mode) {
-            return Ok(Enforced { mode, pin, is_new: false });
+            let reason = reason(xdp.mode, mode, index, None);
+            return Ok(Enforced { mode, reason, pin, is_new: false });
         }
         // Another mode is wanted, or the link's interface has gone or has another name now.
         remove(&pin)?;
@@ -119,8 +133,9 @@ pub(in crate::xdp) fn enforce(
                     );
                 }
                 let pin = pin_path(&xdp.pins, *mode, interface);
+                let reason = reason(xdp.mode, *mode, index, refused.as_ref());
                 return pinned(program, id, &pin)
-                    .map(|()| Enforced { mode: *mode, pin, is_new: true })
+                    .map(|()| Enforced { mode: *mode, reason, pin, is_new: true })
                     .map_err(|reason| XdpError::Link { interface: interface.to_owned(), reason });
             }
             Err(error) => refused = Some(error),
@@ -128,6 +143,30 @@ pub(in crate::xdp) fn enforce(
     }
     let source = refused.unwrap_or(ProgramError::NotLoaded);
     Err(XdpError::Attach { interface: interface.to_owned(), source })
+}
+
+/// Why the program runs where it does.
+fn reason(wanted: XdpMode, mode: Mode, index: u32, refused: Option<&ProgramError>) -> String {
+    match (mode, wanted, refused) {
+        (Mode::Driver, ..) => "the driver runs the filter".to_owned(),
+        (Mode::Generic, XdpMode::Generic, _) => "the configuration wants it behind the driver".to_owned(),
+        // Kernels before 6.3 cannot say whether it could.
+        _ if knows_programs(index) == Some(false) => {
+            "the driver runs no programs: the kernel runs it, which costs more".to_owned()
+        }
+        (.., Some(error)) => format!(
+            "the driver refused ({}), as for jumbo frames, LRO or too few queues: the kernel runs it, which costs more",
+            chain(error)
+        ),
+        (.., None) => {
+            "the driver refused at an earlier start: the kernel runs it, which costs more".to_owned()
+        }
+    }
+}
+
+/// Whether the device's driver runs programs at all.
+fn knows_programs(index: u32) -> Option<bool> {
+    netlink::running_programs().ok()?.get(&index).copied()
 }
 
 /// Whether a link is on the interface already. The kernel says it by refusing a second one; asking needs no right

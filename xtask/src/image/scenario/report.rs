@@ -32,6 +32,13 @@ pub(crate) struct Row {
     pub(crate) measured: Measured,
 }
 
+impl Row {
+    pub(super) fn skipped(name: &str, why: &str) -> Self {
+        let (name, why) = (name.to_owned(), Some(why.to_owned()));
+        Self { name, outcome: Outcome::Skipped, why, seconds: 0.0, measured: Measured::new() }
+    }
+}
+
 /// The image that was booted.
 #[derive(Debug, Serialize)]
 pub(crate) struct Image {
@@ -50,9 +57,6 @@ pub(crate) struct Image {
 pub(crate) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) image: Option<Image>,
-    /// Why no scenario was run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) skipped: Option<String>,
     pub(crate) scenarios: Vec<Row>,
 }
 
@@ -87,13 +91,13 @@ impl Image {
 }
 
 impl Report {
-    pub(crate) fn skipped(why: &str) -> Self {
-        Self { skipped: Some(why.to_owned()), ..Self::default() }
+    /// None of these can be run.
+    pub(super) fn skipped<'a>(names: impl Iterator<Item = &'a str>, why: &str) -> Self {
+        Self { scenarios: names.map(|name| Row::skipped(name, why)).collect(), ..Self::default() }
     }
 
     pub(crate) fn tally(&self) -> Tally {
         let mut tally = Tally::default();
-        tally.skipped.extend(self.skipped.clone());
         for row in &self.scenarios {
             let told = || format!("{}: {}", row.name, row.why.as_deref().unwrap_or_default());
             match row.outcome {
@@ -105,7 +109,7 @@ impl Report {
         tally
     }
 
-    /// What was measured, in lines for a person.
+    /// What the image takes and what was measured, in lines for a person.
     pub(crate) fn lines(&self) -> Vec<String> {
         let rows = self.scenarios.iter().filter(|row| !row.measured.is_empty()).map(|row| {
             let numbers = row.measured.iter().map(|(name, number)| format!("{name} {number:.1}"));
@@ -141,6 +145,8 @@ mod tests {
         assert_eq!(tally.failed, ["b: it said no"]);
         assert_eq!(tally.skipped, ["c: not signed"]);
         assert_eq!(report.lines(), ["a: memory_used_mib 209.0"]);
+        let none = Report::skipped(["a", "b"].into_iter(), "no image");
+        assert_eq!(none.tally().skipped, ["a: no image", "b: no image"]);
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["scenarios"][0]["measured"]["memory_used_mib"], 209.0);
         assert_eq!(json["scenarios"][2]["outcome"], "skipped");

@@ -15,7 +15,7 @@ fn each() -> impl Iterator<Item = (SupportedCipherSuite, Side)> {
 fn rustls_reads_what_we_seal_in_place() {
     for (suite, side) in each() {
         let (mut records, mut peer) = pair(suite, side);
-        let (front, back) = records.room();
+        let (front, back) = records.tx.room();
         for length in [1, 15, 16, 17, 1000, CONTENT_MAX_BYTES] {
             let content = random(length);
             let mut buffer = [&[0xee; FRONT_MAX_BYTES][..], &content, &[0xee; BACK_MAX_BYTES]].concat();
@@ -37,7 +37,7 @@ fn records_that_come_together_lie_together_in_plaintext() {
         let length = wire.len();
         wire.extend([APPLICATION_DATA, 3, 3]);
         let opened = records.open(&mut wire).unwrap();
-        assert_eq!((opened.consumed, opened.closed, opened.reply), (length, false, false));
+        assert_eq!((opened.consumed, opened.closed, records.owes()), (length, false, false));
         assert!(wire[opened.plaintext] == contents.concat(), "{suite:?} {side:?}");
     }
 }
@@ -78,17 +78,17 @@ fn keys_are_updated_by_both_and_each_asks_the_other() {
                 wire.extend(say(&mut peer, b"and after"));
                 let opened_now = records.open(&mut wire).unwrap();
                 assert_eq!(&wire[opened_now.plaintext], b"before and after");
-                assert!(opened_now.reply);
-                let mut answer = sealed(&mut records, b"still the old key");
-                records.answer(&mut answer).unwrap();
-                answer.extend(sealed(&mut records, &[round; 40]));
-                let plain = received(&mut peer, &answer).unwrap();
-                assert_eq!(plain, [&b"still the old key"[..], &[round; 40]].concat());
-                assert!(!records.open(&mut []).unwrap().reply);
+                assert!(records.owes());
+                // RFC 8446 §4.6.3: the answer comes before any other content.
+                assert_eq!(records.seal(&mut [0; 64], 20..21), None);
+                let mut answer = Vec::new();
+                records.write(&[round; 40], &mut answer).unwrap();
+                assert_eq!(received(&mut peer, &answer).unwrap(), [round; 40]);
+                assert!(!records.owes());
 
-                // We ask.
-                let mut wire = Vec::new();
-                records.key_update(true, &mut wire).unwrap();
+                // We ask, which the product never does.
+                let mut wire = forged(&mut records, HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 1]);
+                records.tx = records.next_key.as_mut().unwrap()(true).unwrap();
                 wire.extend(sealed(&mut records, b"under the next key"));
                 assert_eq!(received(&mut peer, &wire).unwrap(), b"under the next key");
                 let wire = say(&mut peer, b"so do I");
@@ -105,11 +105,8 @@ fn several_requests_get_one_answer() {
         peer.refresh_traffic_keys().unwrap();
     }
     assert_eq!(opened(&mut records, &sent(&mut peer)).unwrap(), b"");
-    let mut answer = Vec::new();
-    records.answer(&mut answer).unwrap();
-    let length = answer.len();
-    records.answer(&mut answer).unwrap();
-    assert_eq!((length, answer.len()), (27, 27));
+    let mut answer = owed(&mut records);
+    assert_eq!((answer.len(), owed(&mut records).len()), (27, 0));
     answer.extend(sealed(&mut records, b"x"));
     assert_eq!(received(&mut peer, &answer).unwrap(), b"x");
 }
@@ -123,8 +120,9 @@ fn close_notify_is_said_once_and_heard() {
         let length = wire.len();
         records.close_notify(&mut wire);
         records.alert(AlertDescription::InternalError, &mut wire);
+        assert_eq!(records.seal(&mut [0; 64], 20..21), None);
+        records.write(b"more", &mut wire).unwrap_err();
         assert_eq!(length, wire.len());
-        assert_eq!(records.seal(&mut [0; 64], 20..21), Err(SealError::Closed));
         assert_eq!(received(&mut peer, &wire).unwrap(), b"last");
         assert!(peer.process_new_packets().unwrap().peer_has_closed());
 
@@ -147,7 +145,7 @@ fn fatal_alerts_are_told_both_ways() {
         let mut wire = Vec::new();
         records.alert(AlertDescription::InternalError, &mut wire);
         let error = received(&mut peer, &wire).unwrap_err();
-        assert_eq!(error, rustls::Error::AlertReceived(AlertDescription::InternalError));
+        assert_eq!(error, Error::AlertReceived(AlertDescription::InternalError));
 
         let (mut records, mut peer) = pair(suite, side);
         received(&mut peer, &[APPLICATION_DATA, 3, 3, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
@@ -160,23 +158,19 @@ fn fatal_alerts_are_told_both_ways() {
 #[test]
 fn a_key_is_updated_before_it_is_used_up() {
     let (mut records, mut peer) = pair(TLS13, Side::Server);
-    records.limit = KEY_RESERVE + 10;
-    let (mut sealed, mut updates) = (0, 0);
-    while sealed < 100 {
+    records.limit = 10;
+    let mut updates = 0;
+    for _ in 0..100 {
         let mut buffer = [7; 64];
-        match records.seal(&mut buffer, 13..20) {
-            Ok(record) => {
-                sealed += 1;
-                assert_eq!(received(&mut peer, &buffer[record]).unwrap(), [7; 7]);
-            }
-            Err(error) => {
-                assert_eq!(error, SealError::KeyUpdateDue);
-                let mut wire = Vec::new();
-                records.key_update(false, &mut wire).unwrap();
-                received(&mut peer, &wire).unwrap();
-                updates += 1;
-            }
+        if let Some(record) = records.seal(&mut buffer, 13..20) {
+            assert_eq!(received(&mut peer, &buffer[record]).unwrap(), [7; 7]);
+            continue;
         }
+        assert_eq!((buffer, records.tx.sequence), ([7; 64], 10));
+        let mut wire = Vec::new();
+        records.write(&[7; 7], &mut wire).unwrap();
+        assert_eq!(received(&mut peer, &wire).unwrap(), [7; 7]);
+        updates += 1;
     }
     assert!(updates >= 9);
 }
@@ -184,43 +178,43 @@ fn a_key_is_updated_before_it_is_used_up() {
 #[test]
 fn a_key_of_tls_1_2_that_is_used_up_ends_the_connection() {
     let (mut records, mut peer) = pair(TLS12, Side::Server);
-    records.limit = KEY_RESERVE + 3;
-    let mut buffer = [0; 64];
-    while records.seal(&mut buffer, 13..14).is_ok() {}
-    assert_eq!(records.seal(&mut buffer, 13..14), Err(SealError::Exhausted));
+    records.limit = records.tx.sequence + 3;
     let mut wire = Vec::new();
-    assert_eq!(records.key_update(true, &mut wire), Err(SealError::Exhausted));
-    assert!(wire.is_empty());
-    // The alert is sealed with what was kept for it. Its predecessors never reached rustls.
-    let kept = records.tx.sequence;
-    records.close_notify(&mut wire);
-    assert_eq!(records.tx.sequence, kept + 1);
-    assert!(received(&mut peer, &wire).is_err());
+    records.write(b"a", &mut wire).unwrap();
+    records.write(b"b", &mut wire).unwrap();
+    records.write(b"c", &mut wire).unwrap();
+    assert_eq!(records.seal(&mut [0; 64], 13..14), None);
+    // The alert that says so is sealed with what was kept for it.
+    records.write(b"d", &mut wire).unwrap_err();
+    let length = wire.len();
+    records.write(b"e", &mut wire).unwrap_err();
+    assert_eq!(wire.len(), length);
+    assert_eq!(received(&mut peer, &wire).unwrap(), b"abc");
+    assert!(peer.process_new_packets().unwrap().peer_has_closed());
 }
 
 #[test]
 fn nothing_is_sealed_without_room_or_above_the_maximum() {
     for suite in [TLS12, TLS13] {
         let (mut records, _) = pair(suite, Side::Server);
-        let (front, back) = records.room();
+        let (front, back) = records.tx.room();
         let mut buffer = vec![0; front + CONTENT_MAX_BYTES + 1 + back];
-        assert_eq!(records.seal(&mut buffer, front - 1..front), Err(SealError::NoRoom));
+        assert_eq!(records.seal(&mut buffer, front - 1..front), None);
         let end = buffer.len() - back + 1;
-        assert_eq!(records.seal(&mut buffer, end - 1..end), Err(SealError::NoRoom));
+        assert_eq!(records.seal(&mut buffer, end - 1..end), None);
         #[expect(clippy::reversed_empty_ranges, reason = "a caller's mistake")]
         let reversed = records.seal(&mut buffer, 40..30);
-        assert_eq!(reversed, Err(SealError::NoRoom));
+        assert_eq!(reversed, None);
         let all = front..front + CONTENT_MAX_BYTES + 1;
-        assert_eq!(records.seal(&mut buffer, all), Err(SealError::TooLong));
+        assert_eq!(records.seal(&mut buffer, all), None);
         assert_eq!(buffer, vec![0; buffer.len()], "nothing was written");
     }
 }
 
 #[test]
 fn a_quiet_connection_takes_little_memory() {
-    // Two keys with their tables, and what rustls keeps. The trait object in `Kernel` comes on top.
+    // Two keys with their tables. What rustls keeps comes on top under TLS 1.3.
     assert!(size_of::<Records>() <= 1280, "{}", size_of::<Records>());
-    assert!(size_of::<Kernel>() <= 1024, "{}", size_of::<Kernel>());
 }
 
 /// How a stream is cut and where it is damaged.
@@ -265,7 +259,7 @@ proptest! {
             Err(Alert::Send(description)) => {
                 let (mut alert, mut told) = (Vec::new(), None);
                 records.alert(description, &mut alert);
-                if let Err(rustls::Error::AlertReceived(heard)) = received(&mut peer, &alert) {
+                if let Err(Error::AlertReceived(heard)) = received(&mut peer, &alert) {
                     told = Some(heard);
                 }
                 prop_assert_eq!(told, Some(description));
