@@ -173,9 +173,7 @@ async fn serve(
         started_at: SystemTime::now(),
     });
     tasks::spawn(&services, &parts, &config, &mut sockets, inbox, draining);
-    let listeners = sockets.listeners.into_iter().enumerate();
-    let spawn = |(index, bound)| front::spawn(index, Arc::clone(&front), bound);
-    let fronts = listeners.map(spawn).collect::<Result<Vec<_>, _>>()?;
+    let fronts = front::spawn_all(&front, sockets.listeners)?;
     become_ready(options, &config, &services);
 
     let mut reloader = Reloader::new(config, parts, Arc::clone(&services), log);

@@ -149,11 +149,16 @@ fn listen(socket: socket2::Socket) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Starts front thread `index`, which serves `bound` until the drain.
+/// Starts a front thread for each set of listeners; it serves them until the drain.
 ///
 /// # Errors
-/// When the thread cannot be started.
-pub fn spawn(index: usize, front: Arc<Front>, bound: Vec<Bound>) -> io::Result<JoinHandle<()>> {
+/// When a thread cannot be started.
+pub fn spawn_all(front: &Arc<Front>, listeners: Vec<Vec<Bound>>) -> io::Result<Vec<JoinHandle<()>>> {
+    let listeners = listeners.into_iter().enumerate();
+    listeners.map(|(index, bound)| spawn(index, Arc::clone(front), bound)).collect()
+}
+
+fn spawn(index: usize, front: Arc<Front>, bound: Vec<Bound>) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("front-{index}")).spawn(move || {
         front.cores.pin_front(index);

@@ -24,6 +24,7 @@ use tempfile::TempDir;
 use super::builder::{self, Builder};
 use super::esp;
 use super::formats;
+use super::keys;
 use super::monitor;
 use super::seed::{self, Keyboard};
 use super::signature::{self, Signed, Signer};
@@ -141,7 +142,11 @@ impl<'a> Vm<'a> {
         if !vm.settings.on_disk.is_empty() {
             esp::tell(builder, vm.place.path(), &vm.settings.on_disk)?;
         }
-        let variables = if vm.settings.secure_boot { enrolled(builder)? } else { builder.file(VARIABLES) };
+        let variables = if vm.settings.secure_boot {
+            keys::enrolled(builder, VARIABLES)?
+        } else {
+            builder.file(VARIABLES)
+        };
         fs::copy(variables, vm.file("variables.fd")).context("copy the firmware's variables")?;
         for user in USERS {
             let mut keygen = Command::new("ssh-keygen");
@@ -488,19 +493,3 @@ fn fed(command: &Command, file: &Path) -> Command {
 const CODE: &str = "usr/share/OVMF/OVMF_CODE_4M.fd";
 const CODE_SECURE: &str = "usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 const VARIABLES: &str = "usr/share/OVMF/OVMF_VARS_4M.fd";
-/// Who owns the entries: drawn once for this project.
-const OWNER: &str = "6d0c5c7e-5b0f-4a2e-9d52-1f4d1f2b7a90";
-
-/// The firmware's variables with the keys of `cargo xtask image --secure-boot` and nobody else's.
-fn enrolled(builder: &Builder) -> Result<PathBuf> {
-    let keys = builder::directory()?.join("keys");
-    if !keys.join("PK.crt").is_file() {
-        bail!("there are no keys: run `cargo xtask image --secure-boot`");
-    }
-    let input = format!("/{VARIABLES}");
-    let mut enrol = vec!["virt-fw-vars", "--input", &input, "--output", "variables.fd"];
-    enrol.extend(["--set-pk", OWNER, "PK.crt", "--add-kek", OWNER, "KEK.crt"]);
-    enrol.extend(["--add-db", OWNER, "db.crt", "--sb"]);
-    builder.run("enrol", &keys, &enrol, |_| None)?;
-    Ok(keys.join("variables.fd"))
-}

@@ -131,6 +131,9 @@ pub(crate) const PACKAGES: &[Package] = &[
         TEST,
         "makes packets that no network stack makes",
     ),
+    optional("dosfstools", Proof::Program("mkfs.vfat"), TEST, "a hypervisor's volume as FAT"),
+    optional("genisoimage", Proof::Program("genisoimage"), TEST, "such a volume as ISO 9660"),
+    optional("xorriso", Proof::Program("xorrisofs"), TEST, "such a volume by the other usual program"),
     optional("tcpdump", Proof::Program("tcpdump"), TEST, "witness of which packets pass the filter"),
     required(
         "haproxy",
