@@ -5,6 +5,7 @@
 
 mod build;
 mod builder;
+mod draft;
 mod esp;
 mod formats;
 mod installer;
@@ -29,8 +30,9 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::shell;
-use build::{Built, Kernel, Order};
+use build::{Built, Kernel, Order, Profile};
 use builder::Builder;
+pub(crate) use draft::Draft;
 use formats::Format;
 use keys::Keys;
 use release::Key;
@@ -137,7 +139,16 @@ fn make(arguments: &Arguments, builder: &Builder, given: Given<'_>) -> Result<(B
     let epoch = build::commit_time()?;
     let version = arguments.version.clone().map_or_else(|| release::version(&epoch), Ok)?;
     let Given { keys, key, sources } = given;
-    let mut order = Order { version, keys, key, kernel: arguments.kernel, sources, epoch, more: None };
+    let mut order = Order {
+        version,
+        keys,
+        key,
+        kernel: arguments.kernel,
+        sources,
+        epoch,
+        profile: Profile::Release,
+        more: None,
+    };
     if arguments.trials {
         trials(builder, &mut order)?;
     }

@@ -4,7 +4,9 @@
 //! node_exporter beside the gateway.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 use portcullis_uring::Clock;
@@ -19,8 +21,11 @@ const DEVICES_MAX: usize = 32;
 const TICKS_PER_SECOND: u64 = 100;
 /// What the numbers of the line `cpu` are; the two behind them are in the first two already.
 const MODES: [&str; 8] = ["user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal"];
-/// Says that the clock may be looked at although system calls are filtered: most filters kill who asks for it.
-const CLOCK_PERMITTED: &str = "PORTCULLIS_MAY_READ_CLOCK";
+/// Names the file with what `chronyc -c tracking` says, for daemons that may not ask the kernel: most filters of system
+/// calls kill who does.
+const TRACKING: &str = "PORTCULLIS_CLOCK_TRACKING";
+/// How old that may be; nobody knows of the clock what was true before.
+const TRACKING_AGE: Duration = Duration::from_secs(5 * 60);
 
 /// Everything. `directories` are those whose file systems matter, each with the value of its label.
 pub(super) fn render(directories: &[(&'static str, PathBuf)], writer: &mut Writer) {
@@ -127,15 +132,41 @@ fn device(line: &str) -> Option<(String, Vec<u64>)> {
 }
 
 fn clock(writer: &mut Writer) {
-    let permitted = std::env::var_os(CLOCK_PERMITTED).is_some_and(|value| value == "yes");
-    if !permitted && !proc("self/status").is_some_and(|status| calls_are_unfiltered(&status)) {
-        return;
-    }
-    if let Ok(clock) = Clock::now() {
-        writer.single(names::CLOCK_SYNCHRONISED, Some(u8::from(clock.synchronised)));
-        let most = clock.max_error_microseconds;
-        writer.single(names::CLOCK_MAX_ERROR, Some(format!("{}.{:06}", most / 1_000_000, most % 1_000_000)));
-    }
+    let told = match std::env::var_os(TRACKING) {
+        Some(path) => Some(tracking(Path::new(&path))),
+        None if proc("self/status").is_some_and(|status| calls_are_unfiltered(&status)) => {
+            Clock::now().ok().map(|clock| (clock.synchronised, Some(clock.max_error_microseconds)))
+        }
+        None => None,
+    };
+    let Some((synchronised, most)) = told else { return };
+    writer.single(names::CLOCK_SYNCHRONISED, Some(u8::from(synchronised)));
+    let seconds = |most: u64| format!("{}.{:06}", most / 1_000_000, most % 1_000_000);
+    writer.single(names::CLOCK_MAX_ERROR, most.map(seconds));
+}
+
+/// Whether chronyd has the time from somebody, and how many microseconds it may be off. Where chronyd does not answer, or
+/// nobody has asked it for a while, it has not.
+fn tracking(path: &Path) -> (bool, Option<u64>) {
+    let read = || {
+        let file = fs::File::open(path).ok()?;
+        let age = file.metadata().ok()?.modified().ok()?.elapsed();
+        // A time in the future is that of a clock that was set since.
+        if age.is_ok_and(|age| age > TRACKING_AGE) {
+            return None;
+        }
+        let mut said = String::new();
+        file.take(1024).read_to_string(&mut said).ok()?;
+        let fields: Vec<&str> = said.trim_end().split(',').collect();
+        let number = |index: usize| fields.get(index)?.parse::<f64>().ok();
+        // chronyc(1), tracking: the offset of the system's time, root delay and root dispersion, in seconds. Together they
+        // bound the error.
+        let most = number(4)?.abs() + number(10)?.abs() / 2.0 + number(11)?;
+        let synchronised = ["Normal", "Insert second", "Delete second"].contains(fields.get(13)?);
+        let most = Duration::try_from_secs_f64(most).ok().filter(|_| synchronised);
+        Some((synchronised, most.and_then(|most| u64::try_from(most.as_micros()).ok())))
+    };
+    read().unwrap_or((false, None))
 }
 
 /// Whether no seccomp filter is in force (`Seccomp:` in proc(5)).
@@ -219,5 +250,35 @@ mod tests {
         assert!(calls_are_unfiltered("Name:\tx\nSeccomp:\t0\nSeccomp_filters:\t0\n"));
         assert!(!calls_are_unfiltered("Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t7\n"));
         assert!(!calls_are_unfiltered(""));
+    }
+
+    #[test]
+    fn what_chronyc_says_tells_the_clock() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("tracking");
+        assert_eq!(tracking(&file), (false, None), "nobody has asked");
+        fs::write(
+            &file,
+            "A29FC87B,162.159.200.123,4,1700000000.5,-0.000010,-0.00002,0.00003,-1.1,0.0,0.1,0.020,0.005,64.4,Normal\n",
+        )
+        .unwrap();
+        assert_eq!(tracking(&file), (true, Some(15_010)));
+        fs::write(&file, "00000000,,0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,1.0,1.0,0.0,Not synchronised\n").unwrap();
+        assert_eq!(tracking(&file), (false, None));
+        for text in ["", "506 Cannot talk to daemon\n", "a,b,c\n"] {
+            fs::write(&file, text).unwrap();
+            assert_eq!(tracking(&file), (false, None), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_chronyc_said_long_ago_tells_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("tracking");
+        fs::write(&file, "7F7F0101,,1,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,Normal\n").unwrap();
+        assert_eq!(tracking(&file), (true, Some(0)));
+        let before = std::time::SystemTime::now() - TRACKING_AGE - Duration::from_secs(1);
+        fs::File::options().write(true).open(&file).unwrap().set_modified(before).unwrap();
+        assert_eq!(tracking(&file), (false, None));
     }
 }

@@ -15,6 +15,7 @@ use super::filtered;
 use super::tally::Tally;
 use crate::demo::{self, Profile};
 use crate::ebpf::{self, Toolchain};
+use crate::image::Draft;
 use crate::image::scenario::{self, Choice};
 use crate::setup::{self, Use};
 use crate::shell::{self, cargo, succeeds};
@@ -81,9 +82,7 @@ pub(crate) const STEPS: &[Step] = &[
         behind_the_filter()
     }),
     slow("boot", "the kernel side on the appliance's kernel, in QEMU", |_| boot::step()),
-    slow("appliance", "the image starts in QEMU, where one was built", |_| {
-        Ok(scenario::run(Choice::Quick)?.tally())
-    }),
+    slow("appliance", "the image that was built, or one that is made now, in QEMU", |_| appliance()),
     slow("demo", "the whole picture on this machine", |_| demonstration()),
 ];
 
@@ -160,6 +159,18 @@ fn behind_the_filter() -> Result<Tally> {
     tests.args(filtered::arguments());
     filtered::left_out().iter().for_each(|line| shell::say(line));
     run_tests(tests)
+}
+
+fn appliance() -> Result<Tally> {
+    let tools = boot::debian::ensure(None, false).and_then(|_| Draft::tools());
+    let tools = match tools {
+        Ok(tools) => tools,
+        Err(error) => {
+            return Ok(Tally::skipped(&format!("no image of the appliance can be made: {error:#}")));
+        }
+    };
+    let _draft = Draft::make(&tools)?;
+    Ok(scenario::run(Choice::Quick)?.tally())
 }
 
 fn test(quick: bool) -> Result<Tally> {

@@ -78,6 +78,13 @@ impl Kernel {
     }
 }
 
+/// How the programs were built, and so where they lie.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Profile {
+    Debug,
+    Release,
+}
+
 /// What is to be built.
 #[derive(Debug)]
 pub(super) struct Order<'a> {
@@ -87,6 +94,7 @@ pub(super) struct Order<'a> {
     pub(super) key: &'a Key,
     pub(super) kernel: Kernel,
     pub(super) sources: &'a Sources,
+    pub(super) profile: Profile,
     /// More files for the image, below a directory.
     pub(super) more: Option<PathBuf>,
     /// Seconds since 1970: times in the image are no later.
@@ -232,11 +240,14 @@ fn stage(work: &Path, order: &Order<'_>) -> Result<()> {
     // mkosi's own sources name archives that not every mirror has.
     let text = order.sources.text(order.kernel.components());
     fs::write(sources.join("mkosi.sources"), text).context("write apt's sources")?;
-    let release = target_directory()?.join("release");
+    let built = target_directory()?.join(match order.profile {
+        Profile::Debug => "debug",
+        Profile::Release => "release",
+    });
     for (name, place) in PROGRAMS {
         let place = work.join("programs").join(place);
         fs::create_dir_all(&place).context("make the programs' directory")?;
-        let from = release.join(name);
+        let from = built.join(name);
         fs::copy(&from, place.join(name))
             .with_context(|| format!("{} is missing: leave out --no-cargo", from.display()))?;
         let mut strip = Command::new("strip");

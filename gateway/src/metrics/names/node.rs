@@ -83,7 +83,7 @@ pub const NETWORK_UP: Family =
 pub const CLOCK_MAX_ERROR: Family = gauge(
     "portcullis_node_timex_maxerror_seconds",
     &[],
-    "How far the kernel takes the clock to be off at most, in seconds.",
+    "How far the clock may be off at most, in seconds.",
 );
 pub const CLOCK_SYNCHRONISED: Family = gauge(
     "portcullis_node_timex_sync_status",
