@@ -39,8 +39,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// What `cargo xtask ebpf` has built, if it has.
 fn built(out: &Path) -> Result<Option<PathBuf>, Box<dyn Error>> {
-    // Cargo marks the directory that it builds in.
-    let target = out.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file());
+    // Cargo marks the directory that it builds in if it has made it; else that is four above: TARGET/PROFILE/build/PACKAGE/out.
+    let marked = out.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file());
+    let target = marked.or_else(|| out.ancestors().nth(4));
     let Some(directory) = target.map(|target| target.join(BUILT)) else { return Ok(None) };
     // A directory can be watched for the object's appearance; a file that is missing would run this every time.
     fs::create_dir_all(&directory)?;
