@@ -80,11 +80,8 @@ pub const NETWORK_TRANSMIT_PACKETS: Family =
     counter("portcullis_node_network_transmit_packets_total", &["device"], "Packets that an interface sent.");
 pub const NETWORK_UP: Family =
     gauge("portcullis_node_network_up", &["device"], "1 while the interface has a link and is up, else 0.");
-pub const CLOCK_MAX_ERROR: Family = gauge(
-    "portcullis_node_timex_maxerror_seconds",
-    &[],
-    "How far the clock may be off at most, in seconds.",
-);
+pub const CLOCK_MAX_ERROR: Family =
+    gauge("portcullis_node_timex_maxerror_seconds", &[], "How far the clock may be off at most, in seconds.");
 pub const CLOCK_SYNCHRONISED: Family = gauge(
     "portcullis_node_timex_sync_status",
     &[],
