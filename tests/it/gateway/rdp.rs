@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 
 use super::fixture::{Edge, number, text, without_programs};
 
+/// ImageMagick's as the package has it: other programs go by this name, too.
+const CONVERT: &str = "/usr/bin/convert";
 const SLOW: Duration = Duration::from_secs(90);
 
 /// A virtual screen.
@@ -50,7 +52,7 @@ impl Screen {
 
     /// Which part of the screen has about this colour, from 0 to 1. Video compression changes colours a little.
     fn part_of(&self, colour: &str, home: &Path) -> f64 {
-        let mut convert = self.command("convert", home);
+        let mut convert = self.command(CONVERT, home);
         convert.args(["x:root", "-fuzz", "8%", "-fill", "white", "-opaque", colour]);
         convert.args(["-fill", "black", "+opaque", "white", "-format", "%[fx:mean]", "info:"]);
         let output = process::run(&mut convert, PATIENCE).unwrap();
@@ -60,7 +62,7 @@ impl Screen {
 
 #[test]
 fn an_rdp_session_shows_what_its_server_shows() {
-    let needed = ["Xvfb", "freerdp-shadow-cli", "xfreerdp", "xsetroot", "convert"];
+    let needed = ["Xvfb", "freerdp-shadow-cli", "xfreerdp", "xsetroot", CONVERT];
     if without_programs(&needed) {
         return;
     }

@@ -123,7 +123,7 @@ pub(crate) const PACKAGES: &[Package] = &[
     optional("freerdp2-shadow-x11", Proof::Program("freerdp-shadow-cli"), TEST, "an RDP server"),
     optional("xvfb", Proof::Program("Xvfb"), TEST, "screens for the RDP programs"),
     optional("x11-xserver-utils", Proof::Program("xsetroot"), TEST, "paints the RDP server's screen"),
-    optional("imagemagick", Proof::Program("convert"), TEST, "looks at the RDP client's screen"),
+    optional("imagemagick", Proof::File("/usr/bin/convert"), TEST, "looks at the RDP client's screen"),
     optional("nmap", Proof::Program("nmap"), TEST, "looks for open ports from outside and from the farm"),
     optional(
         "python3-scapy",
