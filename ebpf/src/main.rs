@@ -143,7 +143,8 @@ impl Lookup for Tables<'_> {
 
     #[inline(always)]
     fn flow(&self, packet: &Packet) -> Option<Hit> {
-        flows::hit(packet)
+        let hit = flows::hit(packet)?;
+        Some(if self.interface.is_steered() { hit } else { Hit { steer: None } })
     }
 
     #[inline(always)]

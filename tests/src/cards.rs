@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 
@@ -15,14 +16,25 @@ use crate::wait::{self, PATIENCE};
 /// All interfaces of the first network namespace, where cards are that nobody uses.
 const INTERFACES: &str = "/sys/class/net";
 
-/// The interfaces of a pair of cards that is free, or `None` on a machine without spare cards.
+/// One test at a time looks for a pair that is free and takes it.
+static TAKING: Mutex<()> = Mutex::new(());
+
+/// The interfaces of two cards that a wire joins. Nobody else looks for some until it is dropped.
+pub(crate) struct Pair {
+    pub(crate) left: String,
+    pub(crate) right: String,
+    _taking: MutexGuard<'static, ()>,
+}
+
+/// A pair of cards that is free, or `None` on a machine without spare cards.
 ///
 /// A card comes back when the guard of the namespace that had it goes, see [`give_back`].
 ///
 /// # Errors
 /// When all pairs stay in use.
-pub(crate) fn pair() -> Result<Option<(String, String)>> {
+pub(crate) fn pair() -> Result<Option<Pair>> {
     let Ok(pairs) = std::env::var("PORTCULLIS_CARDS") else { return Ok(None) };
+    let taking = TAKING.lock().unwrap_or_else(PoisonError::into_inner);
     let free = || {
         let interfaces = interfaces();
         let name = |address: &str| {
@@ -32,7 +44,8 @@ pub(crate) fn pair() -> Result<Option<(String, String)>> {
         let pairs = pairs.split(',').filter_map(|pair| pair.split_once('='));
         pairs.filter_map(|(left, right)| name(left).zip(name(right))).next()
     };
-    wait::value(PATIENCE, "two network cards to be free", free).map(Some).context("take network cards")
+    let found = wait::value(PATIENCE, "two network cards to be free", free).context("take network cards");
+    found.map(|(left, right)| Some(Pair { left, right, _taking: taking }))
 }
 
 /// Takes the cards out of a namespace that is about to be deleted. The kernel would do so itself, but not before the

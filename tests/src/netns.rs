@@ -137,9 +137,9 @@ impl Drop for Namespace {
 /// What `ip` said.
 pub fn join(left: End<'_>, right: End<'_>) -> Result<()> {
     let (l, r) = (left.namespace.name(), right.namespace.name());
-    if let Some((left_card, right_card)) = cards::pair()? {
-        ip(&["link", "set", "dev", &left_card, "netns", l, "name", left.interface])?;
-        ip(&["link", "set", "dev", &right_card, "netns", r, "name", right.interface])?;
+    if let Some(cards) = cards::pair()? {
+        ip(&["link", "set", "dev", &cards.left, "netns", l, "name", left.interface])?;
+        ip(&["link", "set", "dev", &cards.right, "netns", r, "name", right.interface])?;
     } else {
         let pair = ["link", "add", "name", left.interface, "netns", l, "type", "veth"];
         ip(&[&pair[..], &["peer", "name", right.interface, "netns", r]].concat())?;

@@ -174,11 +174,13 @@ fn work_of(name: &str, arguments: &[String]) -> Result<Vec<Part>> {
         return Ok(vec![part(name, [call(&[]), arguments.to_vec()].concat())]);
     }
     let load = Part { decisive: true, ..part("verifier", call(&[VERIFIER, "--nocapture"])) };
-    let mut on_pairs = call(&["--skip", VERIFIER]);
+    let at_once = qemu::TESTS_AT_ONCE.to_string();
+    let mut on_pairs = call(&["--skip", VERIFIER, "--test-threads", &at_once]);
     let far_away = part("far away", call(&["--nocapture", DELAY]));
-    // Once more with frames from a driver, as on a virtual appliance. Cards are few: one test at a time.
+    // Once more with frames from a driver, as on a virtual appliance.
     let cards = [String::from("env"), format!("PORTCULLIS_CARDS={}", qemu::cards())];
-    let mut on_cards = call(&["--skip", VERIFIER, "--skip", FRAMES, "--skip", DELAY, "--test-threads", "1"]);
+    let mut on_cards =
+        call(&["--skip", VERIFIER, "--skip", FRAMES, "--skip", DELAY, "--test-threads", &at_once]);
     if arguments.is_empty() {
         // They take the longest, and have gone over the pairs.
         on_cards.extend(["--skip", SESSIONS].map(str::to_owned));

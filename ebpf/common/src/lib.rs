@@ -14,6 +14,7 @@ pub mod event;
 mod flow;
 pub mod forward;
 mod frame;
+mod interface;
 pub mod link;
 pub mod maglev;
 pub mod nat;

@@ -3,6 +3,7 @@
 //! User space reads and writes them as plain arrays (`to_bytes`, `from_bytes`), which is all that aya asks for; no
 //! type here needs an unsafe promise.
 
+pub use crate::interface::Interface;
 use crate::packet::{Addresses, Packet};
 pub use crate::rules::{RuleKey, RuleValue};
 
@@ -272,105 +273,6 @@ impl Action {
     }
 }
 
-/// In a value, that VLANs have roles.
-const CARRIES: u8 = 1;
-
-/// Value of [`INTERFACES`], whose key is the interface's index in network order: the place of its counters, its
-/// role, the ports from which this machine's own clients speak, and whether VLANs of it have roles of their own. One
-/// word, which is loaded at once. Value of [`VLANS`] too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(transparent)]
-pub struct Interface(u64);
-
-impl Interface {
-    #[must_use]
-    pub const fn new(slot: u8, role: Role, client_ports: (u16, u16)) -> Self {
-        Self::with(slot, role.to_byte(), client_ports, 0)
-    }
-
-    /// One that has no role but those of its VLANs.
-    #[must_use]
-    pub const fn carrier(slot: u8, client_ports: (u16, u16)) -> Self {
-        Self::with(slot, 0, client_ports, CARRIES)
-    }
-
-    /// The same interface, of which VLANs have roles of their own.
-    #[must_use]
-    pub const fn carrying(self) -> Self {
-        let [slot, role, first_high, first_low, last_high, last_low, _, _] = self.0.to_ne_bytes();
-        let client_ports =
-            (u16::from_be_bytes([first_high, first_low]), u16::from_be_bytes([last_high, last_low]));
-        Self::with(slot, role, client_ports, CARRIES)
-    }
-
-    /// Its counters without its role, for a VLAN that has none.
-    #[must_use]
-    #[inline(always)]
-    pub const fn of_nobody(self) -> Self {
-        let [slot, _, a, b, c, d, carries, _] = self.0.to_ne_bytes();
-        Self(u64::from_ne_bytes([slot, 0, a, b, c, d, carries, 0]))
-    }
-
-    const fn with(slot: u8, role: u8, client_ports: (u16, u16), carries: u8) -> Self {
-        let ([first_high, first_low], [last_high, last_low]) =
-            (client_ports.0.to_be_bytes(), client_ports.1.to_be_bytes());
-        Self(u64::from_ne_bytes([slot, role, first_high, first_low, last_high, last_low, carries, 0]))
-    }
-
-    /// Whether VLANs of it have roles of their own, so that tags say whose a frame is.
-    #[must_use]
-    #[inline(always)]
-    pub const fn carries_vlans(self) -> bool {
-        let [_, _, _, _, _, _, carries, _] = self.0.to_ne_bytes();
-        carries != 0
-    }
-
-    #[must_use]
-    #[inline(always)]
-    pub const fn slot(self) -> u8 {
-        let [slot, ..] = self.0.to_ne_bytes();
-        slot
-    }
-
-    /// The role as it stands in keys of rules; 0 is none.
-    #[must_use]
-    #[inline(always)]
-    pub const fn role(self) -> u8 {
-        let [_, role, ..] = self.0.to_ne_bytes();
-        role
-    }
-
-    /// Nothing was written where it lies.
-    #[must_use]
-    #[inline(always)]
-    pub const fn is_none(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Whether a socket on that port can be a client's: the kernel gives them higher ones, and a program that chooses
-    /// its own chooses higher ones still.
-    #[must_use]
-    #[inline(always)]
-    pub const fn may_be_client_port(self, port: u16) -> bool {
-        let [_, _, first_high, first_low, ..] = self.0.to_ne_bytes();
-        port >= u16::from_be_bytes([first_high, first_low])
-    }
-
-    /// Whether a socket without a peer on that port is a client's.
-    #[must_use]
-    #[inline(always)]
-    pub const fn is_client_port(self, port: u16) -> bool {
-        let [_, _, first_high, first_low, last_high, last_low, _, _] = self.0.to_ne_bytes();
-        port >= u16::from_be_bytes([first_high, first_low])
-            && port <= u16::from_be_bytes([last_high, last_low])
-    }
-
-    #[must_use]
-    pub const fn to_bytes(self) -> [u8; 8] {
-        self.0.to_ne_bytes()
-    }
-}
-
 /// Value of [`BANS_V4`] and [`BANS_V6`]: when the ban ends, in nanoseconds of the monotonic clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
@@ -467,14 +369,6 @@ mod tests {
         assert!(different > 9_600, "{different}");
         let same = (0..1_000).filter(|number| place(*number, 7) == place(*number, 8)).count();
         assert!(same < 10, "{same}");
-    }
-
-    #[test]
-    fn an_interface_that_carries_vlans_is_there_with_a_role_and_without() {
-        let (plain, nobody) = (Interface::new(3, Role::Mgmt, (1, 2)), Interface::carrier(0, (1, 2)));
-        assert_eq!(plain.carrying().to_bytes(), [3, 3, 0, 1, 0, 2, 1, 0]);
-        assert!(!plain.carries_vlans() && plain.carrying().carries_vlans() && nobody.carries_vlans());
-        assert!(!plain.is_none() && !nobody.is_none() && nobody.role() == 0);
     }
 
     #[test]

@@ -109,7 +109,7 @@ pub(super) struct Active {
     policy: Mutex<State>,
     pub(super) maps: Mutex<Maps>,
     defence: Mutex<Defence>,
-    cores: Cores,
+    pub(super) cores: Cores,
     forwarder: Mutex<Forwarder>,
     links: Mutex<Links>,
     pub(super) vlans: Mutex<Vlans>,

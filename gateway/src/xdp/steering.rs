@@ -114,6 +114,13 @@ impl Cores {
         self.owner(index).or_else(|| self.relay.get(index).copied()).into_iter().for_each(pin);
     }
 
+    /// Whether packets that come in by an interface which took another's place are steered. Where the machine's
+    /// interfaces decided, a virtual one's are not: frames between virtual Ethernet devices can have unfinished
+    /// checksums, with which they would not survive the way to another processor.
+    pub(super) fn steers(&self, interface: &str) -> bool {
+        self.reason != Reason::Useful || !Card::read(Path::new(INTERFACES), interface).is_virtual
+    }
+
     /// How many processors a table by their numbers has room for.
     pub(super) fn most(&self) -> u32 {
         self.processors.iter().max().map_or(1, |most| u32::from(*most) + 1)

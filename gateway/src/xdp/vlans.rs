@@ -279,6 +279,7 @@ pub(super) fn look(active: &Active, interfaces: &mut [Filtered], devices: &[Devi
         let Some(vlan) = &interface.vlan else { continue };
         let Some(trunk) = trunks.iter().find(|trunk| trunk.name == vlan.trunk) else { continue };
         let (found, condition) = find(interface, trunk, devices);
+        interface.value = interface.value.steered(trunk.value.is_steered());
         if let Some((index, vlan)) = found {
             wanted.extend(keys(trunk.index, &trunk.ports, &vlan, interface.value));
             (interface.index, interface.vlan) = (index, Some(vlan));

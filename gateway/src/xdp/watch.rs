@@ -182,10 +182,7 @@ fn adopt(active: &Active, interface: &mut Filtered, index: u32) -> Result<Condit
         pins::remove(&interface.pin)?;
     }
     outgoing::let_go(&active.config, &interface.name)?;
-    let mut ebpf = lock(&active.ebpf);
-    maps::assign(&mut ebpf, index, interface.value)?;
-    maps::withdraw(&mut ebpf, interface.index)?;
-    drop(ebpf);
+    maps::withdraw(&mut lock(&active.ebpf), interface.index)?;
     interface.index = index;
     put_back(active, interface)?;
     tell_of_another(interface);
@@ -213,7 +210,9 @@ fn absent(active: &Active, interface: &Filtered) -> Condition {
 
 fn put_back(active: &Active, interface: &mut Filtered) -> Result<(), XdpError> {
     pins::prepare(&active.config.pins)?;
+    interface.value = interface.value.steered(active.cores.steers(&interface.name));
     let mut ebpf = lock(&active.ebpf);
+    maps::assign(&mut ebpf, interface.index, interface.value)?;
     let Enforced { mode, reason, pin, .. } =
         enforce(program(&mut ebpf)?, &active.config, &interface.name, interface.index)?;
     (interface.mode, interface.mode_reason, interface.pin) = (mode, reason, pin);

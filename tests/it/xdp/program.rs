@@ -74,6 +74,13 @@ impl Program {
         Self { ebpf, _pins: pins }
     }
 
+    /// Makes the interface of test runs, which is the loopback interface, another one.
+    pub(crate) fn assign(&mut self, interface: Interface) {
+        let mut table: HashMap<_, [u8; 4], [u8; 8]> =
+            self.ebpf.map_mut(tables::INTERFACES).unwrap().try_into().unwrap();
+        table.insert(LOOPBACK.to_be_bytes(), interface.to_bytes(), 0).unwrap();
+    }
+
     pub(crate) fn set(&mut self, setting: Setting, value: u64) {
         let mut table: Array<_, u64> = self.ebpf.map_mut(tables::SETTINGS).unwrap().try_into().unwrap();
         table.set(setting.index(), value, 0).unwrap();

@@ -49,6 +49,11 @@ fn a_packet_goes_to_the_processor_that_owns_its_flow_or_passes_where_it_cannot()
     let mut queues: CpuMap<_> = program.ebpf.map_mut(tables::CPUS).unwrap().try_into().unwrap();
     queues.set(1, 64, None, 0).unwrap();
     assert_eq!(program.run(&frame), (XDP_REDIRECT, Cause::Steered));
+    let interface = Interface::new(SLOT, Role::Edge, (32_768, 60_999));
+    program.assign(interface.steered(false));
+    assert_eq!(program.run(&frame), (XDP_PASS, Cause::Flow), "packets of this interface stay");
+    program.assign(interface);
+    assert_eq!(program.run(&frame), (XDP_REDIRECT, Cause::Steered));
     // A processor beyond the table, as after a change of the machine.
     own(&mut program, 77);
     assert_eq!(program.run(&frame), (XDP_PASS, Cause::Flow));
