@@ -179,17 +179,22 @@ impl Drop for Child {
     }
 }
 
-/// Whether the network namespace of process `pid` has a listener on `port` (proc_pid_net(5)).
+/// Whether the network namespace of process `pid` has a listener on `port`, or a socket that gets datagrams there
+/// (proc_pid_net(5)).
 fn listens(pid: u32, port: u16) -> bool {
-    const STATE_LISTEN: &str = "0A";
+    const LISTEN: &str = "0A";
+    // As the table of UDP says that there is no peer.
+    const UNCONNECTED: &str = "07";
     let wanted = format!(":{port:04X}");
-    ["tcp", "tcp6"].iter().any(|table| {
-        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
-        text.lines().any(|line| {
-            let mut words = line.split_whitespace().skip(1);
-            words.next().is_some_and(|local| local.ends_with(&wanted)) && words.nth(1) == Some(STATE_LISTEN)
-        })
-    })
+    [("tcp", LISTEN), ("tcp6", LISTEN), ("udp", UNCONNECTED), ("udp6", UNCONNECTED)].iter().any(
+        |(table, state)| {
+            let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+            text.lines().any(|line| {
+                let mut words = line.split_whitespace().skip(1);
+                words.next().is_some_and(|local| local.ends_with(&wanted)) && words.nth(1) == Some(state)
+            })
+        },
+    )
 }
 
 fn signal_group(group: Pid, signal: Signal) -> Result<()> {

@@ -112,6 +112,7 @@ pub(crate) const PACKAGES: &[Package] = &[
         TEST,
         "TLS of that server",
     ),
+    optional("chrony", Proof::Program("chronyd"), TEST, "a time server for the appliance"),
     optional(
         "systemd-journal-remote",
         Proof::File("/lib/systemd/systemd-journal-remote"),
