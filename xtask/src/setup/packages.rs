@@ -133,8 +133,10 @@ pub(crate) const PACKAGES: &[Package] = &[
         "makes packets that no network stack makes",
     ),
     optional("dosfstools", Proof::Program("mkfs.vfat"), TEST, "a hypervisor's volume as FAT"),
+    optional("mtools", Proof::Program("mcopy"), TEST, "what is on that volume"),
     optional("genisoimage", Proof::Program("genisoimage"), TEST, "such a volume as ISO 9660"),
     optional("xorriso", Proof::Program("xorrisofs"), TEST, "such a volume by the other usual program"),
+    optional("bpftool", Proof::Program("bpftool"), TEST, "takes programs of the filter away by force"),
     optional("tcpdump", Proof::Program("tcpdump"), TEST, "witness of which packets pass the filter"),
     required(
         "haproxy",
