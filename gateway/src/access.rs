@@ -15,8 +15,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ctl::role::Role;
-use crate::store::history::Origin;
+use crate::role::Origin;
+use crate::role::Role;
 
 pub use keys::{KEYS_MAX, KeyError, Listed, PublicKey, listed};
 pub(crate) use keys::{with, without};

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::log::{AUDIT_TARGET, rfc3339};
-use crate::store::history::Origin;
+use crate::role::Origin;
 use crate::sync::lock;
 
 /// Most bytes of one file.

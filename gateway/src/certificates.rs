@@ -15,15 +15,13 @@ use std::time::SystemTime;
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::{CertificateFiles, Config, Finding, Severity};
-use crate::store::disk::Disk;
+use crate::config::{CertificateFiles, Config, Finding, KEPT, Severity, kept_path};
+use crate::disk::Disk;
 use crate::tls::{certs, pem};
 pub use chain::{Described, Link, described};
 pub(crate) use files::{Former, finish};
 pub use request::{Asked, KeyKind};
 
-/// Below the state directory: chain and key of each certificate, by its name.
-const KEPT: &str = "certificates";
 /// Below the state directory: keys whose certificate has not come yet.
 const REQUESTED: &str = "certificate-requests";
 /// Longest name of a certificate, as the configuration has it.
@@ -63,12 +61,6 @@ impl Refusal {
             Self::Io { what: path.display().to_string(), done, error, remedy }
         }
     }
-}
-
-/// Where a certificate is kept that the configuration has no files for.
-#[must_use]
-pub fn kept_path(state: &Path, name: &str) -> PathBuf {
-    state.join(KEPT).join(format!("{name}.pem"))
 }
 
 fn requested_path(state: &Path, name: &str) -> PathBuf {

@@ -3,14 +3,14 @@
 //! Two kinds of type, as in ripgrep's flags: `config/file.rs` holds what was typed, with the place of each value;
 //! `config/resolve.rs` says what it means and makes the types of this file. Nothing else reads the file, and nothing
 //! else knows a default. Every mistake is reported at once, each with its line and column. Certificates are not
-//! opened while reading: [`check`] looks at them, and so does whoever starts a listener.
+//! opened while reading: [`crate::check`] looks at them, and so does whoever starts a listener.
 //!
 //! `portcullis.example.toml` documents every key.
 
 mod acme;
-mod check;
 mod compare;
 mod duration;
+mod engine;
 mod error;
 mod file;
 mod finding;
@@ -20,6 +20,7 @@ mod interfaces;
 mod json;
 mod metrics;
 mod network;
+pub mod path;
 mod rate;
 mod reader;
 mod resolve;
@@ -45,12 +46,10 @@ use portcullis_proto::host_port::HostPort;
 use portcullis_proto::ticket::AuthorityId;
 use zeroize::Zeroizing;
 
-use crate::relay::EngineChoice;
-
 pub use acme::{AcmeCertificate, AcmeChallenge, AcmeConfig, ExternalAccount};
-pub use check::check;
 pub use compare::{ReloadPlan, compare};
 pub use duration::{format as format_duration, parse as parse_duration};
+pub use engine::EngineChoice;
 pub use error::{ConfigError, Problem};
 pub use finding::{Finding, Severity};
 pub use forward::{Check, CheckTls, CheckTrust, DataPath, ForwardConfig, HealthConfig, ServerConfig};
@@ -62,15 +61,18 @@ pub use network::{
 };
 pub use server_tls::{ServerTlsConfig, ServerTrust};
 pub(crate) use suggest::nearest;
-pub use syslog::{SyslogConfig, SyslogProtocol, SyslogScope};
+pub use syslog::{FACILITIES, FACILITY_DEFAULT, SyslogConfig, SyslogProtocol, SyslogScope};
 pub use xdp::{
-    CookieMode, FloodConfig, Steering, XdpConfig, XdpEgress, XdpInterface, XdpMode, XdpRule, XdpSizes,
+    CookieMode, FloodConfig, PINS_DEFAULT, Steering, XdpConfig, XdpEgress, XdpInterface, XdpMode, XdpRule,
+    XdpSizes, keeps_management, presets, protocols,
 };
 
 /// Where the configuration is read from unless a path is given.
 pub const PATH_DEFAULT: &str = "/etc/portcullis/portcullis.toml";
 /// Where state is kept unless the configuration says otherwise.
 pub const STATE_DIR_DEFAULT: &str = "/var/lib/portcullis";
+/// Below the state directory: chain and key of each certificate, by its name.
+pub(crate) const KEPT: &str = "certificates";
 /// Largest configuration file; ten thousand listeners fit.
 pub const FILE_MAX_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -160,6 +162,12 @@ pub struct CertificateFiles {
     pub name: String,
     pub chain: PathBuf,
     pub key: PathBuf,
+}
+
+/// Where a certificate is kept that the configuration has no files for.
+#[must_use]
+pub fn kept_path(state: &Path, name: &str) -> PathBuf {
+    state.join(KEPT).join(format!("{name}.pem"))
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

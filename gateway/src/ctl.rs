@@ -3,6 +3,5 @@
 pub mod claim;
 pub mod client;
 pub mod protocol;
-pub mod role;
 pub mod server;
 pub mod services;

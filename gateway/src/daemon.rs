@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::audit::Audit;
 use crate::bans::Bans;
+use crate::check;
 use crate::config::{self, Config, Severity};
 use crate::ctl;
 use crate::ctl::services::{Bench, ReloadRequest, Services};
@@ -53,7 +54,7 @@ pub fn main() -> ExitCode {
         Err(error) => return options.fail(Exit::Internal, &error.to_string()),
     };
     let exit = match options.configuration() {
-        Ok((config, _)) if options.check => options.report(&config::check(&config)),
+        Ok((config, _)) if options.check => options.report(&check::check(&config)),
         Ok((config, text)) => {
             let start = trial::to_start_with(&config.path, &config.server.state_dir, text);
             run(&options, config, start, log.clone())
@@ -78,7 +79,7 @@ fn run(options: &Options, config: Config, start: trial::Start, log: log::Control
     if let Err(error) = settings::ask_at_start(&config.path, start.reverted.is_some()) {
         tracing::error!(%error, "the system cannot be asked to follow the settings");
     }
-    for finding in config::check(&config) {
+    for finding in check::check(&config) {
         match finding.severity {
             // What cannot be used at all stops the start below. An expired certificate does not: some clients may
             // be set to go on, and a gateway that stays down after a power cut helps nobody.

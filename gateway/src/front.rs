@@ -8,7 +8,6 @@
 mod accept;
 mod conn;
 mod dial;
-pub mod gate;
 mod server_tls;
 
 use std::io;
@@ -27,13 +26,13 @@ use crate::acme::challenge::Challenges;
 use crate::bans::Bans;
 use crate::control_plane::Ask;
 use crate::forward::Balancer;
+use crate::gate::Gate;
 use crate::metrics;
 use crate::relay::{Context, Worker};
 use crate::sta::pool::Pool;
 use crate::state::State;
 use crate::tls::client::ServerTls;
 use crate::xdp::steering::Cores;
-use gate::Gate;
 
 /// What a reload may change of a listener; connections keep what they began with.
 #[derive(Debug)]
@@ -193,14 +192,6 @@ impl Drop for SettingUp<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// EMFILE, ENFILE, ENOBUFS, ENOMEM and EADDRNOTAVAIL: nothing is wrong with the connection, there is only no room
-/// for it.
-pub(crate) fn is_exhausted(error: &io::Error) -> bool {
-    use nix::errno::Errno;
-    let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::EADDRNOTAVAIL];
-    error.raw_os_error().is_some_and(|code| exhausted.contains(&Errno::from_raw(code)))
 }
 
 #[cfg(test)]

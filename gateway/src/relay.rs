@@ -5,12 +5,10 @@
 //! It never shakes hands, redeems or dials. [`Handover`] is the whole interface: whatever moves the bytes can change
 //! behind it.
 
-mod codec;
 mod direction;
 mod engine;
 mod epoll;
 mod framing;
-pub mod record;
 mod session;
 mod splice;
 mod timer;
@@ -30,14 +28,14 @@ use portcullis_core::limits::Limits;
 use portcullis_core::session::{Counters, EndReason, Session, SessionId, SessionInfo, Table};
 use portcullis_uring::Waker;
 
-use crate::front::gate::ConnectionPass;
+use crate::gate::ConnectionPass;
 use crate::sync::lock;
+use crate::tls::codec::Codec;
 use crate::tls::stream::Parts;
 use crate::xdp::{FlowPair, Flows, Half};
 use crate::{log, metrics};
 
-pub use codec::{Codec, Sealed};
-pub use engine::{EngineChoice, EngineKind, EngineWanted};
+pub use engine::{EngineKind, EngineWanted};
 pub use worker::spawn;
 
 /// The other end of a session.

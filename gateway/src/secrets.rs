@@ -18,7 +18,7 @@ use ring::hkdf::{HKDF_SHA256, Salt};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use zeroize::Zeroizing;
 
-use crate::store::disk::Disk;
+use crate::disk::Disk;
 
 /// Below the state directory.
 const DIRECTORY: &str = "secrets";

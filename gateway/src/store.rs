@@ -8,7 +8,6 @@
 
 pub mod candidate;
 pub mod diff;
-pub mod disk;
 pub mod edit;
 pub mod history;
 pub mod other_version;
@@ -18,8 +17,9 @@ pub mod trial;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use disk::Disk;
-use history::{Entry, History, Origin};
+use crate::disk::Disk;
+use crate::role::Origin;
+use history::{Entry, History};
 use trial::Trial;
 
 /// Below the state directory.

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::history::Origin;
+use crate::role::Origin;
 
 pub(crate) use frames::{Frame, Hello, read_frame, write_frame};
 

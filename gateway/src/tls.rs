@@ -1,5 +1,4 @@
-//! TLS at the edge and towards servers: certificates, what both are configured with, and handshakes. Records after the handshake are
-//! the relay's (`relay::record`).
+//! TLS at the edge and towards servers: certificates, what both are configured with, handshakes, and the records after them.
 
 mod inspect;
 pub(crate) mod pem;
@@ -7,6 +6,8 @@ mod sni;
 
 pub mod certs;
 pub mod client;
+pub mod codec;
 pub mod connection;
+pub mod record;
 pub mod stream;
 pub(crate) mod verify;

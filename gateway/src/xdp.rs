@@ -25,8 +25,6 @@ mod maps;
 mod netlink;
 mod outgoing;
 pub mod policy;
-pub mod presets;
-pub mod protocols;
 pub mod rules;
 pub mod steering;
 mod vlans;
@@ -42,9 +40,6 @@ pub use outgoing::Outgoing;
 pub use vlans::Vlan;
 pub(crate) use vlans::mute;
 pub use watch::Condition;
-
-/// Where programs and bans are pinned unless the configuration says otherwise.
-pub const PINS_DEFAULT: &str = "/sys/fs/bpf/portcullis";
 
 /// The object for the kernel, where this build has one.
 #[cfg(kernel_side)]

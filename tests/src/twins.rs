@@ -4,8 +4,8 @@
 use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
 
-use portcullis::relay::record::Records;
 use portcullis::tls::connection::Connection;
+use portcullis::tls::record::Records;
 use rustls::client::{ClientConnectionData, Resumption, UnbufferedClientConnection};
 use rustls::crypto::cipher::{MessageEncrypter, OutboundPlainMessage};
 use rustls::crypto::ring::cipher_suite as suite;

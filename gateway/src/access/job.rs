@@ -20,8 +20,8 @@ use super::{
     unix_now, with, without,
 };
 use crate::ctl::protocol::SecretText;
-use crate::ctl::role::{Caller, Role};
 use crate::log::rfc3339;
+use crate::role::{Caller, Role};
 use crate::update::{read_json, write_json};
 
 /// Longest word of an administrator's program.

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::http::Http;
 use crate::config::AcmeConfig;
-use crate::store::disk::Disk;
+use crate::disk::Disk;
 
 /// Below the state directory.
 const DIRECTORY: &str = "acme";

@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use zeroize::Zeroizing;
 
-use crate::certificates::{Described, kept_path};
+use crate::certificates::Described;
 use crate::config::Config;
-use crate::store::disk::Disk;
+use crate::config::kept_path;
+use crate::disk::Disk;
 
 /// Its name. Nobody trusts it; whoever looks at it knows why it is there.
 const COMMON_NAME: &str = "Portcullis: no certificate has been issued yet";

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::Refusal;
 use crate::config::{CertificateFiles, Finding};
-use crate::store::disk::{Disk, staged};
+use crate::disk::{Disk, staged};
 use crate::tls::{certs, pem};
 
 /// Certificates that are listed of one directory.

@@ -8,7 +8,8 @@ use super::output::{Failure, Outcome};
 use super::table::Paint;
 use super::{Context, terminal};
 use crate::authn::local::UserDb;
-use crate::config::{Severity, check as findings_of, load};
+use crate::check::check as findings_of;
+use crate::config::{Severity, load};
 use crate::ctl::protocol::Command;
 use crate::exit::Exit;
 

@@ -234,7 +234,7 @@ impl Shell {
 
     /// Back by one table: names and numbers belong to the key before them.
     fn up(&mut self) -> Result<(), String> {
-        use crate::store::edit::path::{quoted, words};
+        use crate::config::path::{quoted, words};
         let mut words = words(&self.mode.place).map_err(|error| error.to_string())?;
         loop {
             words.pop();

@@ -9,9 +9,10 @@ use super::args::Xdp;
 use super::output::{Failure, Outcome};
 use super::table::{Paint, Table};
 use crate::config;
+use crate::config::PINS_DEFAULT;
 use crate::ctl::protocol::{Command, XdpCount, XdpStatus};
 use crate::exit::Exit;
-use crate::xdp::{PINS_DEFAULT, XdpError, loader};
+use crate::xdp::{XdpError, loader};
 
 mod top;
 mod traffic;

@@ -16,8 +16,8 @@ use super::{
     ListenerConfig, LogFormat, MetricsConfig, SecurityKey, ServerConfig, ServerTlsConfig, ServerTrust,
     StaConfig, StaServerConfig, StaTls, XdpConfig, XdpEgress, XdpInterface, XdpRule,
 };
-use crate::xdp::presets::Preset;
-use crate::xdp::protocols;
+use crate::config::presets::Preset;
+use crate::config::protocols;
 
 pub(super) fn config(config: &Config) -> Value {
     let certificates = config

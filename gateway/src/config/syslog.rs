@@ -5,7 +5,22 @@ use serde_json::{Value, json};
 
 use super::json::digits;
 use super::{ServerTlsConfig, ServerTrust};
-use crate::syslog::message::FACILITIES;
+/// RFC 5424 §6.2.1, with the words of syslog(3).
+pub const FACILITIES: [(&str, u8); 11] = [
+    ("daemon", 3),
+    ("auth", 4),
+    ("authpriv", 10),
+    ("local0", 16),
+    ("local1", 17),
+    ("local2", 18),
+    ("local3", 19),
+    ("local4", 20),
+    ("local5", 21),
+    ("local6", 22),
+    ("local7", 23),
+];
+/// `daemon`.
+pub const FACILITY_DEFAULT: u8 = 3;
 
 /// Where lines of the log go, which, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,14 +1,22 @@
 //! What the kernel side is told: interfaces, rules, sizes, budgets and modes. `config/resolve/xdp.rs` reads them.
 
+pub mod presets;
+pub mod protocols;
+
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use portcullis_ebpf_common::Bogons;
 use portcullis_ebpf_common::tables::{Action, Role};
+use portcullis_ebpf_common::{Bogons, Protocol};
 
-use crate::xdp::presets::Preset;
+use presets::Preset;
+
+/// Where programs and bans are pinned unless the configuration says otherwise.
+pub const PINS_DEFAULT: &str = "/sys/fs/bpf/portcullis";
+/// The port of SSH, by which administrators come.
+const SSH: u16 = 22;
 
 /// The kernel side: which interfaces it filters, and what may come in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,5 +183,57 @@ impl XdpMode {
             Self::Driver => "driver",
             Self::Generic => "generic",
         }
+    }
+}
+
+/// Whether an administrator still gets in by SSH after these rules are in force: from somewhere, and not shut out by
+/// an earlier rule.
+#[must_use]
+pub fn keeps_management(roles: &[Role], rules: &[XdpRule]) -> bool {
+    let about_ssh = rules.iter().filter(|rule| {
+        rule.protocol == Protocol::Tcp.number()
+            && rule.role == Role::Mgmt
+            && rule.ports.iter().any(|ports| ports.contains(&SSH))
+    });
+    let mut shut_out: Vec<&IpNet> = Vec::new();
+    for rule in about_ssh {
+        let is_open = |prefix: &IpNet| !shut_out.iter().any(|shut| shut.contains(prefix));
+        match rule.action {
+            Action::Accept | Action::Limit if rule.from.is_empty() || rule.from.iter().any(is_open) => {
+                return roles.contains(&Role::Mgmt);
+            }
+            Action::Drop if rule.from.is_empty() => return false,
+            Action::Drop => shut_out.extend(&rule.from),
+            Action::Accept | Action::Limit => {}
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_administrator_must_be_let_in_by_ssh_from_somewhere() {
+        let rule = |role, action, from: &[&str]| XdpRule {
+            role,
+            protocol: 6,
+            ports: vec![20..=22],
+            from: from.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+            action,
+            per_second: 0,
+        };
+        let both = [Role::Edge, Role::Mgmt];
+        let (accept, drop) = (Action::Accept, Action::Drop);
+        assert!(keeps_management(&both, &[rule(Role::Mgmt, accept, &[])]));
+        assert!(!keeps_management(&both, &[]));
+        assert!(!keeps_management(&both, &[rule(Role::Edge, accept, &[])]));
+        assert!(!keeps_management(&[Role::Edge], &[rule(Role::Mgmt, accept, &[])]));
+        assert!(!keeps_management(&both, &[rule(Role::Mgmt, drop, &[]), rule(Role::Mgmt, accept, &[])]));
+        let net = rule(Role::Mgmt, accept, &["10.1.0.0/16"]);
+        assert!(keeps_management(&both, &[rule(Role::Mgmt, drop, &["10.2.0.0/16"]), net.clone()]));
+        assert!(!keeps_management(&both, &[rule(Role::Mgmt, drop, &["10.0.0.0/8"]), net.clone()]));
+        assert!(keeps_management(&both, &[net, rule(Role::Mgmt, drop, &[])]));
     }
 }

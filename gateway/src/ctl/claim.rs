@@ -77,7 +77,7 @@ fn small(path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ctl::role::plain_claim;
+    use crate::role::plain_claim;
 
     const BLOB: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIEsecHKK3YU6QYDrCPbD3bGwrbMvVbqCFKEhPHyhbhuM";
 

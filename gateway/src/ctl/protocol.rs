@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::role::plain_claim;
+use crate::role::plain_claim;
 
 /// The version that is spoken here.
 pub const VERSION: u64 = 1;

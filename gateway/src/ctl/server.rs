@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::protocol::{Answer, Command, ErrorCode, Failure, REQUEST_MAX_BYTES, Request};
-use super::role::Caller;
+use crate::role::Caller;
 
 /// How long to wait after a failed accept: descriptors are short and come back when connections end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -15,25 +15,25 @@ use super::protocol::{
     Answer, AuthorityStatus, Command, ConfigStatus, ErrorCode, Failure, ListenerStatus, LogLevel,
     MetricsText, ReloadStatus, Reloaded, StaSummary, Status, Use,
 };
-use super::role::Caller;
 use crate::acme::Acme;
 use crate::audit::{Audit, Record as AuditRecord};
 use crate::bans::Bans;
 use crate::config::{Config, ListenerConfig, ReloadPlan};
 use crate::forward::Balancers;
-use crate::front::gate::Gate;
+use crate::gate::Gate;
 use crate::ha::Ha;
 use crate::log;
 use crate::metrics::appliance::Facts;
 use crate::metrics::{self, Snapshot};
 use crate::relay::{self, EngineKind};
+use crate::role::Caller;
+use crate::role::Origin;
 use crate::settings;
 use crate::sta::authority::Authority;
 use crate::sta::pool::Pool;
 use crate::state::State;
 use crate::store::Store;
 use crate::store::candidate::Candidates;
-use crate::store::history::Origin;
 use crate::sync::lock;
 use crate::syslog;
 use crate::update::Places;

@@ -184,7 +184,7 @@ pub(super) struct Sockets {
 impl Sockets {
     pub(super) fn bind(config: &Config, listeners: &[Arc<Listener>], cores: &Cores) -> anyhow::Result<Self> {
         let control = Some(ctl::server::bind(&config.control.socket)?);
-        if ctl::role::any_group_exists() {
+        if crate::role::any_group_exists() {
             ctl::server::open_to_groups(&config.control.socket)
                 .context("open the control socket to groups")?;
         }

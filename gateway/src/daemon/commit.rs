@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::reload::Reloader;
 use crate::audit::Record;
+use crate::check;
 use crate::config::{self, Config, Finding, Severity};
 use crate::ctl::services::Applied;
-use crate::store::history::Origin;
+use crate::role::Origin;
 use crate::store::trial::Trial;
 use crate::sync::lock;
 use crate::xdp::Hold;
@@ -56,11 +57,11 @@ impl Reloader {
     fn committable(&self, text: &str) -> Result<Config, String> {
         let path = &self.current.path;
         let new = config::parse(text, path).map_err(|error| error.to_string())?;
-        let known = config::check(&self.current);
+        let known = check::check(&self.current);
         // What is wrong already must not keep other things from being put right.
         let bad = |finding: &Finding| finding.severity == Severity::Error && !known.contains(finding);
         let findings: Vec<String> =
-            config::check(&new).iter().filter(|finding| bad(finding)).map(ToString::to_string).collect();
+            check::check(&new).iter().filter(|finding| bad(finding)).map(ToString::to_string).collect();
         if !findings.is_empty() {
             return Err(findings.join("\n"));
         }

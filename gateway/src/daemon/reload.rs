@@ -10,11 +10,12 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use super::assemble::{self, Assembled};
 use crate::acme;
+use crate::check;
 use crate::config::{self, Config, ListenerConfig, ReloadPlan, Settings, Severity};
 use crate::ctl::services::{Applied, Order, Services};
 use crate::log;
+use crate::role::Origin;
 use crate::settings;
-use crate::store::history::Origin;
 use crate::sync::lock;
 use crate::tls::certs;
 use crate::xdp::Hold;
@@ -123,7 +124,7 @@ impl Reloader {
     /// Puts a configuration in force whose text is known: all of it, or nothing.
     pub(super) fn put_in_force(&mut self, new: Config, text: &str, hold: Hold) -> Result<ReloadPlan, String> {
         acme::ensure_files(&new)?;
-        for finding in config::check(&new).iter().filter(|finding| finding.severity == Severity::Error) {
+        for finding in check::check(&new).iter().filter(|finding| finding.severity == Severity::Error) {
             tracing::error!("{finding}");
         }
         let plan = ReloadPlan {

@@ -22,7 +22,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::connect;
 use crate::config::{Check, CheckTls, CheckTrust, HealthConfig};
-use crate::front::is_exhausted;
+use crate::gate::is_exhausted;
 use crate::tls::{certs, verify};
 
 /// Most bytes of an answer's head; its body is not read.

@@ -9,7 +9,8 @@ use portcullis_core::deny::Deny;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::{Bound, Front, Listener, SettingUp, conn, is_exhausted};
+use super::{Bound, Front, Listener, SettingUp, conn};
+use crate::gate::is_exhausted;
 
 /// How long to wait when the system has no descriptor left: until some session ends.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(50);

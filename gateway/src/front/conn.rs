@@ -19,10 +19,10 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{timeout, timeout_at};
 
-use super::gate::ConnectionPass;
 use super::server_tls::{self, Dialed};
 use super::{Front, Listener, Service, dial};
 use crate::control_plane::Ask;
+use crate::gate::ConnectionPass;
 use crate::metrics::{HandshakeFailure, Stage};
 use crate::relay::{Enrolled, Handover, Server};
 use crate::tls::stream::{ClientStream, Parts};

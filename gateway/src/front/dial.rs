@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::forward::connect;
+use crate::gate::is_exhausted;
 
 /// After that much silence the kernel asks whether the peer still lives, that often, that many times: a vanished
 /// peer is noticed within three minutes although an idle session may last hours.
@@ -70,7 +71,7 @@ fn classify(error: &io::Error, address: SocketAddr) -> DialError {
         }
         io::ErrorKind::ConnectionRefused => DialError::Refused,
         io::ErrorKind::TimedOut => DialError::Timeout,
-        _ if super::is_exhausted(error) => DialError::Exhausted,
+        _ if is_exhausted(error) => DialError::Exhausted,
         _ => DialError::Unreachable,
     }
 }

@@ -4,7 +4,7 @@
 use ring::digest::{SHA256, digest};
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TableLike};
 
-use crate::store::edit::path::{self, Step};
+use crate::config::path::{self, Step};
 
 /// Never shared, whatever `keep` says: without them the two would be one, or not reach each other.
 const ALWAYS: [&str; 2] = ["high_availability.node", "network"];

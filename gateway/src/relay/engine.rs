@@ -9,29 +9,7 @@ use std::time::Duration;
 use portcullis_uring::{Chunk, Class, Event, Ring, Settings, Socket, Token, Waker};
 
 use super::epoll::Epoll;
-
-/// What the configuration asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EngineChoice {
-    /// io_uring, or epoll where that cannot be had.
-    #[default]
-    Auto,
-    IoUring,
-    Epoll,
-}
-
-impl EngineChoice {
-    pub const ALL: [Self; 3] = [Self::Auto, Self::IoUring, Self::Epoll];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::IoUring => "io_uring",
-            Self::Epoll => "epoll",
-        }
-    }
-}
+use crate::config::EngineChoice;
 
 /// The engine of the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

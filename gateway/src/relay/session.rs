@@ -15,10 +15,10 @@ use portcullis_core::command::{Framing as ClientFraming, Relay as Beginning};
 use portcullis_core::session::{Counters, EndReason};
 use portcullis_uring::{Chunk, Class, Event, Socket, Stop, Token};
 
-use super::codec::Codec;
 use super::direction::{Direction, Receiving, Sink, Source};
 use super::framing::Framing;
 use super::worker::Shared;
+use crate::tls::codec::Codec;
 use server::ServerTls;
 
 /// How long a session may be silent once one side is done.

@@ -21,8 +21,9 @@ use super::engine::{Engine, EngineKind, EngineWanted};
 use super::session::{Op, Parts, Session, Side};
 use super::splice::Pipes;
 use super::timer::{Entry, Wheel};
-use super::{Codec, Context, Enrolled, Handover, Known, Server, Worker};
-use crate::front::gate::ConnectionPass;
+use super::{Context, Enrolled, Handover, Known, Server, Worker};
+use crate::gate::ConnectionPass;
+use crate::tls::codec::Codec;
 use crate::xdp::steering::Cores;
 
 /// How often what a turn has finished at once is looked at before the kernel is asked again.

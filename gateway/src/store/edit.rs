@@ -1,21 +1,20 @@
 //! Changes of a configuration's text that leave everything else in it as it is: comments, order, spaces.
 //!
-//! A path names the place ([`path`]), the schema says what may stand there, and so `debug` need not be typed in
+//! A path names the place ([`crate::config::path`]), the schema says what may stand there, and so `debug` need not be typed in
 //! quotes. Whether the whole makes sense is not asked here: a listener has no certificate yet when its kind is set.
 
-pub mod path;
 mod value;
 
 use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value};
 
+use crate::config::path::{self, PathError, Place, Step};
 use crate::config::schema::Shape;
-use path::{Place, Step};
 
 /// Why a change cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EditError {
-    #[error("{0}")]
-    Path(String),
+    #[error(transparent)]
+    Path(#[from] PathError),
     #[error("`{path}` holds {expected}, and `{typed}` is none")]
     Value { path: String, expected: &'static str, typed: String },
     #[error("there is no `{0}` in the candidate")]

@@ -8,9 +8,10 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::disk::Disk;
 use crate::config::FILE_MAX_BYTES;
+use crate::disk::Disk;
 use crate::log::rfc3339;
+use crate::role::Origin;
 use crate::version;
 
 /// Configurations that are kept.
@@ -23,26 +24,6 @@ const PREFIX: &str = "commit-";
 const SUFFIX: &str = ".json";
 /// Longest comment.
 pub const COMMENT_MAX_CHARS: usize = 200;
-
-/// Who did something, and from where.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
-    pub who: String,
-    /// Absent for the daemon itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uid: Option<u32>,
-    /// Where an SSH session came from, as its own environment claims.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub claimed_from: Option<String>,
-}
-
-impl Origin {
-    /// What the daemon does by itself.
-    #[must_use]
-    pub fn daemon() -> Self {
-        Self { who: "portcullisd".to_owned(), uid: None, claimed_from: None }
-    }
-}
 
 /// One configuration that was in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

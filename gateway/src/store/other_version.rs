@@ -8,9 +8,9 @@
 use std::path::Path;
 
 use super::DIRECTORY;
-use super::disk::Disk;
 use super::history::History;
 use super::trial::Start;
+use crate::disk::Disk;
 use crate::version;
 
 /// What to start with instead of a text that this version cannot read, because another one put it in force. Nothing when
@@ -46,7 +46,8 @@ pub fn to_start_with(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::history::{Entry, Origin};
+    use crate::role::Origin;
+    use crate::store::history::Entry;
     use std::fs;
 
     fn reads(text: &str) -> Result<(), String> {

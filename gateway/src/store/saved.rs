@@ -4,8 +4,8 @@ use std::fs;
 use std::io::{self, Error, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::disk::Disk;
 use crate::config;
+use crate::disk::Disk;
 
 /// Names on the shelf.
 const NAMES_MAX: usize = 32;

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::DIRECTORY;
-use super::disk::Disk;
 use crate::config;
+use crate::disk::Disk;
 
 const NOTE: &str = "unconfirmed.json";
 /// A note holds two configuration files.

@@ -20,7 +20,7 @@ use super::frames::FRAME_MAX_BYTES;
 use super::{
     Frame, GRANTS, Grant, Hello, TIME_MAX, USED_WITHIN, grant_file, read_frame, unix_now, write_frame,
 };
-use crate::store::history::Origin;
+use crate::role::Origin;
 use crate::sync::lock;
 use crate::update::{read_json, write_json};
 
@@ -248,7 +248,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
-    use crate::store::history::Origin;
+    use crate::role::Origin;
 
     const ID: &str = "0123456789abcdef0123456789abcdef";
 

@@ -109,7 +109,7 @@ pub(crate) async fn run(services: Arc<Services>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::history::Origin;
+    use crate::role::Origin;
     use crate::update::write_json;
 
     #[test]

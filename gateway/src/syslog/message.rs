@@ -4,24 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
+use crate::config::FACILITY_DEFAULT;
 use crate::log::rfc3339;
 
-/// RFC 5424 §6.2.1, with the words of syslog(3).
-pub const FACILITIES: [(&str, u8); 11] = [
-    ("daemon", 3),
-    ("auth", 4),
-    ("authpriv", 10),
-    ("local0", 16),
-    ("local1", 17),
-    ("local2", 18),
-    ("local3", 19),
-    ("local4", 20),
-    ("local5", 21),
-    ("local6", 22),
-    ("local7", 23),
-];
-/// `daemon`.
-pub const FACILITY_DEFAULT: u8 = 3;
 /// The highest that there is.
 const FACILITY_MAX: u8 = 23;
 const SEVERITY_MAX: u8 = 7;

@@ -1,7 +1,7 @@
 //! One TLS connection without input or output: bytes of the network in, plaintext out, and the other way round.
 //!
 //! rustls shakes hands. Where its configuration lets the secrets out (`enable_secret_extraction`), the records after
-//! the handshake are ours ([`crate::relay::record`]) from the very first; otherwise, and in any doubt, rustls keeps
+//! the handshake are ours ([`crate::tls::record`]) from the very first; otherwise, and in any doubt, rustls keeps
 //! them. Buffers hold what one call brought and the beginning of a record or message, never more; the caller
 //! bounds what it feeds and takes plaintext and records before it feeds again.
 
@@ -16,7 +16,7 @@ use rustls::{
     CipherSuite, ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig, Side,
 };
 
-use crate::relay::record::{Alert, CONTENT_MAX_BYTES, Records};
+use crate::tls::record::{Alert, CONTENT_MAX_BYTES, Records};
 
 /// Bytes of a record's header.
 const HEADER_BYTES: usize = 5;

@@ -10,8 +10,8 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::codec::Codec;
 use super::connection::{Connection, Facts};
-use crate::relay::Codec;
 
 /// Most bytes that a peer may send until its handshake is done; a chain of certificates fits.
 pub const HANDSHAKE_MAX_BYTES: usize = 64 * 1024;

@@ -14,8 +14,8 @@ use portcullis_ebpf_common::{Cause, Protocol, dial};
 use portcullis_proto::host_port::{Host, HostPort};
 
 use super::policy::Line;
-use super::presets::Passage;
-use super::protocols::VRRP;
+use crate::config::presets::Passage;
+use crate::config::protocols::VRRP;
 use crate::config::{Config, SyslogProtocol, XdpConfig};
 
 /// Where the machine's resolvers are, unless the configuration says.

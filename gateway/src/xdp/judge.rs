@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::RuleRow;
 use super::rules::{Probe, Table};
-use super::{egress, mute, protocols};
+use super::{egress, mute};
+use crate::config::protocols;
 use crate::config::{self, Config, XdpConfig};
 
 /// A packet that begins something.

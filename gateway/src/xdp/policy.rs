@@ -16,8 +16,8 @@ use portcullis_ebpf_common::{self as common, Bogons};
 use serde::{Deserialize, Serialize};
 
 use super::egress::{self, EgressRow};
-use super::protocols;
 use super::rules::{Row, Table};
+use crate::config::protocols;
 use crate::config::{Config, XdpConfig};
 
 /// One row, for the kernel.

@@ -13,12 +13,9 @@ use portcullis_ebpf_common::{
 };
 
 use super::policy::Line;
-use super::presets::Passage;
-use super::protocols::VRRP;
+use crate::config::presets::Passage;
+use crate::config::protocols::VRRP;
 use crate::config::{Config, XdpConfig, XdpInterface, XdpRule, interface_of};
-
-/// The port of SSH, by which administrators come.
-pub const SSH: u16 = 22;
 
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,30 +184,6 @@ impl Lookup for Asked<'_> {
     }
 }
 
-/// Whether an administrator still gets in by SSH after these rules are in force: from somewhere, and not shut out by
-/// an earlier rule.
-#[must_use]
-pub fn keeps_management(roles: &[Role], rules: &[XdpRule]) -> bool {
-    let about_ssh = rules.iter().filter(|rule| {
-        rule.protocol == Protocol::Tcp.number()
-            && rule.role == Role::Mgmt
-            && rule.ports.iter().any(|ports| ports.contains(&SSH))
-    });
-    let mut shut_out: Vec<&IpNet> = Vec::new();
-    for rule in about_ssh {
-        let is_open = |prefix: &IpNet| !shut_out.iter().any(|shut| shut.contains(prefix));
-        match rule.action {
-            Action::Accept | Action::Limit if rule.from.is_empty() || rule.from.iter().any(is_open) => {
-                return roles.contains(&Role::Mgmt);
-            }
-            Action::Drop if rule.from.is_empty() => return false,
-            Action::Drop => shut_out.extend(&rule.from),
-            Action::Accept | Action::Limit => {}
-        }
-    }
-    false
-}
-
 /// What the daemon itself listens on: on the role of the interface that has the address. Where the address is any, or
 /// on no interface (yet), on the role from which the callers come: clients from the edge, those that ask for tickets
 /// from the farm, whoever measures from management. What is to be open elsewhere needs a rule that says so.
@@ -367,29 +340,6 @@ mod tests {
         assert_eq!(from("10.0.0.4", Role::Mgmt, 112, 0), Cause::OtherProtocol);
         assert_eq!(from("10.0.0.4", Role::Mgmt, 6, 9465), Cause::NoRule);
         assert_eq!(from("10.0.0.3", Role::Edge, 112, 0), Cause::OtherProtocol);
-    }
-
-    #[test]
-    fn an_administrator_must_be_let_in_by_ssh_from_somewhere() {
-        let rule = |role, action, from: &[&str]| XdpRule {
-            role,
-            protocol: 6,
-            ports: vec![20..=22],
-            from: from.iter().map(|prefix| prefix.parse().unwrap()).collect(),
-            action,
-            per_second: 0,
-        };
-        let both = [Role::Edge, Role::Mgmt];
-        let (accept, drop) = (Action::Accept, Action::Drop);
-        assert!(keeps_management(&both, &[rule(Role::Mgmt, accept, &[])]));
-        assert!(!keeps_management(&both, &[]));
-        assert!(!keeps_management(&both, &[rule(Role::Edge, accept, &[])]));
-        assert!(!keeps_management(&[Role::Edge], &[rule(Role::Mgmt, accept, &[])]));
-        assert!(!keeps_management(&both, &[rule(Role::Mgmt, drop, &[]), rule(Role::Mgmt, accept, &[])]));
-        let net = rule(Role::Mgmt, accept, &["10.1.0.0/16"]);
-        assert!(keeps_management(&both, &[rule(Role::Mgmt, drop, &["10.2.0.0/16"]), net.clone()]));
-        assert!(!keeps_management(&both, &[rule(Role::Mgmt, drop, &["10.0.0.0/8"]), net.clone()]));
-        assert!(keeps_management(&both, &[net, rule(Role::Mgmt, drop, &[])]));
     }
 
     #[test]

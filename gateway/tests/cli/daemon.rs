@@ -9,8 +9,8 @@ use portcullis::ctl::protocol::{
     Answer, Command, ConfigStatus, ErrorCode, Failure, Issued, Killed, ListenerStatus, LogLevel, MetricsText,
     Redeemed, ReloadStatus, Reloaded, SessionRow, StaRow, StaSummary, Status, TicketText, Use,
 };
-use portcullis::ctl::role::Caller;
 use portcullis::ctl::server::{Bounds, bind, serve};
+use portcullis::role::Caller;
 use serde_json::{Value, json};
 
 use crate::program::{Output, TICKET, command, finish, run, signal, wait};

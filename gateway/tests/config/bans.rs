@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use portcullis::config::{Severity, check, compare};
+use portcullis::check::check;
+use portcullis::config::{Severity, compare};
 use portcullis_core::penalty::{Rules, Threshold};
 
 use crate::base::{BASE, config, read};

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use portcullis::config::{AcmeChallenge, Severity, check, compare, parse};
+use portcullis::check::check;
+use portcullis::config::{AcmeChallenge, Severity, compare, parse};
 use portcullis::secrets::Vault;
 
 use crate::base::{GATEWAY, config, read};

@@ -3,7 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use portcullis::config::{Finding, Severity, check, parse};
+use portcullis::check::check;
+use portcullis::config::{Finding, Severity, parse};
 
 use crate::base::config;
 

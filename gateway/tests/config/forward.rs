@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use portcullis::config::{Check, CheckTrust, DataPath, ForwardConfig, Severity, check, compare};
+use portcullis::check::check;
+use portcullis::config::{Check, CheckTrust, DataPath, ForwardConfig, Severity, compare};
 use portcullis_core::balance::health::Thresholds;
 use portcullis_core::profile::Kind;
 

@@ -1,7 +1,7 @@
 //! `[xdp]`: what is read, and that nobody is locked out by mistake.
 
+use portcullis::config::presets::Preset;
 use portcullis::config::{XdpMode, compare};
-use portcullis::xdp::presets::Preset;
 
 use crate::base::{BASE, config, read};
 

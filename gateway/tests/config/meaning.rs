@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use portcullis::config::EngineChoice;
 use portcullis::config::{LogFormat, StaTls, TlsFloor, UnmatchedSni, parse};
-use portcullis::relay::EngineChoice;
 use portcullis_core::policy::{Policy, Rule};
 use portcullis_core::profile::Kind;
 use portcullis_proto::host_port::HostPort;

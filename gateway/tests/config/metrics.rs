@@ -3,7 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use portcullis::config::{Config, Finding, Severity, check, compare, parse};
+use portcullis::check::check;
+use portcullis::config::{Config, Finding, Severity, compare, parse};
 use tempfile::TempDir;
 
 use crate::base::BASE;

@@ -1,6 +1,7 @@
 //! `[listener.server_tls]`: what is read, what is refused, what `check` doubts, what a reload changes.
 
-use portcullis::config::{ServerTlsConfig, ServerTrust, Severity, TlsFloor, check, compare};
+use portcullis::check::check;
+use portcullis::config::{ServerTlsConfig, ServerTrust, Severity, TlsFloor, compare};
 
 use crate::base::{GATEWAY, config};
 use crate::refusals::refused;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use portcullis::ctl::client::{Client, ClientError};
 use portcullis::ctl::protocol::{Answer, Command, ErrorCode, LogLevel, REQUEST_MAX_BYTES};
-use portcullis::ctl::role::Caller;
 use portcullis::ctl::server::{BindError, Bounds, bind, serve};
+use portcullis::role::Caller;
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis::relay::record::{CONTENT_MAX_BYTES, Records};
 use portcullis::tls::connection::Connection;
+use portcullis::tls::record::{CONTENT_MAX_BYTES, Records};
 use rustls::{ClientConfig, ProtocolVersion, ServerConfig};
 
 use crate::handshakes::{plain_client, server};

@@ -3,7 +3,7 @@
 use std::io::Read as _;
 
 use crate::twins::{self, Forger, SUITES};
-use portcullis::relay::record::{Alert, Records};
+use portcullis::tls::record::{Alert, Records};
 use rustls::crypto::ring::cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256;
 use rustls::{AlertDescription, ServerConnection, SupportedCipherSuite};
 

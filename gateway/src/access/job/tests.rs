@@ -1,7 +1,7 @@
 use std::io::{BufRead as _, BufReader};
 
 use super::*;
-use crate::store::history::Origin;
+use crate::role::Origin;
 
 const TICKET: &str = "0123456789abcdef0123456789abcdef";
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEsecHKK3YU6QYDrCPbD3bGwrbMvVbqCFKEhPHyhbhuM ann@desk";

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
 use super::duration;
-use crate::xdp::protocols;
+use crate::config::protocols;
 
 #[derive(Debug, Subcommand)]
 pub enum Xdp {

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::choices;
+use crate::config::path::quoted;
 use crate::config::schema::{Shape, keys_of};
 use crate::ctl::client::Client;
 use crate::ctl::protocol::{
     AccessRow, BanFilter, BanRow, CaptureRow, CertificateRow, Command, ConfigText, ForwardStatus, HistoryRow,
     SecretPage, SessionFilter, SessionRow, StaRow, Status, UpdateStatus, WhichText,
 };
-use crate::store::edit::{self, path::quoted};
+use crate::store::edit;
 
 /// How old an answer may be: between two presses of Tab nothing is asked again.
 const FRESH: Duration = Duration::from_secs(3);

@@ -8,9 +8,9 @@ use ipnet::IpNet;
 
 use super::{Resolver, rows};
 use crate::config::file;
+use crate::config::path;
 use crate::config::reader::{Located, shown};
 use crate::config::{HighAvailability, Node, Sync, VirtualAddress};
-use crate::store::edit::path;
 
 /// `IFNAMSIZ` of the kernel, without the final zero.
 const INTERFACE_MAX_BYTES: usize = 15;

@@ -7,8 +7,8 @@ use super::tables::Names;
 use crate::config::file;
 use crate::config::reader::{Located, shown};
 use crate::config::syslog::LEVELS;
+use crate::config::{FACILITIES, FACILITY_DEFAULT};
 use crate::config::{SyslogConfig, SyslogProtocol, SyslogScope};
-use crate::syslog::message::{FACILITIES, FACILITY_DEFAULT};
 
 const TABLE: &str = "[syslog]";
 const PRIORITY_DEFAULT: u8 = 6;

@@ -10,15 +10,15 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::Resolver;
-use crate::certificates::kept_path;
 use crate::config::file::{self, File};
+use crate::config::kept_path;
 use crate::config::reader::{Located, shown};
 use crate::config::{
     CertificateFiles, Control, Dns, ListenerConfig, Log, LogFormat, MetricsConfig, RecordLayer,
     STATE_DIR_DEFAULT, Server, Token, UserFile,
 };
 
-use crate::relay::EngineChoice;
+use crate::config::EngineChoice;
 
 /// More threads than this wait for each other more than they work.
 const WORKERS_MAX: usize = 256;

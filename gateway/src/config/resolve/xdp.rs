@@ -13,10 +13,10 @@ use portcullis_ebpf_common::tables::{
 
 use super::{Resolver, rows};
 use crate::config::file;
+use crate::config::presets::Preset;
 use crate::config::reader::{Located, shown};
+use crate::config::{PINS_DEFAULT, keeps_management, protocols};
 use crate::config::{XdpConfig, XdpEgress, XdpInterface, XdpMode, XdpRule, XdpSizes};
-use crate::xdp::presets::Preset;
-use crate::xdp::{PINS_DEFAULT, protocols, rules};
 
 /// Rules as written; the kernel's table has a bound of its own for single ports.
 const RULES_MAX: usize = 1_000;
@@ -64,7 +64,7 @@ impl Resolver<'_> {
         let cgroup = typed.cgroup.map(|typed| self.path("cgroup", &typed));
         let allow_no_management = typed.allow_no_management.is_some_and(|typed| typed.value);
         let roles: Vec<Role> = interfaces.iter().map(|interface| interface.role).collect();
-        if !allow_no_management && !rules::keeps_management(&roles, &rules) {
+        if !allow_no_management && !keeps_management(&roles, &rules) {
             self.problems
                 .add(
                     at,

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Command, UpdateOrder, UpdateSource};
-use crate::ctl::role::Role;
+use crate::role::Role;
 
 impl Command {
     /// The least role that may ask this.

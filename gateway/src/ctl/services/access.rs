@@ -8,8 +8,8 @@ use crate::access::{Change, Done, Grant, Listed, Places, USED_WITHIN, User, file
 use crate::ctl::protocol::{
     AccessChanged, AccessKey, AccessOrder, AccessRow, Answer, Command, ErrorCode, Failure,
 };
-use crate::ctl::role::Caller;
 use crate::log::rfc3339;
+use crate::role::Caller;
 use crate::update::{read_json, write_json};
 
 /// Only the system reads it.
@@ -106,7 +106,7 @@ fn nowhere() -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ctl::role::Role;
+    use crate::role::Role;
 
     const TICKET: &str = "0123456789abcdef0123456789abcdef";
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Services;
 use crate::audit::{Audit, Record};
 use crate::ctl::protocol::{Answer, Command, ErrorCode, Failure};
-use crate::ctl::role::Caller;
+use crate::role::Caller;
 
 impl Services {
     /// Answers one command of somebody, if their role allows it.

@@ -9,8 +9,8 @@ use crate::ctl::protocol::{
     Answer, CertificateImport, CertificateImported, CertificateLink, CertificateOrder, CertificateRow,
     Command, ErrorCode, Failure, Named, PemText,
 };
-use crate::ctl::role::Caller;
 use crate::log;
+use crate::role::Caller;
 
 const DAY_SECONDS: i64 = 86_400;
 

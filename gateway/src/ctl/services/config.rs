@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::{Applied, Order, Outcome, RELOAD_WAIT, ReloadRequest, Services};
+use crate::check;
 use crate::config::{self, Severity, compare};
 use crate::ctl::protocol::{
     Candidate as CandidateAnswer, CommitOrder, Committed, Compared, ConfigText, ErrorCode, Failure,
     HistoryRow, Me, Validated, WhichText,
 };
-use crate::ctl::role::Caller;
+use crate::role::Caller;
+use crate::role::Origin;
 use crate::store::candidate::{Candidate, CandidateError};
-use crate::store::history::Origin;
 use crate::store::trial::{LENGTH_MAX, LENGTH_MIN};
 use crate::store::{diff, edit};
 use crate::sync::lock;
@@ -131,8 +132,8 @@ impl Services {
             }
         };
         let plan = compare(&current, &new);
-        let findings = config::check(&new);
-        let known = config::check(&current);
+        let findings = check::check(&new);
+        let known = check::check(&current);
         let bad = |finding: &config::Finding| finding.severity == Severity::Error && !known.contains(finding);
         Ok(Validated {
             ok: !findings.iter().any(bad),

@@ -8,6 +8,7 @@ use rustix::fs::statvfs;
 
 use super::tools::on_a_thread;
 use super::{Outcome, Services};
+use crate::check;
 use crate::config::{self, Config, Severity};
 use crate::ctl::protocol::{Check, CheckState, Health};
 use crate::ha::Standing;
@@ -33,7 +34,7 @@ impl Services {
                 checks.push(room("room for the log", directory));
             }
             checks.extend(appliance::checks(settings::standing(), &update::Places::default()));
-            let findings = config::check(&config);
+            let findings = check::check(&config);
             let worth = findings.iter().filter(|finding| finding.severity != Severity::Info);
             let finding = |finding: &config::Finding| Check {
                 name: finding.subject.clone(),

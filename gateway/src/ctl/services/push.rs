@@ -9,14 +9,14 @@ use super::{Order, Outcome, Services};
 use crate::audit::Record;
 use crate::config::{self, Config, HighAvailability, Sync};
 use crate::ctl::protocol::{Answer, ErrorCode, Failure, PushOrder, Pushed};
-use crate::ctl::role::{Caller, Role, plain_claim};
+use crate::disk::Disk;
 use crate::ha::identity::Identity;
 use crate::ha::peer::{self, Push, Request, Taken};
 use crate::ha::shared;
 use crate::log::rfc3339;
+use crate::role::Origin;
+use crate::role::{Caller, Role, plain_claim};
 use crate::store::diff;
-use crate::store::disk::Disk;
-use crate::store::history::Origin;
 use crate::sync::lock;
 
 /// Below the state directory: key and certificate of this appliance, and what it last had in common with its peer.

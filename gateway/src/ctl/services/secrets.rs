@@ -2,8 +2,8 @@
 
 use super::{Order, Outcome, Services};
 use crate::ctl::protocol::{ErrorCode, Failure, Named, SecretOrder, SecretPage, SecretRow};
-use crate::ctl::role::Caller;
 use crate::log;
+use crate::role::Caller;
 use crate::secrets::{SecretError, Vault};
 
 impl Services {

@@ -7,8 +7,8 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::{Outcome, Services};
 use crate::ctl::protocol::{ErrorCode, Failure, ShellGranted, ShellOrder};
-use crate::ctl::role::Caller;
 use crate::log::rfc3339;
+use crate::role::Caller;
 use crate::support_shell::{
     GRANTS, Grant, REASON_MAX_CHARS, SOCKET, TIME_DEFAULT, TIME_MAX, TIME_MIN, grant_file,
 };
@@ -75,7 +75,7 @@ fn grant(directory: &Path, caller: &Caller, order: &ShellOrder) -> Outcome<Shell
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ctl::role::Role;
+    use crate::role::Role;
     use crate::update::read_json;
 
     #[test]

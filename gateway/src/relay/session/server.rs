@@ -6,10 +6,10 @@ use std::net::Shutdown;
 use portcullis_core::session::EndReason;
 use portcullis_uring::{Chunk, Class};
 
-use super::super::codec::Codec;
 use super::super::direction::{Sink, Source};
 use super::super::worker::Shared;
 use super::{Op, Session, Side, relieved};
+use crate::tls::codec::Codec;
 
 /// TLS with the server.
 #[derive(Debug)]

@@ -13,10 +13,10 @@ use portcullis_core::command::{Framing, Relay as Beginning};
 use portcullis_core::limits::Limits;
 use portcullis_core::session::Table;
 
-use super::super::engine::EngineChoice;
 use super::*;
-use crate::front::gate::Gate;
-use crate::relay::Codec;
+use crate::config::EngineChoice;
+use crate::gate::Gate;
+use crate::tls::codec::Codec;
 use crate::xdp::Flows;
 
 const MIB: usize = 1024 * 1024;

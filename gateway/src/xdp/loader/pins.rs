@@ -11,7 +11,8 @@ use portcullis_ebpf_common::tables::{BANS_V4, BANS_V6, FORWARDS};
 use super::Filtered;
 use super::attach::Mode;
 use super::error::XdpError;
-use crate::xdp::{PINS_DEFAULT, outgoing};
+use crate::config::PINS_DEFAULT;
+use crate::xdp::outgoing;
 
 /// Names of pinned links begin with that; mode and interface follow.
 const LINK: &str = "link-";

@@ -4,8 +4,8 @@ use portcullis_proto::websocket::{Decoder, Role};
 use rustls::{Side, SupportedCipherSuite};
 
 use super::*;
-use crate::relay::record::tests::{TLS12, TLS13, pair, say};
 use crate::tls::connection::Connection;
+use crate::tls::record::tests::{TLS12, TLS13, pair, say};
 
 const MESSAGES: usize = 100;
 /// Before anything is counted: lists grow once, and buffers are taken.

@@ -35,8 +35,8 @@ pub(super) const SUITES: [SupportedCipherSuite; 6] = [
     suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
     suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
 ];
-pub(in crate::relay) const TLS13: SupportedCipherSuite = suite::TLS13_AES_128_GCM_SHA256;
-pub(in crate::relay) const TLS12: SupportedCipherSuite = suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
+pub(crate) const TLS13: SupportedCipherSuite = suite::TLS13_AES_128_GCM_SHA256;
+pub(crate) const TLS12: SupportedCipherSuite = suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
 
 /// A certificate for `localhost` and its key.
 fn identity() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
@@ -77,7 +77,7 @@ fn ours(suite: SupportedCipherSuite, side: Side) -> Connection {
 }
 
 /// Our records after a handshake with rustls, and rustls.
-pub(in crate::relay) fn pair(suite: SupportedCipherSuite, side: Side) -> (Records, Peer) {
+pub(crate) fn pair(suite: SupportedCipherSuite, side: Side) -> (Records, Peer) {
     let (server, client) = configs(suite);
     let mut peer = match side {
         Side::Server => Peer::from(ClientConnection::new(client, "localhost".try_into().unwrap()).unwrap()),
@@ -119,7 +119,7 @@ pub(super) fn sent(peer: &mut Peer) -> Vec<u8> {
 }
 
 /// Plaintext as rustls sends it.
-pub(in crate::relay) fn say(peer: &mut Peer, plaintext: &[u8]) -> Vec<u8> {
+pub(crate) fn say(peer: &mut Peer, plaintext: &[u8]) -> Vec<u8> {
     use std::io::Write as _;
     let (mut wire, mut rest) = (Vec::new(), plaintext);
     while !rest.is_empty() {
@@ -131,7 +131,7 @@ pub(in crate::relay) fn say(peer: &mut Peer, plaintext: &[u8]) -> Vec<u8> {
 }
 
 /// What rustls reads from the network.
-pub(in crate::relay) fn received(peer: &mut Peer, mut wire: &[u8]) -> Result<Vec<u8>, Error> {
+pub(crate) fn received(peer: &mut Peer, mut wire: &[u8]) -> Result<Vec<u8>, Error> {
     use std::io::Read as _;
     let mut plaintext = Vec::new();
     loop {

@@ -8,8 +8,6 @@ use std::ffi::CString;
 use nix::unistd::{Gid, Group, Uid, User, geteuid, getgrouplist};
 use serde::{Deserialize, Serialize};
 
-use crate::store::history::Origin;
-
 /// Longest claim about where somebody came from, and by which key.
 const CLAIM_MAX_BYTES: usize = 256;
 
@@ -45,6 +43,26 @@ impl Role {
             Self::Operator => "portcullis-operator",
             Self::Administrator => "portcullis-admin",
         }
+    }
+}
+
+/// Who did something, and from where.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    pub who: String,
+    /// Absent for the daemon itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Where an SSH session came from, as its own environment claims.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed_from: Option<String>,
+}
+
+impl Origin {
+    /// What the daemon does by itself.
+    #[must_use]
+    pub fn daemon() -> Self {
+        Self { who: "portcullisd".to_owned(), uid: None, claimed_from: None }
     }
 }
 

@@ -1,8 +1,10 @@
 //! Counts connections and handshakes, in all and by source, and refuses past the limits.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
+use nix::errno::Errno;
 use portcullis_core::deny::Deny;
 use portcullis_core::limits::Limits;
 use portcullis_core::quota::{Over, Quota, source_key};
@@ -33,7 +35,7 @@ impl Drop for ConnectionPass {
 
 /// One counted handshake.
 #[derive(Debug)]
-pub(super) struct HandshakePass {
+pub(crate) struct HandshakePass {
     gate: Arc<Gate>,
     source: IpAddr,
     _counted: HandshakeGuard,
@@ -63,7 +65,7 @@ impl Gate {
     }
 
     /// Lets a handshake begin.
-    pub(super) fn handshake(
+    pub(crate) fn handshake(
         self: &Arc<Self>,
         metrics: &metrics::Listener,
         source: IpAddr,
@@ -83,4 +85,11 @@ impl Gate {
     pub fn in_use(&self) -> (usize, usize) {
         (lock(&self.connections).total(), lock(&self.handshakes).total())
     }
+}
+
+/// EMFILE, ENFILE, ENOBUFS, ENOMEM and EADDRNOTAVAIL: nothing is wrong with the connection, there is only no room
+/// for it.
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
+    let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| exhausted.contains(&Errno::from_raw(code)))
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::{Finding, HighAvailability, Severity, own_addresses};
+use crate::config::{Finding, HighAvailability, Severity, own_addresses};
 
 /// Where Debian has it.
 const KEEPALIVED: &str = "/usr/sbin/keepalived";

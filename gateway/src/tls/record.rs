@@ -10,7 +10,7 @@
 //! is bounded as in rustls or closer.
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::ops::Range;

@@ -9,12 +9,12 @@ use std::ops::Range;
 use portcullis_uring::Chunk;
 use rustls::AlertDescription;
 
+use super::connection::Connection;
 use super::record::{Alert, CONTENT_MAX_BYTES, Opened, Records};
-use crate::tls::connection::Connection;
 
 /// The peer broke TLS, or it cannot be spoken any longer. What there is to be said of it waits in the codec.
 #[derive(Debug)]
-pub(super) struct Broken;
+pub(crate) struct Broken;
 
 /// How the bytes of one side are protected.
 pub enum Codec {
@@ -47,12 +47,12 @@ impl From<Connection> for Codec {
 }
 
 impl Codec {
-    pub(super) fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         matches!(self, Self::Plain)
     }
 
     /// Takes TLS off the chunk's bytes. `true`: the peer sends no more.
-    pub(super) fn open(&mut self, chunk: &mut Chunk, scratch: &mut Vec<u8>) -> Result<bool, Broken> {
+    pub(crate) fn open(&mut self, chunk: &mut Chunk, scratch: &mut Vec<u8>) -> Result<bool, Broken> {
         match self {
             Self::Plain => Ok(false),
             Self::Sealed(sealed) => sealed.open(chunk),
@@ -68,7 +68,7 @@ impl Codec {
     }
 
     /// Puts TLS on the chunk's bytes with `header` in front of them. What has to go out before comes first.
-    pub(super) fn seal(
+    pub(crate) fn seal(
         &mut self,
         header: &[u8],
         mut chunk: Chunk,
@@ -89,7 +89,7 @@ impl Codec {
     }
 
     /// Appends what is to be said beside the stream, alerts and answers to key updates, and `plaintext`.
-    pub(super) fn say(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), Broken> {
+    pub(crate) fn say(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), Broken> {
         match self {
             Self::Plain => out.extend_from_slice(plaintext),
             Self::Sealed(sealed) => {
@@ -107,7 +107,7 @@ impl Codec {
         Ok(())
     }
 
-    pub(super) fn has_to_say(&self) -> bool {
+    pub(crate) fn has_to_say(&self) -> bool {
         match self {
             Self::Plain => false,
             Self::Sealed(sealed) => sealed.records.owes() || sealed.alert.is_some(),
@@ -116,7 +116,7 @@ impl Codec {
     }
 
     /// Nothing more is sent: appends what says so.
-    pub(super) fn close(&mut self, out: &mut Vec<u8>) {
+    pub(crate) fn close(&mut self, out: &mut Vec<u8>) {
         match self {
             Self::Plain => {}
             Self::Sealed(sealed) => sealed.records.close_notify(out),

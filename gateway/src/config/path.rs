@@ -3,12 +3,16 @@
 //! The words are keys, with the name of a table where there are several of a kind, or its number from 1 where these
 //! have no names; `+` is a new one at the end. A name with a dot in it stands in double quotes.
 
-use super::EditError;
-use crate::config::nearest;
-use crate::config::schema::{Shape, keys_of};
+use super::nearest;
+use super::schema::{Shape, keys_of};
 
 /// Longest path; every real one is far shorter.
 const PATH_MAX_BYTES: usize = 512;
+
+/// No place of a configuration; says why, and what was probably meant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PathError(String);
 
 /// One word of a path, with what it stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +37,7 @@ pub struct Place {
 ///
 /// # Errors
 /// A key that does not exist, with what was probably meant.
-pub fn resolve(typed: &str) -> Result<Place, EditError> {
+pub fn resolve(typed: &str) -> Result<Place, PathError> {
     let mut place = Place { steps: Vec::new(), shape: Shape::Table("") };
     let mut so_far = String::new();
     for word in words(typed)? {
@@ -46,12 +50,12 @@ pub fn resolve(typed: &str) -> Result<Place, EditError> {
         so_far.push_str(&word);
     }
     if place.steps.is_empty() {
-        return Err(EditError::Path("a path is missing, such as limits.sessions".to_owned()));
+        return Err(PathError("a path is missing, such as limits.sessions".to_owned()));
     }
     Ok(place)
 }
 
-fn below(shape: Shape, word: &str, so_far: &str) -> Result<(Step, Shape), EditError> {
+fn below(shape: Shape, word: &str, so_far: &str) -> Result<(Step, Shape), PathError> {
     match shape {
         Shape::Table(table) => {
             let keys = keys_of(table);
@@ -61,7 +65,7 @@ fn below(shape: Shape, word: &str, so_far: &str) -> Result<(Step, Shape), EditEr
             let at = if so_far.is_empty() { "at the top level".into() } else { format!("in `{so_far}`") };
             let meant = nearest(word, keys.iter().map(|(key, _)| *key));
             let meant = meant.map(|key| format!("; did you mean `{key}`?")).unwrap_or_default();
-            Err(EditError::Path(format!("unknown key `{}` {at}{meant}", shown(word))))
+            Err(PathError(format!("unknown key `{}` {at}{meant}", shown(word))))
         }
         Shape::List(Shape::Table(table)) => {
             let named = keys_of(table).iter().any(|(key, _)| *key == "name");
@@ -73,15 +77,12 @@ fn below(shape: Shape, word: &str, so_far: &str) -> Result<(Step, Shape), EditEr
                 }
                 _ => {
                     let what = if named { "a name" } else { "a number from 1, or + for a new one" };
-                    return Err(EditError::Path(format!(
-                        "behind `{so_far}` comes {what}, not `{}`",
-                        shown(word)
-                    )));
+                    return Err(PathError(format!("behind `{so_far}` comes {what}, not `{}`", shown(word))));
                 }
             };
             Ok((step, Shape::Table(table)))
         }
-        _ => Err(EditError::Path(format!("`{so_far}` holds {} and has no keys below it", shape.expected()))),
+        _ => Err(PathError(format!("`{so_far}` holds {} and has no keys below it", shape.expected()))),
     }
 }
 
@@ -89,9 +90,9 @@ fn below(shape: Shape, word: &str, so_far: &str) -> Result<(Step, Shape), EditEr
 ///
 /// # Errors
 /// A quote that does not end, or a path that is too long.
-pub fn words(typed: &str) -> Result<Vec<String>, EditError> {
+pub fn words(typed: &str) -> Result<Vec<String>, PathError> {
     if typed.len() > PATH_MAX_BYTES {
-        return Err(EditError::Path(format!("a path has at most {PATH_MAX_BYTES} bytes")));
+        return Err(PathError(format!("a path has at most {PATH_MAX_BYTES} bytes")));
     }
     let mut words = Vec::new();
     let mut word = String::new();
@@ -104,7 +105,7 @@ pub fn words(typed: &str) -> Result<Vec<String>, EditError> {
         }
     }
     if quoted {
-        return Err(EditError::Path("a quote does not end".to_owned()));
+        return Err(PathError("a quote does not end".to_owned()));
     }
     if !typed.is_empty() {
         words.push(word);

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::super::{
+use crate::config::{
     CheckTrust, Config, DataPath, Finding, ForwardConfig, ListenerConfig, Severity, interface_of,
 };
 use crate::forward::source_towards;

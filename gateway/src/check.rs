@@ -16,11 +16,11 @@ use portcullis_core::policy::Destination;
 use portcullis_core::profile::Kind;
 use portcullis_ebpf_common::Cause;
 
-use super::{
+use crate::authn::local::UserDb;
+use crate::config::{
     AcmeChallenge, AcmeConfig, CertificateFiles, Config, Finding, ListenerConfig, MetricsConfig, ServerTrust,
     Severity, StaConfig, StaTls, SyslogProtocol, XdpConfig, own_networks,
 };
-use crate::authn::local::UserDb;
 use crate::tls::certs::{certified_server_config, inspect, roots};
 use crate::xdp::{self, policy::Policy};
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use portcullis_ebpf_common::Protocol;
 use portcullis_ebpf_common::tables::Action;
 
-use super::super::{
+use crate::config::{
     Config, Finding, InterfaceName, NetworkConfig, NetworkInterface, NetworkKind, Severity, XdpConfig,
     XdpRule,
 };
