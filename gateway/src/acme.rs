@@ -16,19 +16,20 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::audit::Record;
+use crate::audit::{Audit, Record};
 use crate::certificates::{self, Described, Given};
-use crate::config::{AcmeCertificate, AcmeConfig};
-use crate::ctl::protocol::AcmeRow;
-use crate::ctl::services::{Order, Services};
+use crate::config::{AcmeCertificate, AcmeConfig, Config};
 use crate::dns::Resolver;
 use crate::log::rfc3339;
 use crate::metrics::{self, acme::Fact};
-use crate::role::{Caller, Role};
+use crate::orders::{Order, Orders};
+use crate::role::Origin;
 use crate::sync::lock;
 use challenge::Challenges;
 pub(crate) use self_signed::{ensure_files, is_self_signed};
@@ -62,6 +63,22 @@ struct Renewal {
     error: Option<String>,
     /// An operator wants it now.
     asked: bool,
+}
+
+/// How the renewal of a certificate by ACME does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcmeRow {
+    /// `waiting`, `working`, `issued` or `failed`.
+    pub state: String,
+    /// Names that are ordered.
+    pub names: Vec<String>,
+    /// When the last one came, since the daemon started; RFC 3339, UTC.
+    pub last_renewal: Option<String>,
+    /// When the next one is ordered; RFC 3339, UTC.
+    pub next_attempt: Option<String>,
+    /// Attempts that have failed since the last one that did not.
+    pub failures: u32,
+    pub last_error: Option<String>,
 }
 
 /// What the rest of the daemon shares with the task.
@@ -153,61 +170,107 @@ fn due(acme: &AcmeConfig, wanted: &AcmeCertificate, described: &Described, now: 
     SystemTime::UNIX_EPOCH + seconds(described.not_after).saturating_sub(before + earlier)
 }
 
-/// Looks after the certificates until the daemon ends.
-pub(crate) async fn run(services: Arc<Services>) {
-    loop {
-        let config = services.config.load_full();
-        if let Some(acme) = &config.acme {
-            for wanted in &acme.certificates {
-                let known = certificates::find(&config, &wanted.name, SystemTime::now()).ok();
-                let described = known.and_then(|known| known.described);
-                if services.acme.is_due(acme, wanted, described.as_ref(), SystemTime::now()) {
-                    renew(&services, acme, wanted).await;
+/// Looks after the certificates.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    pub(crate) acme: Arc<Acme>,
+    pub(crate) config: Arc<ArcSwap<Config>>,
+    pub(crate) audit: Arc<Audit>,
+    pub(crate) orders: Orders,
+}
+
+impl Keeper {
+    /// Until the daemon ends.
+    pub(crate) async fn run(self) {
+        loop {
+            let config = self.config.load_full();
+            if let Some(acme) = &config.acme {
+                for wanted in &acme.certificates {
+                    let known = certificates::find(&config, &wanted.name, SystemTime::now()).ok();
+                    let described = known.and_then(|known| known.described);
+                    if self.acme.is_due(acme, wanted, described.as_ref(), SystemTime::now()) {
+                        self.renew(acme, wanted).await;
+                    }
                 }
             }
+            // Which of the two it was does not matter.
+            timeout(LOOK_EVERY, self.acme.wake.notified()).await.ok();
         }
-        // Which of the two it was does not matter.
-        timeout(LOOK_EVERY, services.acme.wake.notified()).await.ok();
+    }
+
+    /// One attempt, with what comes of it in all the places where that is told.
+    async fn renew(&self, acme: &AcmeConfig, wanted: &AcmeCertificate) {
+        let name = &wanted.name;
+        self.acme.change(name, |renewal| renewal.working = true);
+        tracing::info!(certificate = name, names = ?wanted.names, "a certificate is ordered");
+        let attempt = timeout(ATTEMPT_MAX, self.obtain(acme, wanted)).await;
+        let outcome =
+            attempt.unwrap_or_else(|_| Err(format!("took longer than {} seconds", ATTEMPT_MAX.as_secs())));
+        let now = SystemTime::now();
+        let what = json!({"cmd": "certificate-renew", "name": name});
+        let (word, detail) = match &outcome {
+            Ok(()) => ("done", String::new()),
+            Err(error) => ("failed", plain(error)),
+        };
+        metrics::acme::renewal(name, outcome.is_ok());
+        self.acme.change(name, |renewal| {
+            renewal.working = false;
+            if outcome.is_ok() {
+                (renewal.last, renewal.failures) = (Some(now), 0);
+                (renewal.error, renewal.not_before) = (None, None);
+                return;
+            }
+            let pause = PAUSES.get(usize::try_from(renewal.failures).unwrap_or(usize::MAX)).or(PAUSES.last());
+            renewal.failures = renewal.failures.saturating_add(1);
+            renewal.error = Some(detail.clone());
+            renewal.not_before = pause.map(|pause| now + jittered(*pause, name, now));
+        });
+        if outcome.is_ok() {
+            tracing::info!(certificate = name, "the certificate has come and is in force");
+        } else {
+            tracing::warn!(
+                certificate = name,
+                error = detail,
+                "the certificate was not got; it is tried again later"
+            );
+        }
+        self.audit.add(&Record::new(origin(), None, what, word, &detail));
+    }
+
+    /// Orders a certificate, and puts it in force.
+    async fn obtain(&self, acme: &AcmeConfig, wanted: &AcmeCertificate) -> Result<(), String> {
+        let state = self.config.load().server.state_dir.clone();
+        let http = http::Http::new(acme, Arc::clone(&self.acme.resolver))?;
+        let account = account::open(acme, &state, http).await?;
+        let placed = order::place(&account, acme, wanted, &self.acme.challenges).await;
+        let issued = placed.map_err(|failure| match failure {
+            order::Failure::UnknownAccount => {
+                account::forget(acme, &state);
+                "the issuer does not know our account any more: the next attempt opens another".to_owned()
+            }
+            order::Failure::Other(error) => error,
+        })?;
+        let given = Given::from_pem(issued.as_bytes(), true).map_err(|refusal| refusal.to_string())?;
+        let config = self.config.load_full();
+        let is_kept =
+            config.acme.iter().flat_map(|acme| &acme.certificates).any(|one| one.name == wanted.name);
+        if !is_kept {
+            return Err("the configuration has changed meanwhile".to_owned());
+        }
+        let imported =
+            certificates::import(&config, &wanted.name, &given).map_err(|refusal| refusal.to_string())?;
+        if let Err(not_done) = self.orders.give(origin(), Order::Refresh).await {
+            imported.former.put_back();
+            return Err(not_done.to_string());
+        }
+        Ok(())
     }
 }
 
-/// One attempt, with what comes of it in all the places where that is told.
-async fn renew(services: &Services, acme: &AcmeConfig, wanted: &AcmeCertificate) {
-    let name = &wanted.name;
-    services.acme.change(name, |renewal| renewal.working = true);
-    tracing::info!(certificate = name, names = ?wanted.names, "a certificate is ordered");
-    let attempt = timeout(ATTEMPT_MAX, obtain(services, acme, wanted)).await;
-    let outcome =
-        attempt.unwrap_or_else(|_| Err(format!("took longer than {} seconds", ATTEMPT_MAX.as_secs())));
-    let now = SystemTime::now();
-    let what = json!({"cmd": "certificate-renew", "name": name});
-    let (word, detail) = match &outcome {
-        Ok(()) => ("done", String::new()),
-        Err(error) => ("failed", plain(error)),
-    };
-    metrics::acme::renewal(name, outcome.is_ok());
-    services.acme.change(name, |renewal| {
-        renewal.working = false;
-        if outcome.is_ok() {
-            (renewal.last, renewal.failures) = (Some(now), 0);
-            (renewal.error, renewal.not_before) = (None, None);
-            return;
-        }
-        let pause = PAUSES.get(usize::try_from(renewal.failures).unwrap_or(usize::MAX)).or(PAUSES.last());
-        renewal.failures = renewal.failures.saturating_add(1);
-        renewal.error = Some(detail.clone());
-        renewal.not_before = pause.map(|pause| now + jittered(*pause, name, now));
-    });
-    if outcome.is_ok() {
-        tracing::info!(certificate = name, "the certificate has come and is in force");
-    } else {
-        tracing::warn!(
-            certificate = name,
-            error = detail,
-            "the certificate was not got; it is tried again later"
-        );
-    }
-    services.audit.add(&Record::new(caller().origin(), None, what, word, &detail));
+/// The one who acts when nobody has asked.
+fn origin() -> Origin {
+    let uid = nix::unistd::geteuid().as_raw();
+    Origin { who: "acme".to_owned(), uid: Some(uid), claimed_from: None }
 }
 
 /// Up to a quarter longer.
@@ -219,40 +282,6 @@ fn jittered(pause: Duration, name: &str, now: SystemTime) -> Duration {
 
 fn plain(error: &str) -> String {
     error.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_MAX_CHARS).collect()
-}
-
-/// The one who acts when nobody has asked.
-fn caller() -> Caller {
-    let uid = nix::unistd::geteuid().as_raw();
-    Caller { uid, name: "acme".to_owned(), role: Role::Administrator, claimed_from: None }
-}
-
-/// Orders a certificate, and puts it in force.
-async fn obtain(services: &Services, acme: &AcmeConfig, wanted: &AcmeCertificate) -> Result<(), String> {
-    let state = services.config.load().server.state_dir.clone();
-    let http = http::Http::new(acme, Arc::clone(&services.acme.resolver))?;
-    let account = account::open(acme, &state, http).await?;
-    let placed = order::place(&account, acme, wanted, &services.acme.challenges).await;
-    let issued = placed.map_err(|failure| match failure {
-        order::Failure::UnknownAccount => {
-            account::forget(acme, &state);
-            "the issuer does not know our account any more: the next attempt opens another".to_owned()
-        }
-        order::Failure::Other(error) => error,
-    })?;
-    let given = Given::from_pem(issued.as_bytes(), true).map_err(|refusal| refusal.to_string())?;
-    let config = services.config.load_full();
-    let is_kept = config.acme.iter().flat_map(|acme| &acme.certificates).any(|one| one.name == wanted.name);
-    if !is_kept {
-        return Err("the configuration has changed meanwhile".to_owned());
-    }
-    let imported =
-        certificates::import(&config, &wanted.name, &given).map_err(|refusal| refusal.to_string())?;
-    if let Err(failure) = services.order(&caller(), Order::Refresh).await {
-        imported.former.put_back();
-        return Err(failure.message);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

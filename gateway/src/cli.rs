@@ -226,11 +226,6 @@ fn log_level(context: &Context, level: Option<args::Level>) -> Outcome {
     Ok(Exit::Ok)
 }
 
-/// What the kernel shows to everybody of the machine and its interfaces, for a support bundle.
-pub(crate) fn machine_facts() -> serde_json::Value {
-    serde_json::json!({"system": system::look(), "interfaces": interfaces::look(&[]).unwrap_or_default()})
-}
-
 /// Most bytes of a file that holds a ticket or a password.
 const SMALL_FILE_MAX_BYTES: u64 = 64 * 1024;
 

@@ -25,25 +25,22 @@ use crate::bans::Bans;
 use crate::check;
 use crate::config::{self, Config, Severity};
 use crate::ctl;
-use crate::ctl::services::{Bench, ReloadRequest, Services};
+use crate::ctl::services::{Bench, Services};
 use crate::exit::Exit;
 use crate::front::{self, Front};
 use crate::log;
 use crate::metrics;
+use crate::orders::{Orders, Request};
 use crate::relay::{self, EngineKind, EngineWanted, Worker};
 use crate::settings;
 use crate::state::State;
 use crate::store::{Store, trial};
-use crate::syslog;
 use crate::xdp::steering::Cores;
 use crate::xdp::{self, Kernel};
 use assemble::{Assembled, Sockets};
 use options::Options;
 use reload::Reloader;
 use stop::Order;
-
-/// Reload requests that may wait.
-const RELOAD_QUEUE: usize = 8;
 
 /// Runs the daemon; the whole of `main`.
 #[must_use]
@@ -130,7 +127,7 @@ async fn serve(
     let sessions = Arc::new(std::sync::Mutex::new(Table::new(assemble::session_seed())));
     let context = Arc::new(relay::Context::new(Arc::clone(&sessions), kernel.flows()));
     let (asks, inbox) = mpsc::channel(portcullis_core::limits::CONTROL_QUEUE);
-    let (reload, mut reload_requests) = mpsc::channel(RELOAD_QUEUE);
+    let (orders, mut requests) = Orders::channel();
     let (drain, draining) = watch::channel(false);
     let (workers, relays, engine) = start_relays(&config.server, &context, &cores)?;
     let front = Arc::new(Front {
@@ -163,8 +160,8 @@ async fn serve(
         ha: Arc::default(),
         acme: Arc::clone(&parts.acme),
         log: log.clone(),
-        syslog: syslog::Report::default(),
-        reload,
+        syslog: Arc::default(),
+        orders,
         last_reload: std::sync::Mutex::default(),
         state: front.state.clone(),
         workers: config.server.workers,
@@ -179,7 +176,7 @@ async fn serve(
 
     let mut reloader = Reloader::new(config, parts, Arc::clone(&services), log);
     let mut signals = stop::Signals::new()?;
-    let most = obey(&mut reloader, &mut signals, &mut reload_requests).await;
+    let most = obey(&mut reloader, &mut signals, &mut requests).await;
     services.state.set_draining();
     services.ha.leave("draining");
     stop::drain(&drain, &context, front, fronts, relays, &mut signals, most).await;
@@ -205,7 +202,7 @@ fn become_ready(options: &Options, config: &Config, services: &Services) {
 async fn obey(
     reloader: &mut Reloader,
     signals: &mut stop::Signals,
-    requests: &mut mpsc::Receiver<ReloadRequest>,
+    requests: &mut mpsc::Receiver<Request>,
 ) -> Duration {
     let services = reloader.services();
     loop {

@@ -31,6 +31,7 @@ pub use check::{CheckError, Checker};
 pub(crate) use connect::connect;
 pub use connect::source_towards;
 pub use service::{Server, Service, flow_hash};
+pub use status::{ForwardServer, ForwardStatus, KernelTotals};
 
 /// Where the new flows of a listener run.
 #[derive(Clone, Debug, PartialEq, Eq)]

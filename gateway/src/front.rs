@@ -11,7 +11,7 @@ mod dial;
 mod server_tls;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -93,61 +93,6 @@ pub struct Bound {
     pub socket: std::net::TcpListener,
 }
 
-/// Binds one address of a listener; every front thread binds it again, and the kernel spreads connections: by hash,
-/// or where `processor` is given to the socket of the processor on which a connection begins. An address that `floats` need
-/// not be there (yet): it may be with the peer.
-///
-/// # Errors
-/// What the system says.
-pub fn bind(address: SocketAddr, floats: bool, processor: Option<u16>) -> io::Result<std::net::TcpListener> {
-    let socket = bound(address, true, floats)?;
-    if let Some(processor) = processor {
-        // `SO_INCOMING_CPU`; among sockets that share a port it decides since Linux 6.2, before it does nothing.
-        rustix::net::sockopt::set_socket_incoming_cpu(&socket, processor.into())?;
-    }
-    listen(socket)
-}
-
-/// Binds an address for one socket alone.
-///
-/// # Errors
-/// What the system says, for instance that the address is in use.
-pub fn bind_alone(address: SocketAddr, floats: bool) -> io::Result<std::net::TcpListener> {
-    listen(bound(address, false, floats)?)
-}
-
-/// Fails when somebody listens at the address. [`bind`] alone would share it with a second daemon of the same user,
-/// and each would get half of the connections.
-///
-/// # Errors
-/// What the system says, for instance that the address is in use.
-pub fn ensure_free(address: SocketAddr, floats: bool) -> io::Result<()> {
-    bound(address, false, floats).map(drop)
-}
-
-fn bound(address: SocketAddr, shared: bool, floats: bool) -> io::Result<socket2::Socket> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    if floats {
-        if address.is_ipv6() { socket.set_freebind_v6(true)? } else { socket.set_freebind_v4(true)? }
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
-    socket.bind(&address.into())?;
-    Ok(socket)
-}
-
-fn listen(socket: socket2::Socket) -> io::Result<std::net::TcpListener> {
-    const BACKLOG: i32 = 4096;
-    socket.set_nonblocking(true)?;
-    dial::prepare(&socket)?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
 /// Starts a front thread for each set of listeners; it serves them until the drain.
 ///
 /// # Errors
@@ -191,23 +136,5 @@ impl<'a> SettingUp<'a> {
 impl Drop for SettingUp<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use socket2::SockRef;
-
-    use super::*;
-
-    #[test]
-    fn what_a_listener_accepts_sends_small_messages_at_once_and_notices_vanished_peers() {
-        let listener = bind_alone("127.0.0.1:0".parse().unwrap(), false).unwrap();
-        listener.set_nonblocking(false).unwrap();
-        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (accepted, _) = listener.accept().unwrap();
-        let accepted = SockRef::from(&accepted);
-        assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
-        assert_eq!(accepted.tcp_keepalive_time().unwrap(), std::time::Duration::from_mins(2));
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod acme;
+pub mod answer;
 pub mod audit;
 pub mod authn;
 pub mod bans;
@@ -24,10 +25,13 @@ pub mod ha;
 pub mod lab;
 pub mod log;
 pub mod metrics;
+pub mod orders;
 pub mod relay;
 pub mod role;
+pub mod secret_text;
 pub mod secrets;
 pub mod settings;
+pub mod sockets;
 pub mod sta;
 pub mod state;
 pub mod store;

@@ -5,12 +5,15 @@
 
 pub mod acme;
 pub mod appliance;
+pub mod forward;
+pub mod ha;
 pub mod http;
 pub mod names;
 mod node;
 mod process;
 mod record;
 mod server_tls;
+pub mod syslog;
 mod text;
 pub mod xdp;
 
@@ -31,7 +34,6 @@ pub use record::{
 use record::{Ledger, Totals};
 pub use server_tls::ServerTlsFailure;
 
-use crate::ctl::protocol::{ForwardServer, ForwardStatus, KernelTotals};
 use crate::sync::lock;
 use crate::version::COMMIT;
 
@@ -89,13 +91,13 @@ pub struct Snapshot {
     /// Bans in force by origin.
     pub bans: Vec<(&'static str, usize)>,
     /// The `forward` listeners.
-    pub forwards: Vec<ForwardStatus>,
+    pub forwards: Vec<forward::Fact>,
     /// What the kernel side counts.
     pub xdp: xdp::Facts,
     /// The certificates that come by ACME.
     pub acme: Vec<acme::Fact>,
     /// Where a syslog server is configured.
-    pub syslog: Option<crate::syslog::Fact>,
+    pub syslog: Option<syslog::Fact>,
     pub appliance: appliance::Facts,
     pub log_lines_lost: u64,
     /// Directories whose file systems matter, each with a name for it.
@@ -106,7 +108,7 @@ pub struct Snapshot {
     /// How often workers on io_uring have entered the kernel.
     pub relay_enters: Option<u64>,
     /// `None` where the appliance is alone.
-    pub ha: Option<crate::ha::Report>,
+    pub ha: Option<ha::Fact>,
 }
 
 /// Sets the process's recorder, once.
@@ -234,14 +236,11 @@ impl Handle {
         writer.single(names::RELAY_WORKERS, Some(snapshot.relay_workers));
         writer.family(names::RELAY_ENGINE, [(vec![snapshot.relay_engine.to_owned()], 1)]);
         writer.single(names::RELAY_ENTERS, snapshot.relay_enters);
-        render_ha(snapshot.ha.as_ref(), &mut writer);
-        render_forwards(&snapshot.forwards, &mut writer);
+        ha::render(snapshot.ha.as_ref(), &mut writer);
+        forward::render(&snapshot.forwards, &mut writer);
         xdp::render(&snapshot.xdp, &mut writer);
         acme::render(&snapshot.acme, &mut writer);
-        let syslog = snapshot.syslog.as_ref();
-        writer.single(names::syslog::CONNECTED, syslog.map(|fact| up(fact.connected)));
-        writer.single(names::syslog::MESSAGES, syslog.map(|fact| fact.sent));
-        writer.single(names::syslog::FAILURES, syslog.map(|fact| fact.failures));
+        syslog::render(snapshot.syslog.as_ref(), &mut writer);
         appliance::render(&snapshot.appliance, &mut writer);
         node::render(&snapshot.directories, &mut writer);
         text::merged(&self.recorder.render(), &writer.finish())
@@ -276,45 +275,6 @@ impl Handle {
         let seconds = cpu.map(|all| format!("{}.{:06}", all / 1_000_000, all % 1_000_000));
         writer.single(names::CPU_SECONDS, seconds);
     }
-}
-
-fn render_ha(report: Option<&crate::ha::Report>, writer: &mut text::Writer) {
-    let Some(report) = report else { return };
-    let states =
-        crate::ha::State::ALL.map(|state| (vec![state.as_str().to_owned()], u8::from(state == report.state)));
-    writer.family(names::ha::HA_STATE, states);
-    writer.single(names::ha::HA_STATE_CHANGES, Some(report.changes));
-    writer.single(names::ha::HA_SERVES, Some(u8::from(report.standing == crate::ha::Standing::Serves)));
-    writer.single(names::ha::HA_ADDRESSES, Some(report.here.iter().filter(|here| **here).count()));
-}
-
-fn render_forwards(forwards: &[ForwardStatus], writer: &mut text::Writer) {
-    let in_kernel = forwards.iter().map(|row| (vec![row.listener.clone()], u8::from(row.path == "kernel")));
-    writer.family(names::FORWARD_IN_KERNEL, in_kernel);
-    let servers = || {
-        let labelled = |row: &ForwardStatus, server: &ForwardServer| {
-            (vec![row.listener.clone(), server.name.clone()], server.clone())
-        };
-        forwards.iter().flat_map(move |row| {
-            row.servers.iter().map(move |server| labelled(row, server)).collect::<Vec<_>>()
-        })
-    };
-    let up = |server: &ForwardServer| u8::from(server.state != "down");
-    let weight = |server: &ForwardServer| if server.drained { 0 } else { server.weight };
-    let flows = |server: &ForwardServer| server.flows;
-    writer.family(names::FORWARD_SERVER_UP, servers().map(|(labels, server)| (labels, up(&server))));
-    writer.family(names::FORWARD_SERVER_WEIGHT, servers().map(|(labels, server)| (labels, weight(&server))));
-    writer.family(names::FORWARD_FLOWS, servers().map(|(labels, server)| (labels, flows(&server))));
-    let carried = |server: &ForwardServer| server.kernel.flows;
-    writer.family(names::FORWARD_KERNEL_FLOWS, servers().map(|(labels, server)| (labels, carried(&server))));
-    let directions = |up: fn(&KernelTotals) -> u64, down: fn(&KernelTotals) -> u64| {
-        servers().flat_map(move |(labels, server)| {
-            let row = |direction: &str, count| ([&labels[..], &[direction.to_owned()]].concat(), count);
-            [row("up", up(&server.kernel)), row("down", down(&server.kernel))]
-        })
-    };
-    writer.family(names::FORWARD_KERNEL_BYTES, directions(|it| it.bytes_up, |it| it.bytes_down));
-    writer.family(names::FORWARD_KERNEL_PACKETS, directions(|it| it.packets_up, |it| it.packets_down));
 }
 
 /// A session that left the table and is not yet in the ledger must not make a counter fall.

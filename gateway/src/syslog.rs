@@ -15,10 +15,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::time::{Instant, MissedTickBehavior, sleep};
 
-use crate::config::SyslogConfig;
-use crate::ctl::services::Services;
+use crate::config::{Config, SyslogConfig};
+use crate::dns::Resolver;
+use crate::metrics::syslog::Fact;
 use crate::sync::lock;
 use crate::tools::journal as entries;
 use connection::Connection;
@@ -40,16 +42,6 @@ pub struct Report {
     /// What keeps it from being sent; `None` before the first attempt and while it works.
     fault: Mutex<Option<String>>,
     connected: std::sync::atomic::AtomicBool,
-}
-
-/// How it goes, for metrics and people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fact {
-    pub connected: bool,
-    pub sent: u64,
-    /// Connections that did not come about, or broke.
-    pub failures: u64,
-    pub fault: Option<String>,
 }
 
 impl Report {
@@ -82,85 +74,91 @@ impl Report {
     }
 }
 
-/// Sends whatever the configuration says at the time, until the daemon ends.
-pub(crate) async fn run(services: Arc<Services>) {
-    let configured = || services.config.load().syslog.clone();
-    let mut interval = tokio::time::interval(LOOK_EVERY);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        interval.tick().await;
-        let Some(config) = configured() else { continue };
-        let changed = async {
-            let mut look = tokio::time::interval(LOOK_EVERY);
-            while configured().as_ref() == Some(&config) {
-                look.tick().await;
+/// Sends whatever the configuration says at the time.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    pub(crate) config: Arc<ArcSwap<Config>>,
+    pub(crate) report: Arc<Report>,
+    pub(crate) resolver: Arc<Resolver>,
+}
+
+impl Sender {
+    /// Until the daemon ends.
+    pub(crate) async fn run(self) {
+        let configured = || self.config.load().syslog.clone();
+        let mut interval = tokio::time::interval(LOOK_EVERY);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            let Some(config) = configured() else { continue };
+            let changed = async {
+                let mut look = tokio::time::interval(LOOK_EVERY);
+                while configured().as_ref() == Some(&config) {
+                    look.tick().await;
+                }
+            };
+            tokio::select! {
+                () = changed => {}
+                () = self.keep_sending(&config) => {}
+            }
+            self.report.connected.store(false, Ordering::Relaxed);
+            *lock(&self.report.fault) = None;
+        }
+    }
+
+    async fn keep_sending(&self, config: &SyslogConfig) {
+        let server = config.server.to_string();
+        let mut pause = AGAIN_FIRST;
+        loop {
+            let begun = Instant::now();
+            let Err(error) = self.send(config, &server).await;
+            self.report.fails(&server, &error);
+            if begun.elapsed() > AGAIN_LAST {
+                pause = AGAIN_FIRST;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(AGAIN_LAST);
+        }
+    }
+
+    /// One connection, until it breaks.
+    async fn send(&self, config: &SyslogConfig, server: &str) -> io::Result<std::convert::Infallible> {
+        let state = self.config.load().server.state_dir.clone();
+        let (cursor, certificates) = (Cursor::of(&state), self.config.load().certificates.clone());
+        let after = match cursor.read() {
+            Some(after) => Some(after),
+            None => newest(&cursor).await?,
+        };
+        let mut connection = Connection::open(config, &certificates, &self.resolver).await?;
+        let mut journal = Journal::open(&Wanted { scope: config.scope, priority: config.priority, after })?;
+        self.report.works(server);
+        let own = entries::own_unit();
+        let mut sent = None;
+        let mut note = tokio::time::interval(NOTE_EVERY);
+        note.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let broken = loop {
+            tokio::select! {
+                entry = journal.next() => {
+                    let entry = match entry {
+                        Ok(entry) => entry,
+                        Err(error) => break error,
+                    };
+                    let message = message::message(&entry, own.as_deref(), config.facility);
+                    if let Err(error) = connection.send(&message).await {
+                        break error;
+                    }
+                    self.report.sent.fetch_add(1, Ordering::Relaxed);
+                    sent = cursor_of(&entry).map(str::to_owned).or(sent);
+                }
+                error = connection.closed() => break error,
+                _ = note.tick() => if let Some(place) = sent.take() { keep(&cursor, &place) },
             }
         };
-        tokio::select! {
-            () = changed => {}
-            () = keep_sending(&services, &config) => {}
+        if let Some(place) = sent {
+            keep(&cursor, &place);
         }
-        services.syslog.connected.store(false, Ordering::Relaxed);
-        *lock(&services.syslog.fault) = None;
+        Err(broken)
     }
-}
-
-async fn keep_sending(services: &Services, config: &SyslogConfig) {
-    let server = config.server.to_string();
-    let mut pause = AGAIN_FIRST;
-    loop {
-        let begun = Instant::now();
-        let Err(error) = send(services, config, &server).await;
-        services.syslog.fails(&server, &error);
-        if begun.elapsed() > AGAIN_LAST {
-            pause = AGAIN_FIRST;
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(AGAIN_LAST);
-    }
-}
-
-/// One connection, until it breaks.
-async fn send(
-    services: &Services,
-    config: &SyslogConfig,
-    server: &str,
-) -> io::Result<std::convert::Infallible> {
-    let state = services.config.load().server.state_dir.clone();
-    let (cursor, certificates) = (Cursor::of(&state), services.config.load().certificates.clone());
-    let after = match cursor.read() {
-        Some(after) => Some(after),
-        None => newest(&cursor).await?,
-    };
-    let mut connection = Connection::open(config, &certificates, services.bench.resolver()).await?;
-    let mut journal = Journal::open(&Wanted { scope: config.scope, priority: config.priority, after })?;
-    services.syslog.works(server);
-    let own = entries::own_unit();
-    let mut sent = None;
-    let mut note = tokio::time::interval(NOTE_EVERY);
-    note.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let broken = loop {
-        tokio::select! {
-            entry = journal.next() => {
-                let entry = match entry {
-                    Ok(entry) => entry,
-                    Err(error) => break error,
-                };
-                let message = message::message(&entry, own.as_deref(), config.facility);
-                if let Err(error) = connection.send(&message).await {
-                    break error;
-                }
-                services.syslog.sent.fetch_add(1, Ordering::Relaxed);
-                sent = cursor_of(&entry).map(str::to_owned).or(sent);
-            }
-            error = connection.closed() => break error,
-            _ = note.tick() => if let Some(place) = sent.take() { keep(&cursor, &place) },
-        }
-    };
-    if let Some(place) = sent {
-        keep(&cursor, &place);
-    }
-    Err(broken)
 }
 
 /// The journal begins here for a server that has had nothing yet.

@@ -3,9 +3,11 @@
 
 pub(crate) mod bundle;
 pub mod capture;
+pub(crate) mod interfaces;
 pub(crate) mod journal;
 pub(crate) mod log_file;
 pub(crate) mod probe;
 pub(crate) mod program;
 pub(crate) mod redact;
+pub(crate) mod system;
 pub(crate) mod tls;

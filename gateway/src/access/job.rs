@@ -19,9 +19,9 @@ use super::{
     Change, Done, Grant, KEYS_MAX, Places, PublicKey, USED_WITHIN, User, file_of, listed, passwords, places,
     unix_now, with, without,
 };
-use crate::ctl::protocol::SecretText;
 use crate::log::rfc3339;
 use crate::role::{Caller, Role};
+use crate::secret_text::SecretText;
 use crate::update::{read_json, write_json};
 
 /// Longest word of an administrator's program.

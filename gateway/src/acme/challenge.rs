@@ -25,7 +25,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::config::{AcmeChallenge, AcmeConfig};
-use crate::front;
+use crate::sockets;
 use crate::tls::certs;
 
 /// RFC 8737 §3.
@@ -84,7 +84,7 @@ impl Challenges {
                 let pages = proofs.iter().map(|proof| (proof.token.clone(), proof.answer.clone()));
                 let pages: Arc<HashMap<String, String>> = Arc::new(pages.collect());
                 for at in &acme.http_listen {
-                    let listener = front::bind_alone(*at, false).and_then(|listener| {
+                    let listener = sockets::bind_alone(*at, false).and_then(|listener| {
                         listener.set_nonblocking(true)?;
                         TcpListener::from_std(listener)
                     });

@@ -4,7 +4,6 @@
 //! error is an error; a reader of answers ignores members that it does not know, so that version 1 can grow.
 //! The document is `gateway/docs/CONTROL.md`.
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -33,7 +32,6 @@ mod kernel;
 mod least;
 mod log;
 mod machine;
-mod secret_text;
 mod secrets;
 mod sessions;
 mod status;
@@ -43,30 +41,34 @@ mod tools;
 mod traffic;
 mod update;
 
+pub use crate::acme::AcmeRow;
+pub use crate::answer::{Answer, ErrorCode, Failure};
+pub use crate::forward::{ForwardServer, ForwardStatus, KernelTotals};
+pub use crate::secret_text::SecretText;
+pub use crate::tools::capture::{CaptureOrder, CaptureRow};
 pub use access::{AccessChange, AccessChanged, AccessKey, AccessOrder, AccessRow, AccessUser};
 pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
-pub use capture::{CAPTURE_PACKETS_MAX, CAPTURE_SECONDS_MAX, CaptureOrder, CapturePart, CaptureRow};
+pub use capture::{CAPTURE_PACKETS_MAX, CAPTURE_SECONDS_MAX, CapturePart};
 pub use certificates::{
-    AcmeRow, CertificateImport, CertificateImported, CertificateLink, CertificateOrder, CertificateRow,
-    Named, PemText,
+    CertificateImport, CertificateImported, CertificateLink, CertificateOrder, CertificateRow, Named, PemText,
 };
 pub use config::{
     Candidate, CommitOrder, Committed, Compared, ConfigText, HistoryRow, Me, ShownFinding, Validated,
     WhichText,
 };
-pub use forward::{
-    ForwardFlow, ForwardFlowFilter, ForwardFlowPage, ForwardServer, ForwardStatus, KernelTotals, ServerRef,
-};
+pub use forward::{ForwardFlow, ForwardFlowFilter, ForwardFlowPage, ServerRef};
 
+pub use crate::tools::journal::{LogLine, LogPage};
+pub use crate::tools::probe::{Probe, TraceMethod};
+pub use crate::tools::tls::ShownCertificate;
 pub use crate::xdp::judge::{Judgement, Packet};
 pub use high_availability::{HaAddress, HaStatus, PushOrder, Pushed};
 pub use kernel::{
     Confirmed, XdpCount, XdpEventUse, XdpFlood, XdpFlowUse, XdpInterfaceStatus, XdpMap, XdpRules, XdpStatus,
     XdpSteering,
 };
-pub use log::{LOG_LINES_MAX, LogLevel, LogLine, LogPage, LogQuery};
+pub use log::{LOG_LINES_MAX, LogLevel, LogQuery};
 pub use machine::{MachineAction, MachineOrder};
-pub use secret_text::SecretText;
 pub use secrets::{SecretOrder, SecretPage, SecretRow};
 pub use sessions::{KillWhich, Killed, SessionFilter};
 pub use status::{
@@ -75,8 +77,8 @@ pub use status::{
 pub use support::{Check, CheckState, Health, MetricsText, ShellGranted, ShellOrder, SupportBundle};
 pub use tickets::{Issued, Redeemed, TicketOrder, TicketText};
 pub use tools::{
-    ECHO_MAX_BYTES, ECHOES_MAX, Family, HOPS_MAX, Hop, PROBES_MAX, PingOrder, Pinged, Probe, Resolved,
-    ShownCertificate, TlsTestOrder, TlsTested, TraceMethod, TraceOrder, Traced,
+    ECHO_MAX_BYTES, ECHOES_MAX, Family, HOPS_MAX, Hop, PROBES_MAX, PingOrder, Pinged, Resolved, TlsTestOrder,
+    TlsTested, TraceOrder, Traced,
 };
 pub use traffic::{FlowFilter, FlowOrder, XdpEvent, XdpEventPage, XdpFlow, XdpFlowPage};
 pub use update::{UpdateAsked, UpdateJob, UpdateOrder, UpdateSource, UpdateState, UpdateStatus};
@@ -329,103 +331,6 @@ impl Request {
         };
         let command = serde_json::from_value(Value::Object(members)).map_err(bad)?;
         Ok(Self { command, claimed_from })
-    }
-}
-
-/// What went wrong, for programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ErrorCode {
-    NotFound,
-    BadRequest,
-    /// Not now or not in this configuration.
-    Unavailable,
-    /// Asked, and the answer is no.
-    Refused,
-    Internal,
-}
-
-/// What went wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{message}")]
-pub struct Failure {
-    pub code: ErrorCode,
-    /// For people: what, why, and where it helps the remedy.
-    pub message: String,
-}
-
-impl Failure {
-    #[must_use]
-    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
-    }
-
-    #[must_use]
-    pub fn bad_request(message: impl Into<String>) -> Self {
-        Self::new(ErrorCode::BadRequest, message)
-    }
-}
-
-/// `{"ok":true,"data":…}` or `{"ok":false,"error":{"code":…,"message":…}}`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Answer {
-    ok: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    data: Option<Value>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    error: Option<Failure>,
-}
-
-impl Answer {
-    /// # Errors
-    /// The failure that the daemon tells, or `Internal` when the answer does not have the promised shape.
-    pub fn into_result<T: DeserializeOwned>(self) -> Result<T, Failure> {
-        let broken = |what: String| Failure::new(ErrorCode::Internal, what);
-        match (self.ok, self.data, self.error) {
-            (true, data, None) => serde_json::from_value(data.unwrap_or_default())
-                .map_err(|error| broken(format!("the daemon's answer has another shape: {error}"))),
-            (false, _, Some(error)) => Err(error),
-            _ => Err(broken("the daemon's answer contradicts itself".into())),
-        }
-    }
-
-    /// What came of it, in a word, and why not or what of it.
-    pub(crate) fn for_audit(&self) -> (&'static str, String) {
-        match (&self.error, &self.data) {
-            (Some(error), _) => ("failed", error.message.clone()),
-            (None, Some(Value::Object(data))) => {
-                // A ticket that was issued is a secret; the rest of the answer says what it is for.
-                // A bundle or a piece of a file is no record either.
-                let told = data.iter().filter(|(key, _)| !["ticket", "data"].contains(&key.as_str()));
-                let told: serde_json::Map<_, _> =
-                    told.map(|(key, value)| (key.clone(), value.clone())).collect();
-                ("done", Value::Object(told).to_string())
-            }
-            (None, _) => ("done", String::new()),
-        }
-    }
-
-    /// Why not, if the answer is no.
-    pub(crate) fn refusal(&self) -> Option<String> {
-        self.error.as_ref().map(|error| error.message.clone())
-    }
-
-    /// The answer line, newline included.
-    #[must_use]
-    pub fn to_line(&self) -> Vec<u8> {
-        // Nothing in an answer can fail to serialise: all its keys are strings.
-        let mut line = serde_json::to_vec(self).unwrap_or_default();
-        line.push(b'\n');
-        line
-    }
-}
-
-impl From<Result<Value, Failure>> for Answer {
-    fn from(result: Result<Value, Failure>) -> Self {
-        match result {
-            Ok(data) => Self { ok: true, data: Some(data), error: None },
-            Err(error) => Self { ok: false, data: None, error: Some(error) },
-        }
     }
 }
 

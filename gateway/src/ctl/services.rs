@@ -2,14 +2,12 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use portcullis_core::limits::{BANS_MAX, SUSPECTS_MAX};
 use portcullis_core::session::Table;
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
 
 use super::protocol::{
     Answer, AuthorityStatus, Command, ConfigStatus, ErrorCode, Failure, ListenerStatus, LogLevel,
@@ -18,17 +16,16 @@ use super::protocol::{
 use crate::acme::Acme;
 use crate::audit::{Audit, Record as AuditRecord};
 use crate::bans::Bans;
-use crate::config::{Config, ListenerConfig, ReloadPlan};
+use crate::config::{Config, ListenerConfig};
 use crate::forward::Balancers;
 use crate::gate::Gate;
 use crate::ha::Ha;
 use crate::log;
-use crate::metrics::appliance::Facts;
-use crate::metrics::{self, Snapshot};
+use crate::metrics;
+use crate::orders::{Applied, Order, Orders};
 use crate::relay::{self, EngineKind};
 use crate::role::Caller;
 use crate::role::Origin;
-use crate::settings;
 use crate::sta::authority::Authority;
 use crate::sta::pool::Pool;
 use crate::state::State;
@@ -55,6 +52,7 @@ mod push;
 mod ready;
 mod secrets;
 mod sessions;
+mod snapshot;
 mod support;
 mod support_shell;
 mod tickets;
@@ -64,37 +62,8 @@ mod update;
 
 pub use tools::Bench;
 
-/// How long a reload may take before who asked is told that it goes on without them.
-const RELOAD_WAIT: Duration = Duration::from_secs(20);
 /// Records of the audit log that are answered unless somebody wants another number.
 const AUDIT_RECORDS_DEFAULT: usize = 100;
-
-/// What the reloader is to do.
-#[derive(Debug)]
-pub enum Order {
-    /// Read the configuration file again.
-    Reload,
-    /// Read again what the configuration in force names: certificates, secrets.
-    Refresh,
-    /// Put a text in force, and in the file's place.
-    Commit { text: String, hold: Option<Duration>, comment: String },
-}
-
-/// What the reloader did.
-#[derive(Debug, Default)]
-pub struct Applied {
-    pub plan: ReloadPlan,
-    /// Of the entry in the history; 0 for none.
-    pub number: u64,
-}
-
-/// Something that was asked for, and where its outcome goes.
-#[derive(Debug)]
-pub struct ReloadRequest {
-    pub what: Order,
-    pub origin: Origin,
-    pub reply: oneshot::Sender<Result<Applied, String>>,
-}
 
 /// What the commands work on.
 #[derive(Debug)]
@@ -115,8 +84,8 @@ pub struct Services {
     pub ha: Arc<Ha>,
     pub acme: Arc<Acme>,
     pub log: log::Control,
-    pub syslog: syslog::Report,
-    pub reload: mpsc::Sender<ReloadRequest>,
+    pub syslog: Arc<syslog::Report>,
+    pub orders: Orders,
     pub last_reload: Mutex<Option<ReloadStatus>>,
     pub state: State,
     pub workers: usize,
@@ -304,48 +273,6 @@ impl Services {
             tracing::info!(log_level = level, "the log level was changed by an operator");
         }
         Ok(LogLevel { level: self.log.level() })
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        let config = self.config.load();
-        let limits = &config.limits;
-        let (sessions, bytes, live) = self.session_totals();
-        let (connections, handshakes) = self.gate.in_use();
-        let (bans, suspects) = self.bans.counts();
-        Snapshot {
-            sessions,
-            bytes,
-            stas: self.pool.status().into_iter().map(|sta| (sta.name, sta.state == "up")).collect(),
-            tickets_live: self.authority.as_ref().map(|authority| authority.live()),
-            limits: vec![
-                ("connections", Some(connections), limits.connections),
-                ("connections_per_source", None, limits.connections_per_source),
-                ("handshakes", Some(handshakes), limits.handshakes),
-                ("handshakes_per_source", None, limits.handshakes_per_source),
-                ("sessions", Some(live), limits.sessions),
-                ("sessions_per_source", None, limits.sessions_per_source),
-                ("sessions_per_user", None, limits.sessions_per_user),
-                ("bans", Some(bans.iter().map(|(_, count)| count).sum()), BANS_MAX),
-                ("suspects", Some(suspects), SUSPECTS_MAX),
-            ],
-            ebpf: self.kernel.to_string(),
-            bans: bans.to_vec(),
-            forwards: self.forward_status(),
-            xdp: self.kernel.facts(),
-            log_lines_lost: self.log.lines_lost(),
-            directories: config.directories(),
-            acme: self.acme.facts(),
-            relay_workers: self.workers,
-            relay_engine: self.relay_engine.as_str(),
-            relay_enters: self.relay.enters(),
-            syslog: config.syslog.is_some().then(|| self.syslog.fact()),
-            ha: self.ha.report().map(|(_, report)| report),
-            appliance: Facts::look(
-                settings::standing().as_ref(),
-                &Places::default(),
-                self.bench.shells.open().len(),
-            ),
-        }
     }
 }
 

@@ -21,8 +21,9 @@ use crate::config::{CertificateFiles, Config, ListenerConfig, UserFile};
 use crate::ctl;
 use crate::dns::Resolver;
 use crate::forward::{Balancer, Balancers};
-use crate::front::{self, Bound, Listener, Service};
+use crate::front::{Bound, Listener, Service};
 use crate::metrics::{self, http::Access};
+use crate::sockets;
 use crate::sta::authority::Authority;
 use crate::sta::pool::Pool;
 use crate::tls::certs;
@@ -192,7 +193,7 @@ impl Sockets {
         let floats = |address: SocketAddr| ha.is_some_and(|ha| ha.floats(address.ip()));
         let failed = |address: SocketAddr, what: &str| format!("{what}: cannot listen on {address}");
         let alone = |address: SocketAddr, what: &str| {
-            front::bind_alone(address, floats(address)).with_context(|| failed(address, what))
+            sockets::bind_alone(address, floats(address)).with_context(|| failed(address, what))
         };
         let metrics = config.metrics.as_ref().map(|metrics| alone(metrics.listen, "metrics")).transpose()?;
         let sta = config.sta_server.iter().flat_map(|server| &server.listen);
@@ -205,13 +206,13 @@ impl Sockets {
             })
         };
         for (address, _, name) in addresses() {
-            front::ensure_free(address, floats(address)).with_context(|| failed(address, &name))?;
+            sockets::ensure_free(address, floats(address)).with_context(|| failed(address, &name))?;
         }
         let mut threads = Vec::new();
         for index in 0..config.server.workers {
             let mut bound = Vec::new();
             for (address, listener, name) in addresses() {
-                let socket = front::bind(address, floats(address), cores.accepts_from(index))
+                let socket = sockets::bind(address, floats(address), cores.accepts_from(index))
                     .with_context(|| failed(address, &name))?;
                 bound.push(Bound { listener: Arc::clone(listener), socket });
             }

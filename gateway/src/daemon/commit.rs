@@ -10,7 +10,7 @@ use super::reload::Reloader;
 use crate::audit::Record;
 use crate::check;
 use crate::config::{self, Config, Finding, Severity};
-use crate::ctl::services::Applied;
+use crate::orders::Applied;
 use crate::role::Origin;
 use crate::store::trial::Trial;
 use crate::sync::lock;

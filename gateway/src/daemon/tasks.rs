@@ -14,6 +14,7 @@ use crate::control_plane::{self, Ask, WebAsk};
 use crate::ctl;
 use crate::ctl::services::Services;
 use crate::forward::Balancers;
+use crate::forward::KernelTotals;
 use crate::ha::peer;
 use crate::metrics;
 use crate::metrics::http::Page;
@@ -22,7 +23,7 @@ use crate::support_shell;
 use crate::syslog;
 use crate::web;
 use crate::xdp::Kernel;
-use crate::xdp::forward::{Swept, Totals, pause_after};
+use crate::xdp::forward::{Swept, pause_after};
 
 /// Web connections that may wait to be served.
 const WEB_QUEUE: usize = 256;
@@ -61,9 +62,21 @@ pub(super) fn spawn(
     tokio::spawn(serve_web(web_inbox, Arc::clone(services)));
     let pool = Arc::clone(&parts.pool);
     tokio::spawn(async move { pool.run_health().await });
-    tokio::spawn(acme::run(Arc::clone(services)));
-    tokio::spawn(syslog::run(Arc::clone(services)));
-    tokio::spawn(support_shell::watch::run(Arc::clone(services)));
+    let keeper = acme::Keeper {
+        acme: Arc::clone(&services.acme),
+        config: Arc::clone(&services.config),
+        audit: Arc::clone(&services.audit),
+        orders: services.orders.clone(),
+    };
+    tokio::spawn(keeper.run());
+    let sender = syslog::Sender {
+        config: Arc::clone(&services.config),
+        report: Arc::clone(&services.syslog),
+        resolver: Arc::clone(&parts.resolver),
+    };
+    tokio::spawn(sender.run());
+    let (shells, audit) = (Arc::clone(&services.bench.shells), Arc::clone(&services.audit));
+    tokio::spawn(support_shell::watch::run(shells, audit));
     tokio::spawn(upkeep(Arc::clone(services)));
     tokio::spawn(watch_for_floods(Arc::clone(services)));
     tokio::spawn(follow_keepalived(Arc::clone(services)));
@@ -250,7 +263,7 @@ async fn sweep_forwards(services: Arc<Services>) {
 fn note_forwards(balancers: &Balancers, swept: Swept) {
     for (flow, end) in swept.ended {
         if let Some(balancer) = flow.listener.as_ref().and_then(|listener| balancers.get(listener)) {
-            balancer.note_kernel_flow(flow.server, Totals::from(&flow));
+            balancer.note_kernel_flow(flow.server, KernelTotals::from(&flow));
         }
         tracing::info!(
             target: "session",

@@ -12,11 +12,11 @@ use portcullis_core::balance::{self, Candidate};
 use portcullis_ebpf_common::maglev;
 use tokio::sync::watch;
 
+use super::KernelTotals;
 use super::{CheckError, Path, Server, Service};
 use crate::config::{DataPath, ForwardConfig, ListenerConfig, ServerConfig};
 use crate::metrics;
 use crate::sync::lock;
-use crate::xdp::forward::Totals;
 
 /// What is known of one server.
 #[derive(Debug)]
@@ -27,8 +27,8 @@ pub(super) struct Known {
     pub(super) checks: u64,
     pub(super) failures: u64,
     /// Flows that the kernel forwards, and those that it has forwarded.
-    pub(super) kernel_live: Totals,
-    pub(super) kernel_ended: Totals,
+    pub(super) kernel_live: KernelTotals,
+    pub(super) kernel_ended: KernelTotals,
 }
 
 /// The last check of a server.
@@ -49,8 +49,8 @@ impl Known {
             last: None,
             checks: 0,
             failures: 0,
-            kernel_live: Totals::default(),
-            kernel_ended: Totals::default(),
+            kernel_live: KernelTotals::default(),
+            kernel_ended: KernelTotals::default(),
         }
     }
 }
@@ -109,7 +109,7 @@ impl Balancer {
     }
 
     /// Live flows of one server that the kernel forwards.
-    pub fn set_kernel_flows(&self, server: SocketAddr, live: Totals) {
+    pub fn set_kernel_flows(&self, server: SocketAddr, live: KernelTotals) {
         let mut inner = lock(&self.inner);
         if let Some(known) = inner.servers.iter_mut().find(|known| known.config.address == server) {
             known.kernel_live = live;
@@ -117,7 +117,7 @@ impl Balancer {
     }
 
     /// A flow that the kernel forwarded has ended.
-    pub fn note_kernel_flow(&self, server: SocketAddr, flow: Totals) {
+    pub fn note_kernel_flow(&self, server: SocketAddr, flow: KernelTotals) {
         let mut inner = lock(&self.inner);
         if let Some(known) = inner.servers.iter_mut().find(|known| known.config.address == server) {
             known.kernel_ended = known.kernel_ended.plus(flow);

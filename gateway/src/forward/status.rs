@@ -2,10 +2,81 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::balancer::Known;
 use super::{Balancer, Balancers, Path, Service};
-use crate::ctl::protocol::{ForwardServer, ForwardStatus, KernelTotals};
 use crate::sync::lock;
+
+/// One `forward` listener, an element of the answer to `forward-status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ForwardStatus {
+    pub listener: String,
+    pub listen: Vec<String>,
+    /// As configured: `auto`, `xdp` or `user`.
+    pub data_path: String,
+    /// Where new flows run: `kernel` or `user`.
+    pub path: String,
+    /// Why not in the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_reason: Option<String>,
+    /// How servers are checked: `none`, `tcp`, `tls`, `http` or `https`.
+    pub check: String,
+    pub servers: Vec<ForwardServer>,
+}
+
+/// A server of a `forward` listener.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ForwardServer {
+    pub name: String,
+    pub address: String,
+    /// As configured.
+    pub weight: u16,
+    /// `up`, `down`, or `unknown` before the first check and without checks.
+    pub state: String,
+    /// An operator lets it take no new flows.
+    pub drained: bool,
+    /// Its part of new flows, in percent.
+    pub share: f64,
+    /// Live flows, in user space and in the kernel.
+    pub flows: u64,
+    /// Of flows in the kernel, live and ended, since the daemon started.
+    #[serde(default)]
+    pub kernel: KernelTotals,
+    pub checks: u64,
+    pub failures: u64,
+    /// What the last check found, where it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_check_age_ms: Option<u64>,
+    /// How long the last check took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<f64>,
+}
+
+/// What the kernel has forwarded: flows, and what they carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelTotals {
+    pub flows: u64,
+    pub packets_up: u64,
+    pub bytes_up: u64,
+    pub packets_down: u64,
+    pub bytes_down: u64,
+}
+
+impl KernelTotals {
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            flows: self.flows.saturating_add(other.flows),
+            packets_up: self.packets_up.saturating_add(other.packets_up),
+            bytes_up: self.bytes_up.saturating_add(other.bytes_up),
+            packets_down: self.packets_down.saturating_add(other.packets_down),
+            bytes_down: self.bytes_down.saturating_add(other.bytes_down),
+        }
+    }
+}
 
 impl Balancers {
     /// Every listener by name; of the flows only those that the kernel forwards are counted here.
@@ -52,13 +123,7 @@ fn row(known: &Known, service: &Service, place: u16, drained: bool) -> ForwardSe
         drained,
         share: share(&service.table, place),
         flows: known.kernel_live.flows,
-        kernel: KernelTotals {
-            flows: carried.flows,
-            packets_up: carried.packets_up,
-            bytes_up: carried.bytes_up,
-            packets_down: carried.packets_down,
-            bytes_down: carried.bytes_down,
-        },
+        kernel: carried,
         checks: known.checks,
         failures: known.failures,
         last_error: known.last.as_ref().and_then(|last| last.error.clone()),

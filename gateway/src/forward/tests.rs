@@ -7,7 +7,6 @@ use portcullis_ebpf_common::maglev;
 
 use super::*;
 use crate::config::{self, Config};
-use crate::xdp::forward::Totals;
 
 const CHECKED: &str = "health = { interval = \"1h\", rise = 1, fall = 1 }";
 
@@ -112,7 +111,7 @@ async fn a_reload_keeps_what_is_known_of_servers_that_are_checked_as_before() {
 #[tokio::test]
 async fn status_tells_what_the_last_check_found() {
     let balancers = installed(&config("{ address = \"10.0.0.1:443\" }", CHECKED));
-    let live = Totals { flows: 5, ..Totals::default() };
+    let live = KernelTotals { flows: 5, ..KernelTotals::default() };
     balancers.get("farm").unwrap().set_kernel_flows(address("10.0.0.1:443"), live);
     note(&balancers, "10.0.0.1:443", false);
     let status = balancers.status().remove(0);

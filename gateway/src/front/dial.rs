@@ -2,22 +2,16 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use portcullis_core::policy::Permit;
 use portcullis_core::tunnel::DialError;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::forward::connect;
 use crate::gate::is_exhausted;
-
-/// After that much silence the kernel asks whether the peer still lives, that often, that many times: a vanished
-/// peer is noticed within three minutes although an idle session may last hours.
-const KEEPALIVE_AFTER: Duration = Duration::from_mins(2);
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
-const KEEPALIVE_TRIES: u32 = 4;
+use crate::sockets::prepare;
 
 /// Connects to the first address that answers, within the deadline, from an address of `source` where there is one
 /// of its family; says which it was. `begun` hears of each attempt: the server's address and the own one.
@@ -45,16 +39,6 @@ pub(super) async fn dial(
         }
     }
     Err(last)
-}
-
-/// Small messages go out at once, and vanished peers are noticed. What a listener accepts has this from the listener.
-pub(super) fn prepare(socket: &socket2::Socket) -> io::Result<()> {
-    socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_AFTER)
-        .with_interval(KEEPALIVE_EVERY)
-        .with_retries(KEEPALIVE_TRIES);
-    socket.set_tcp_keepalive(&keepalive)
 }
 
 fn classify(error: &io::Error, address: SocketAddr) -> DialError {

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::identity::{Identity, IdentityError};
+use crate::answer::{Answer, ErrorCode, Failure};
 use crate::config::{FILE_MAX_BYTES, Sync};
-use crate::ctl::protocol::{Answer, ErrorCode, Failure};
 
 /// The version that is spoken here.
 pub const VERSION: u64 = 1;

@@ -24,30 +24,20 @@ fn ended(bytes: u64) -> Record {
 }
 
 /// A listener with one server that is well and one that is drained and down.
-fn forwarding() -> ForwardStatus {
-    let server = |name: &str, state: &str, drained| ForwardServer {
+fn forwarding() -> forward::Fact {
+    let server = |name: &str, up, weight| forward::Server {
         name: name.into(),
-        address: "10.0.0.9:443".into(),
-        weight: 7,
-        state: state.into(),
-        drained,
-        share: 50.0,
+        up,
+        weight,
         flows: 3,
-        kernel: KernelTotals { flows: 5, packets_up: 6, bytes_up: 7, packets_down: 8, bytes_down: 9 },
-        checks: 1,
-        failures: 0,
-        last_error: None,
-        last_check_age_ms: None,
-        latency_ms: None,
+        kernel_flows: 5,
+        kernel_bytes: [7, 9],
+        kernel_packets: [6, 8],
     };
-    ForwardStatus {
+    forward::Fact {
         listener: "farm".into(),
-        listen: Vec::new(),
-        data_path: "auto".into(),
-        path: "kernel".into(),
-        path_reason: None,
-        check: "tcp".into(),
-        servers: vec![server("a", "unknown", false), server("b", "down", true)],
+        in_kernel: true,
+        servers: vec![server("a", true, 7), server("b", false, 0)],
     }
 }
 
@@ -65,7 +55,7 @@ fn everything() -> String {
         bans: vec![("automatic", 8)],
         forwards: vec![forwarding()],
         acme: vec![acme::Fact { certificate: "web".into(), last_renewal: Some(UNIX_EPOCH), failures: 2 }],
-        syslog: Some(crate::syslog::Fact { connected: true, sent: 5, failures: 1, fault: None }),
+        syslog: Some(syslog::Fact { connected: true, sent: 5, failures: 1, fault: None }),
         appliance: appliance::Facts {
             settings_applied: Some(true),
             update: Some(appliance::Update { failed: false, versions: vec![("good", 2)] }),
@@ -90,12 +80,11 @@ fn everything() -> String {
         relay_workers: 2,
         relay_engine: "io_uring",
         relay_enters: Some(12),
-        ha: Some(crate::ha::Report {
-            state: crate::ha::State::Backup,
-            since: UNIX_EPOCH,
+        ha: Some(ha::Fact {
+            states: vec![("backup", true), ("master", false)],
             changes: 2,
-            standing: crate::ha::Standing::Serves,
-            here: vec![true, false],
+            serves: true,
+            addresses: 1,
         }),
     };
     ::metrics::with_local_recorder(&recorder, || {

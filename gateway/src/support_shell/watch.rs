@@ -12,7 +12,6 @@ use tokio::time::MissedTickBehavior;
 use super::job::RECORD;
 use super::{GRANTS, Grant, OPEN, USED_WITHIN, unix_now};
 use crate::audit::{Audit, Record};
-use crate::ctl::services::Services;
 use crate::sync::lock;
 use crate::update::read_json;
 
@@ -96,12 +95,12 @@ fn tidy(directory: &Path) {
 }
 
 /// Looks, as long as the daemon runs.
-pub(crate) async fn run(services: Arc<Services>) {
+pub(crate) async fn run(shells: Arc<Shells>, audit: Arc<Audit>) {
     let mut interval = tokio::time::interval(LOOK_EVERY);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        services.bench.shells.look(Path::new(OPEN), &services.audit);
+        shells.look(Path::new(OPEN), &audit);
         tidy(Path::new(GRANTS));
     }
 }

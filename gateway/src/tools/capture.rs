@@ -16,7 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::ctl::protocol::{CaptureOrder, CaptureRow};
+use serde::{Deserialize, Serialize};
+
 use crate::log::rfc3339;
 use crate::sync::lock;
 pub(crate) use filter::Filter;
@@ -31,6 +32,51 @@ const PIECE: u64 = 1024 * 1024;
 /// How long nothing may come before what has come is written.
 const QUIET: Duration = Duration::from_millis(200);
 const ENDING: &str = "pcap";
+
+/// What to capture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaptureOrder {
+    /// All of them where none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Such as `host 192.0.2.7 and tcp port 443`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    #[serde(default = "default_packets")]
+    pub packets: u32,
+    #[serde(default = "default_seconds")]
+    pub seconds: u32,
+}
+
+/// One capture.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureRow {
+    pub name: String,
+    /// `running`, `done`, or `failed`.
+    pub state: String,
+    /// Why it ended.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Of captures of this daemon's life; 0 for earlier ones.
+    pub packets: u64,
+    /// Packets that came faster than they were written.
+    pub lost: u64,
+    /// Of the file.
+    pub bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+}
+
+fn default_packets() -> u32 {
+    10_000
+}
+
+fn default_seconds() -> u32 {
+    60
+}
 
 /// Why there is no capture, or not that one.
 #[derive(Debug, thiserror::Error)]

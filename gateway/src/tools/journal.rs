@@ -4,10 +4,10 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::program;
-use crate::ctl::protocol::{LogLine, LogPage};
 use crate::log::rfc3339;
 
 pub(crate) const JOURNALCTL: &str = "/usr/bin/journalctl";
@@ -18,6 +18,29 @@ const OUTPUT_MAX: u64 = 16 * 1024 * 1024;
 /// What is answered of it.
 const ANSWER_MAX_BYTES: usize = 6 * 1024 * 1024;
 const MESSAGE_MAX_CHARS: usize = 4096;
+
+/// Lines, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPage {
+    pub lines: Vec<LogLine>,
+    /// Ask with it as `after` for what comes next; absent while nothing has been there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// `journal`, or the path of a file.
+    pub from: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// RFC 3339, UTC; empty where a line tells no time.
+    pub at: String,
+    /// Empty where a line tells none.
+    pub level: String,
+    /// The unit or program; empty for the gateway's own file.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub unit: String,
+    pub message: String,
+}
 
 /// What is looked for.
 #[derive(Clone, Debug, Default)]

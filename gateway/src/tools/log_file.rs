@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use crate::ctl::protocol::{LogLine, LogPage};
+use super::journal::{LogLine, LogPage};
 use crate::log::rfc3339;
 
 /// What is read of the file, at its end.

@@ -13,15 +13,46 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
-
-use crate::ctl::protocol::{Probe, TraceMethod};
 
 /// Where datagrams of a trace go: nobody listens there (traceroute(8)).
 const UDP_PORT: u16 = 33434;
 const ECHO_HEADER: usize = 8;
 /// `SO_EE_ORIGIN_ICMP` and `SO_EE_ORIGIN_ICMP6` of linux/errqueue.h.
 const FROM_ICMP: [u8; 2] = [2, 3];
+
+/// One question and its answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Probe {
+    /// `answer`, `exceeded` (a router on the way), `unreachable` or `silence`.
+    pub outcome: String,
+    /// Who said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<IpAddr>,
+    /// Why it is unreachable, or what the system said.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_ms: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TraceMethod {
+    Icmp,
+    Udp,
+}
+
+impl TraceMethod {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Icmp => "icmp",
+            Self::Udp => "udp",
+        }
+    }
+}
 
 /// What is asked.
 #[derive(Clone, Copy, Debug)]

@@ -14,16 +14,32 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::ctl::protocol::ShownCertificate;
 use crate::log::rfc3339;
 use crate::sync::lock;
 use crate::tls::certs;
 use crate::tls::verify::KeyHolder;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownCertificate {
+    pub subject: String,
+    pub issuer: String,
+    /// Names and addresses that it is for.
+    pub names: Vec<String>,
+    /// RFC 3339, UTC.
+    pub not_before: String,
+    pub not_after: String,
+    /// Below 0: it has expired.
+    pub days_left: i64,
+    pub key: String,
+    /// Of the certificate (DER), in hexadecimal digits.
+    pub sha256: String,
+}
 
 /// Authorities in one request.
 const AUTHORITIES_MAX: usize = 64;

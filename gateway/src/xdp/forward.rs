@@ -25,7 +25,7 @@ use super::links::{self, Links};
 use super::maps::{COUNTED_MAX, now, take};
 
 use crate::config::DataPath;
-use crate::forward::{Path, Service};
+use crate::forward::{KernelTotals, Path, Service};
 
 /// How long a flow stays after both sides have finished, for what is still on its way.
 const CLOSED: Duration = Duration::from_secs(10);
@@ -60,30 +60,7 @@ pub struct ForwardedFlow {
     key: FlowKey,
 }
 
-/// Flows and what they carried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    pub flows: u64,
-    pub packets_up: u64,
-    pub bytes_up: u64,
-    pub packets_down: u64,
-    pub bytes_down: u64,
-}
-
-impl Totals {
-    #[must_use]
-    pub fn plus(self, other: Self) -> Self {
-        Self {
-            flows: self.flows.saturating_add(other.flows),
-            packets_up: self.packets_up.saturating_add(other.packets_up),
-            bytes_up: self.bytes_up.saturating_add(other.bytes_up),
-            packets_down: self.packets_down.saturating_add(other.packets_down),
-            bytes_down: self.bytes_down.saturating_add(other.bytes_down),
-        }
-    }
-}
-
-impl From<&ForwardedFlow> for Totals {
+impl From<&ForwardedFlow> for KernelTotals {
     fn from(flow: &ForwardedFlow) -> Self {
         Self {
             flows: 1,
@@ -154,7 +131,7 @@ pub struct Swept {
     /// Those that were over and are removed.
     pub ended: Vec<(ForwardedFlow, FlowEnd)>,
     /// The others, by listener and server.
-    pub live: Index<(Arc<str>, SocketAddr), Totals>,
+    pub live: Index<(Arc<str>, SocketAddr), KernelTotals>,
 }
 
 /// What the daemon keeps of the tables for forwarding.
@@ -347,8 +324,9 @@ impl Forwarder {
             let idle = self.listener_of(&flow).map_or(IDLE, |(_, idle)| idle);
             let Some(end) = flow.end(idle) else {
                 if let Some(listener) = &flow.listener {
-                    let totals: &mut Totals = live.entry((Arc::clone(listener), flow.server)).or_default();
-                    *totals = totals.plus(Totals::from(&flow));
+                    let totals: &mut KernelTotals =
+                        live.entry((Arc::clone(listener), flow.server)).or_default();
+                    *totals = totals.plus(KernelTotals::from(&flow));
                 }
                 continue;
             };

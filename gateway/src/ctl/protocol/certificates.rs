@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{SecretText, ShownFinding};
+use super::{AcmeRow, SecretText, ShownFinding};
 
 /// A request for a certificate to be made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,20 +91,4 @@ pub struct CertificateLink {
     pub issuer: String,
     /// RFC 3339, UTC.
     pub not_after: String,
-}
-
-/// How the renewal of a certificate by ACME does.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AcmeRow {
-    /// `waiting`, `working`, `issued` or `failed`.
-    pub state: String,
-    /// Names that are ordered.
-    pub names: Vec<String>,
-    /// When the last one came, since the daemon started; RFC 3339, UTC.
-    pub last_renewal: Option<String>,
-    /// When the next one is ordered; RFC 3339, UTC.
-    pub next_attempt: Option<String>,
-    /// Attempts that have failed since the last one that did not.
-    pub failures: u32,
-    pub last_error: Option<String>,
 }

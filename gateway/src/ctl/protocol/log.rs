@@ -29,29 +29,6 @@ pub struct LogQuery {
     pub level: Option<String>,
 }
 
-/// Lines, oldest first.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogPage {
-    pub lines: Vec<LogLine>,
-    /// Ask with it as `after` for what comes next; absent while nothing has been there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next: Option<String>,
-    /// `journal`, or the path of a file.
-    pub from: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogLine {
-    /// RFC 3339, UTC; empty where a line tells no time.
-    pub at: String,
-    /// Empty where a line tells none.
-    pub level: String,
-    /// The unit or program; empty for the gateway's own file.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub unit: String,
-    pub message: String,
-}
-
 /// Answer to `log-level`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLevel {

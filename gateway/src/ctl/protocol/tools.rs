@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Probe, ShownCertificate, TraceMethod};
+
 /// Echoes that one request may ask for; a client that wants more asks again.
 pub const ECHOES_MAX: u8 = 20;
 /// Furthest hop of a trace.
@@ -61,21 +63,6 @@ pub struct Pinged {
     pub echoes: Vec<Probe>,
 }
 
-/// One question and its answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Probe {
-    /// `answer`, `exceeded` (a router on the way), `unreachable` or `silence`.
-    pub outcome: String,
-    /// Who said so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<IpAddr>,
-    /// Why it is unreachable, or what the system said.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub detail: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rtt_ms: Option<f64>,
-}
-
 /// The way to a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -97,23 +84,6 @@ pub struct TraceOrder {
     /// Echoes where the kernel lets us, else UDP, unless one of them is wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<TraceMethod>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TraceMethod {
-    Icmp,
-    Udp,
-}
-
-impl TraceMethod {
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Icmp => "icmp",
-            Self::Udp => "udp",
-        }
-    }
 }
 
 /// The hops that were asked.
@@ -172,22 +142,6 @@ pub struct TlsTested {
     pub chain: Vec<ShownCertificate>,
     pub connect_ms: f64,
     pub handshake_ms: f64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShownCertificate {
-    pub subject: String,
-    pub issuer: String,
-    /// Names and addresses that it is for.
-    pub names: Vec<String>,
-    /// RFC 3339, UTC.
-    pub not_before: String,
-    pub not_after: String,
-    /// Below 0: it has expired.
-    pub days_left: i64,
-    pub key: String,
-    /// Of the certificate (DER), in hexadecimal digits.
-    pub sha256: String,
 }
 
 fn default_echoes() -> u8 {

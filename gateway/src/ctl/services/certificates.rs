@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Order, Outcome, Services, access, reply};
+use super::{Outcome, Services, access, reply};
 use crate::certificates::{self, Asked, Given, KeyKind, Known, Link, Refusal};
 use crate::config::{CertificateFiles, Config};
 use crate::ctl::protocol::{
@@ -10,6 +10,7 @@ use crate::ctl::protocol::{
     Command, ErrorCode, Failure, Named, PemText,
 };
 use crate::log;
+use crate::orders::Order;
 use crate::role::Caller;
 
 const DAY_SECONDS: i64 = 86_400;

@@ -2,15 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
-use super::{Applied, Order, Outcome, RELOAD_WAIT, ReloadRequest, Services};
+use super::{Outcome, Services};
 use crate::check;
 use crate::config::{self, Severity, compare};
 use crate::ctl::protocol::{
     Candidate as CandidateAnswer, CommitOrder, Committed, Compared, ConfigText, ErrorCode, Failure,
     HistoryRow, Me, Validated, WhichText,
 };
+use crate::orders::{Applied, NotDone, Order};
 use crate::role::Caller;
 use crate::role::Origin;
 use crate::store::candidate::{Candidate, CandidateError};
@@ -181,13 +180,13 @@ impl Services {
 
     /// The same for somebody who is no caller of the control socket.
     pub(super) async fn order_of(&self, origin: Origin, what: Order) -> Outcome<Applied> {
-        let (reply, outcome) = oneshot::channel();
-        let busy = || Failure::new(ErrorCode::Unavailable, "the daemon is busy reloading or stopping");
-        let request = ReloadRequest { what, origin, reply };
-        self.reload.try_send(request).map_err(|_| busy())?;
-        let outcome = tokio::time::timeout(RELOAD_WAIT, outcome).await;
-        let outcome = outcome.map_err(|_| busy())?.map_err(|_| busy())?;
-        outcome.map_err(|error| Failure::new(ErrorCode::Refused, error))
+        self.orders.give(origin, what).await.map_err(|not_done| {
+            let code = match &not_done {
+                NotDone::Busy => ErrorCode::Unavailable,
+                NotDone::Refused(_) => ErrorCode::Refused,
+            };
+            Failure::new(code, not_done.to_string())
+        })
     }
 
     /// When something is taken back unless it is confirmed: a commit, or the policy of a reload.

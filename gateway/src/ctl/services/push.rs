@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use super::{Order, Outcome, Services};
+use super::{Outcome, Services};
 use crate::audit::Record;
 use crate::config::{self, Config, HighAvailability, Sync};
 use crate::ctl::protocol::{Answer, ErrorCode, Failure, PushOrder, Pushed};
@@ -14,6 +14,7 @@ use crate::ha::identity::Identity;
 use crate::ha::peer::{self, Push, Request, Taken};
 use crate::ha::shared;
 use crate::log::rfc3339;
+use crate::orders::Order;
 use crate::role::Origin;
 use crate::role::{Caller, Role, plain_claim};
 use crate::store::diff;

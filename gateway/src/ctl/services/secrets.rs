@@ -1,8 +1,9 @@
 //! Secrets by name: what comes in is sealed, and nothing goes out.
 
-use super::{Order, Outcome, Services};
+use super::{Outcome, Services};
 use crate::ctl::protocol::{ErrorCode, Failure, Named, SecretOrder, SecretPage, SecretRow};
 use crate::log;
+use crate::orders::Order;
 use crate::role::Caller;
 use crate::secrets::{SecretError, Vault};
 

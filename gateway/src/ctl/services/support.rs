@@ -15,6 +15,7 @@ use crate::log::rfc3339;
 use crate::role::Caller;
 use crate::tls::pem;
 use crate::tools::bundle::Bundle;
+use crate::tools::{interfaces, system};
 use crate::tools::{program, tls};
 
 /// Lines of the gateway's log, and of the system's that are warnings or worse.
@@ -95,7 +96,7 @@ impl Services {
         let mut version =
             json!({"version": status.version, "build": crate::version::LONG, "ebpf": status.ebpf});
         if let (Some(members), Ok(Value::Object(system))) =
-            (version.as_object_mut(), serde_json::to_value(crate::cli::machine_facts()))
+            (version.as_object_mut(), serde_json::to_value(machine_facts()))
         {
             members.extend(system);
         }
@@ -170,4 +171,8 @@ fn secrets(config: &Config) -> Vec<String> {
     let token = config.metrics.as_ref().and_then(|metrics| metrics.token.as_ref());
     secrets.extend(token.map(|token| token.expose().to_owned()));
     secrets
+}
+/// What the kernel shows to everybody of the machine and its interfaces.
+fn machine_facts() -> Value {
+    json!({"system": system::look(), "interfaces": interfaces::look().unwrap_or_default()})
 }

@@ -37,7 +37,7 @@ pub struct Bench {
     places: Arc<Semaphore>,
     pub(super) captures: Captures,
     resolver: Arc<Resolver>,
-    pub(crate) shells: Shells,
+    pub(crate) shells: Arc<Shells>,
 }
 
 impl Bench {
@@ -47,12 +47,8 @@ impl Bench {
             places: Arc::new(Semaphore::new(AT_ONCE)),
             captures: Captures::new(state),
             resolver,
-            shells: Shells::default(),
+            shells: Arc::default(),
         }
-    }
-
-    pub(crate) fn resolver(&self) -> &Resolver {
-        &self.resolver
     }
 
     pub(super) fn place(&self) -> Outcome<OwnedSemaphorePermit> {

@@ -1,4 +1,4 @@
-//! Texts that must not be shown, on their way over the control socket.
+//! Texts that must not be shown, on their way over the control socket or to a job of root's.
 
 use std::fmt;
 
