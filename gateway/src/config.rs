@@ -104,7 +104,7 @@ pub struct Config {
     pub support_shell: bool,
     /// Names of the secrets that are in it.
     pub secrets: BTreeSet<String>,
-    /// Legal but doubtful things seen while resolving; [`check`] reports them with its own.
+    /// Legal but doubtful things seen while resolving; [`crate::check`] reports them with its own.
     pub remarks: Vec<Finding>,
 }
 

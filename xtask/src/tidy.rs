@@ -2,6 +2,8 @@
 //!
 //! What rustfmt and clippy can check is theirs. A rule here names the file, the line and what to do instead.
 
+mod modules;
+
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
@@ -91,6 +93,9 @@ pub(crate) fn check() -> Result<Vec<String>> {
     let mut findings = layout(&files);
     findings.extend(changelog(&files));
     findings.extend(cage(&files));
+    findings.extend(modules::circles(
+        files.iter().filter_map(|file| Some((file.path.as_str(), file.text.as_deref()?))),
+    ));
     for file in &files {
         findings.extend(shape(file));
         if let Some(text) = &file.text {
