@@ -169,7 +169,7 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Certificate(command) => certificate::run(context, command),
         Command::Secret(command) => secret::run(context, command),
         Command::Access(command) => access::run(context, command),
-        Command::AccessJob { check, set } => access::job(check, set),
+        Command::AccessJob(order) => access::job(order),
         Command::Xdp(command) => xdp::run(context, command),
         Command::Forward(command) => forward::run(context, command),
         Command::Ports(command) => ports::run(context, command),

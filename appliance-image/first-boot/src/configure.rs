@@ -12,7 +12,7 @@ use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, value};
 
 use crate::network::{Cards, Network};
 use crate::seed::{self, Seed};
-use crate::{Places, portcullis, put};
+use crate::{Places, portcullis, put, taken};
 
 /// How long a machine that was told nothing else waits for a volume.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -60,9 +60,19 @@ fn let_in(places: &Places, seed: &Seed, tell: &mut dyn FnMut(&str)) -> Result<()
         tell("NoCloud: its keys are not taken: a credential has told whose are");
         return Ok(());
     }
-    let text = seed.told.keys.join("\n") + "\n";
+    let mut keys = Vec::new();
+    for key in &seed.told.keys {
+        match taken(places, &["--judge-key"], key) {
+            Ok(()) => keys.push(key.as_str()),
+            Err(why) => tell(&format!("NoCloud: a key is not taken: {why:#}")),
+        }
+    }
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let text = keys.join("\n") + "\n";
     put(&places.keys(), &text, 0o644, None).context("write the administrators' keys")?;
-    tell(&format!("NoCloud: {} keys may log in as admin", seed.told.keys.len()));
+    tell(&format!("NoCloud: {} keys may log in as admin", keys.len()));
     Ok(())
 }
 

@@ -162,6 +162,15 @@ fn put(path: &Path, text: &str, mode: u32, owner: Option<(u32, u32)>) -> io::Res
     File::open(directory)?.sync_all()
 }
 
+/// Whether the gateway takes a key or a password, asked before anything is changed.
+fn taken(places: &Places, how: &[&str], what: &str) -> anyhow::Result<()> {
+    let input = zeroize::Zeroizing::new(format!("{what}\n"));
+    match portcullis(places, &[&["access-job"], how].concat(), &input) {
+        Ok(_) => Ok(()),
+        Err((_, why)) => anyhow::bail!("{}", why.trim_start_matches("portcullis: ").to_owned()),
+    }
+}
+
 /// Runs the gateway's command; what it printed, or its exit code and what it complained of.
 fn portcullis(places: &Places, arguments: &[&str], input: &str) -> Result<String, (Option<i32>, String)> {
     let failed = |error: io::Error| (None, format!("{} cannot be run: {error}", places.portcullis.display()));

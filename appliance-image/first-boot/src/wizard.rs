@@ -14,18 +14,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
-use portcullis_installer::keys::is_key;
 use portcullis_installer::terminals::Terminals;
 use toml_edit::{DocumentMut, Item, value};
 use zeroize::Zeroizing;
 
 use crate::configure::with_network;
 use crate::network::{Cards, Interface, Network};
-use crate::{Places, portcullis, put};
+use crate::{Places, portcullis, put, taken};
 
 const NOBODY: &str = "no console is left to answer";
-/// The gateway's command, which keeps it, takes no shorter one.
-const PASSWORD_MIN_CHARS: usize = 12;
 const ZONES: &str = "/usr/share/zoneinfo";
 pub(crate) const HOST_KEY: &str = "/var/lib/appliance/ssh/ssh_host_ed25519_key.pub";
 /// For a lease, and for the gateway after the start.
@@ -70,7 +67,7 @@ pub fn run(places: &Places, terminals: &mut Terminals) -> Result<()> {
 }
 
 fn ask(places: &Places, terminals: &mut Terminals) -> Result<Answers> {
-    let way_in = ask_way_in(terminals)?;
+    let way_in = ask_way_in(places, terminals)?;
     let interface = ask_interface(places, terminals)?;
     let mut network = Network::default();
     if !interface.addresses.is_empty() {
@@ -100,13 +97,12 @@ fn ask(places: &Places, terminals: &mut Terminals) -> Result<Answers> {
     Ok(Answers { way_in, network })
 }
 
-fn ask_way_in(terminals: &mut Terminals) -> Result<WayIn> {
+fn ask_way_in(places: &Places, terminals: &mut Terminals) -> Result<WayIn> {
     let question =
         "Public SSH key of an administrator, as in id_ed25519.pub (better), or the word `password`:";
     let key = until(terminals, question, |answer| match answer {
         "password" => Ok(None),
-        key if is_key(key) => Ok(Some(key.to_owned())),
-        _ => bail!("That is no public key: it begins like `ssh-ed25519 AAAA`."),
+        key => taken(places, &["--judge-key"], key).map(|()| Some(key.to_owned())),
     })?;
     if let Some(key) = key {
         return Ok(WayIn::Key(key));
@@ -115,16 +111,15 @@ fn ask_way_in(terminals: &mut Terminals) -> Result<WayIn> {
         "A password opens this console and nothing else: SSH has no way in until `access key add admin` has been typed here.",
     );
     loop {
-        let question = format!("Password of admin, {PASSWORD_MIN_CHARS} characters at least (not shown):");
-        let password = unseen(terminals, &question)?;
-        let complaint = if password.chars().count() < PASSWORD_MIN_CHARS {
-            "That is too short."
-        } else if unseen(terminals, "The same again:")? == password {
-            return Ok(WayIn::Password(password));
-        } else {
-            "The two are not the same."
+        let password = unseen(terminals, "Password of admin (not shown):")?;
+        let complaint = match taken(places, &["--judge", "admin"], &password) {
+            Err(why) => format!("{why:#}."),
+            Ok(()) if unseen(terminals, "The same again:")? == password => {
+                return Ok(WayIn::Password(password));
+            }
+            Ok(()) => "The two are not the same.".to_owned(),
         };
-        terminals.say(complaint);
+        terminals.say(&complaint);
     }
 }
 

@@ -49,7 +49,7 @@ impl Machine {
         fs::write(at("root/usr/lib/credstore/appliance.configuration"), DEFAULT).unwrap();
         fs::write(at("root/etc/portcullis/portcullis.toml"), DEFAULT).unwrap();
         let command = "#!/bin/sh\ndir=$(dirname \"$0\")\necho \"$@\" >>\"$dir/asked\"\n\
-            case \"$*\" in *import*) cat >\"$dir/imported\";; *--set*) cat >\"$dir/password\";; *check*) echo '{\"problems\":[],\"findings\":[]}';; esac\n";
+            case \"$*\" in *import*) cat >\"$dir/imported\";; *--set*) cat >\"$dir/password\";; *--judge*) read -r said; case \"$said\" in *hunter2*|*weak*) echo 'portcullis: too weak' >&2; exit 65;; esac;; *check*) echo '{\"problems\":[],\"findings\":[]}';; esac\n";
         fs::write(at("portcullis"), command).unwrap();
         fs::set_permissions(at("portcullis"), fs::Permissions::from_mode(0o755)).unwrap();
         let places = Places {
@@ -132,7 +132,7 @@ fn a_person_at_the_console_says_who_may_log_in_and_where() {
     let machine = Machine::new(&[("eth0", "02:00:00:00:00:01"), ("eth1", "02:00:00:00:00:02")]);
     let (mut person, wizard) = Person::sit_down(machine.places.clone());
     person.answer("or the word `password`", "hunter2");
-    person.expect("That is no public key");
+    person.expect("too weak");
     person.answer("or the word `password`", KEY);
     person.answer("Card by which", "eth9");
     person.expect("There is no such card");
@@ -161,7 +161,8 @@ fn a_person_at_the_console_says_who_may_log_in_and_where() {
     assert_eq!(seen["network"].as_table(), Some(&expected));
     assert_eq!(
         machine.read("asked"),
-        "configure import\nconfigure commit -m answered at the console\nconfigure confirm\n"
+        "access-job --judge-key\naccess-job --judge-key\nconfigure import\n\
+         configure commit -m answered at the console\nconfigure confirm\n"
     );
 }
 
@@ -177,7 +178,7 @@ fn nothing_is_changed_before_somebody_agrees() {
     person.expect("Write yes or no");
     person.answer("Is that right?", "no");
     person.expect("or the word `password`");
-    assert_eq!(machine.read("asked"), "");
+    assert_eq!(machine.read("asked"), "access-job --judge-key\n", "asks and changes nothing");
     assert!(!machine.places.has_keys() && !wizard.is_finished());
     // Meanwhile somebody else tells the machine: it asks no further.
     fs::create_dir_all(machine.places.keys().parent().unwrap()).unwrap();
@@ -198,7 +199,7 @@ fn a_password_in_the_place_of_a_key_is_asked_for_twice_and_not_shown() {
     person.answer("or the word `password`", "password");
     person.expect("SSH has no way in until");
     person.answer("Password of admin", "hunter2");
-    person.expect("too short");
+    person.expect("too weak.");
     person.answer("Password of admin", "correct horse");
     person.answer("The same again", "battery staple");
     person.expect("not the same");
@@ -214,6 +215,25 @@ fn a_password_in_the_place_of_a_key_is_asked_for_twice_and_not_shown() {
     assert_eq!(machine.read("password"), "correct horse\n");
     assert!(!machine.places.has_keys() && shown.contains("no SSH yet"));
     assert!(!person.all.contains("hunter2") && !person.all.contains("correct horse"), "{}", person.all);
+}
+
+#[test]
+fn a_weak_key_of_a_seed_is_told_and_lets_nobody_in() {
+    let machine = Machine::new(&CARDS);
+    let told_by = |keys: &str| {
+        let user = format!("#cloud-config\nssh_authorized_keys: [{keys}]\n");
+        fs::write(machine.place.path().join("user-data"), user).unwrap();
+        let read = seed::read(machine.place.path(), &Cards::find(&machine.places.sys));
+        let mut told = Vec::new();
+        configure::follow(&machine.places, &read, &mut |line| told.push(line.to_owned())).unwrap();
+        told
+    };
+    let weak = KEY.replace("admin@desk", "weak");
+    let told = told_by(&weak);
+    assert!(told.iter().any(|line| line.ends_with("a key is not taken: too weak")), "{told:?}");
+    assert!(!machine.places.has_keys());
+    told_by(&format!("{weak}, {KEY}"));
+    assert_eq!(fs::read_to_string(machine.places.keys()).unwrap(), format!("{KEY}\n"));
 }
 
 /// A volume with these files, by a program of the machine; none where there is no such program.

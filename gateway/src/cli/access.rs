@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use zeroize::Zeroizing;
 
-use super::args::{Access, AccessKey, AccessPassword};
+use super::args::{Access, AccessJob, AccessKey, AccessPassword};
 use super::output::{Failure, Outcome, complain};
 use super::table::{Paint, Table};
 use super::{Context, terminal};
@@ -128,23 +128,28 @@ fn table(rows: &[AccessRow]) -> Table {
 }
 
 /// The job itself, as root: behind the socket for one administrator, or for the machine's own console.
-pub(super) fn job(check: Option<User>, set: Option<User>) -> Outcome {
+pub(super) fn job(order: AccessJob) -> Outcome {
     let _log = crate::log::init_early().map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
     let places = Places::default();
-    match (check, set) {
-        (Some(user), _) => {
-            let password = terminal::password("")?;
-            let right = passwords::verify(&places, user, password.as_bytes());
-            Ok(if right { Exit::Ok } else { Exit::Negative })
+    let said = || terminal::password("");
+    let unfit = |why: String| Failure::new(Exit::Data, why);
+    match order {
+        AccessJob { check: Some(user), .. } => {
+            let right = passwords::verify(&places, user, said()?.as_bytes());
+            return Ok(if right { Exit::Ok } else { Exit::Negative });
         }
-        (None, Some(user)) => {
-            let password = terminal::password("")?;
-            let set = job::set_password(&places, user, &password);
-            set.map(|_| Exit::Ok).map_err(|why| Failure::new(Exit::Data, why))
+        AccessJob { set: Some(user), .. } => {
+            job::set_password(&places, user, &said()?).map_err(unfit)?;
         }
-        (None, None) => {
+        AccessJob { judge: Some(user), .. } => {
+            passwords::check(user, &said()?).map_err(|error| unfit(error.to_string()))?;
+        }
+        AccessJob { judge_key: true, .. } => {
+            PublicKey::parse(&said()?).map_err(|error| unfit(error.to_string()))?;
+        }
+        AccessJob { .. } => {
             job::run(&places).map_err(|error| Failure::new(Exit::Refused, error.to_string()))?;
-            Ok(Exit::Ok)
         }
     }
+    Ok(Exit::Ok)
 }

@@ -140,14 +140,7 @@ pub enum Command {
     Access(Access),
     /// What the system runs for `access`, and for logins at the console
     #[command(hide = true)]
-    AccessJob {
-        /// Whether standard input has this user's password: exit code 0 or 1
-        #[arg(long, value_name = "USER", conflicts_with = "set")]
-        check: Option<crate::access::User>,
-        /// Take this user's password from standard input
-        #[arg(long, value_name = "USER")]
-        set: Option<crate::access::User>,
-    },
+    AccessJob(AccessJob),
     /// The packet filter of the kernel side
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Xdp(Xdp),
@@ -414,7 +407,7 @@ mod sessions;
 mod tools;
 mod update;
 
-pub use access::{Access, AccessKey, AccessPassword, Last};
+pub use access::{Access, AccessJob, AccessKey, AccessPassword, Last};
 pub use certificate::{Certificate, Import, Key, Request, Secret};
 pub use configure::{Audit, Commit, Configure, Shell};
 pub use high_availability::Push;

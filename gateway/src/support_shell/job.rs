@@ -169,6 +169,7 @@ impl Shell {
     /// Carries what is typed, and says why no more.
     fn carry(&mut self, connection: &UnixStream, ends: Instant, over: &Mutex<bool>) -> io::Result<String> {
         loop {
+            keep_watchdog_quiet();
             let left = ends.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(OVER.to_owned());
@@ -204,6 +205,7 @@ impl Shell {
         ends: Instant,
     ) -> io::Result<Option<&'static str>> {
         while !bytes.is_empty() {
+            keep_watchdog_quiet();
             match self.master.write(bytes) {
                 Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -230,6 +232,12 @@ impl Shell {
         }
         Ok(None)
     }
+}
+
+/// Somebody watches the time (systemd.service(5), `WatchdogSec=`). Who stops this job from within the shell gains nothing:
+/// then the system ends the unit.
+fn keep_watchdog_quiet() {
+    sd_notify::notify(&[sd_notify::NotifyState::Watchdog]).ok();
 }
 
 fn readable(terminal: &File) -> io::Result<()> {

@@ -54,6 +54,24 @@ pub enum AccessPassword {
     },
 }
 
+/// One of them, or none: the change that an administrator was granted.
+#[derive(Clone, Copy, Debug, Args)]
+#[group(multiple = false)]
+pub struct AccessJob {
+    /// Whether standard input has this user's password: exit code 0 or 1
+    #[arg(long, value_name = "USER")]
+    pub check: Option<User>,
+    /// Take this user's password from standard input
+    #[arg(long, value_name = "USER")]
+    pub set: Option<User>,
+    /// Whether standard input may become this user's password, and why not
+    #[arg(long, value_name = "USER")]
+    pub judge: Option<User>,
+    /// Whether standard input is a public key that is taken, and why not
+    #[arg(long)]
+    pub judge_key: bool,
+}
+
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Last {
     /// Even if no administrator can log in then; the console asks at the next start who may
