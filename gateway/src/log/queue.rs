@@ -1,6 +1,6 @@
 //! The bounded queue between those who log and the one thread that writes.
 //!
-//! The lock is held to move a line, never while a file is written. A line that cannot be written is lost and
+//! The lock is held to move lines, never while a file is written. A line that cannot be written is lost and
 //! counted, and the next one is tried afresh: a disk that has room again needs nobody's help.
 
 use std::collections::VecDeque;
@@ -15,6 +15,8 @@ use super::format::{self, Style};
 
 /// How long lines that follow others wait for more: waking the writer for each costs more than writing it.
 const GATHER: Duration = Duration::from_millis(5);
+/// Lines go out together until they are that long: a call for each costs more than its bytes.
+const BATCH_BYTES: usize = 16 * 1024;
 
 /// Where lines go.
 #[derive(Debug)]
@@ -24,38 +26,59 @@ pub(super) enum Output {
 }
 
 impl Output {
-    /// Writes one line. `torn` says that the last one broke off inside.
-    fn write(&mut self, line: &[u8], torn: &mut bool) -> io::Result<()> {
+    /// Writes whole lines by one call, if it takes them. `torn` says that the last one before broke off inside. Says how
+    /// many bytes were written before a failure.
+    fn write(&mut self, lines: &[u8], torn: &mut bool) -> Result<(), usize> {
         match self {
-            Self::Stderr => write_line(&mut io::stderr().lock(), line, torn),
+            Self::Stderr => write_lines(&mut io::stderr().lock(), lines, torn),
             Self::File { path, file } => {
                 let mut open = match file.take() {
                     Some(file) => file,
-                    None => super::open(path)?,
+                    None => super::open(path).map_err(|_| 0_usize)?,
                 };
-                write_line(&mut open, line, torn)?;
+                write_lines(&mut open, lines, torn)?;
                 // After a failed write the file is opened anew: it may have been on a file system that is gone.
                 *file = Some(open);
                 Ok(())
             }
         }
     }
+
+    /// Writes lines, and says how many were lost. After a failure the next line is tried afresh.
+    fn write_all(&mut self, mut lines: &[u8], torn: &mut bool) -> u64 {
+        let mut lost = 0;
+        while let Err(written) = self.write(lines, torn) {
+            lost += 1;
+            lines = behind_line(lines, written);
+            if lines.is_empty() {
+                break;
+            }
+        }
+        lost
+    }
 }
 
-fn write_line(to: &mut impl io::Write, line: &[u8], torn: &mut bool) -> io::Result<()> {
+/// What follows the line in which the byte at `at` is.
+fn behind_line(lines: &[u8], at: usize) -> &[u8] {
+    let rest = lines.get(at..).unwrap_or_default();
+    let end = rest.iter().position(|byte| *byte == b'\n');
+    end.and_then(|end| rest.get(end + 1..)).unwrap_or_default()
+}
+
+fn write_lines(to: &mut impl io::Write, lines: &[u8], torn: &mut bool) -> Result<(), usize> {
     if *torn {
-        to.write_all(b"\n")?;
+        to.write_all(b"\n").map_err(|_| 0_usize)?;
         *torn = false;
     }
-    let mut rest = line;
-    while !rest.is_empty() {
+    let mut written = 0;
+    while let Some(rest) = lines.get(written..).filter(|rest| !rest.is_empty()) {
         match to.write(rest) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                *torn = rest.len() < line.len();
-                return Err(error);
+            Ok(count) if count > 0 => written += count,
+            Ok(_) | Err(_) => {
+                *torn =
+                    lines.get(..written).is_some_and(|begun| !begun.is_empty() && !begun.ends_with(b"\n"));
+                return Err(written);
             }
         }
     }
@@ -173,7 +196,12 @@ impl Queue {
             state.writing = true;
             let redirect = state.redirect.take();
             let reopen = std::mem::take(&mut state.reopen);
-            let line = state.lines.pop_front();
+            let mut lines = Vec::new();
+            while lines.len() < BATCH_BYTES
+                && let Some(line) = state.lines.pop_front()
+            {
+                lines.extend_from_slice(&line);
+            }
             drop(state);
             if let Some(other) = redirect {
                 output = other;
@@ -184,14 +212,13 @@ impl Queue {
                 // Where it cannot be opened now, writing tries again.
                 *file = super::open(path).ok();
             }
-            let Some(line) = line else { continue };
-            if output.write(&line, &mut torn).is_err() {
-                self.lost.fetch_add(1, Ordering::Relaxed);
+            if lines.is_empty() {
                 continue;
             }
-            let lost = self.lost();
-            if lost > told {
-                let style = if line.first() == Some(&b'{') { Style::Json } else { Style::text() };
+            let lost_now = output.write_all(&lines, &mut torn);
+            let lost = self.lost.fetch_add(lost_now, Ordering::Relaxed) + lost_now;
+            if lost_now == 0 && lost > told {
+                let style = if lines.first() == Some(&b'{') { Style::Json } else { Style::text() };
                 let notice = format::notice(&format!("{} log lines were lost", lost - told), style);
                 if output.write(&notice, &mut torn).is_ok() {
                     told = lost;
@@ -227,11 +254,12 @@ mod tests {
     #[test]
     fn a_line_that_broke_off_does_not_swallow_the_next() {
         let (mut disk, mut torn) = (Small(Vec::new(), 8), false);
-        assert!(write_line(&mut disk, b"first\n", &mut torn).is_ok());
-        assert!(write_line(&mut disk, b"second\n", &mut torn).is_err());
-        assert!(write_line(&mut disk, b"third\n", &mut torn).is_err());
+        let lines = b"first\nsecond\nthird\n";
+        assert_eq!(write_lines(&mut disk, lines, &mut torn), Err(8));
+        assert_eq!(behind_line(lines, 8), b"third\n");
+        assert_eq!(write_lines(&mut disk, b"third\n", &mut torn), Err(0));
         disk.1 = 100;
-        assert!(write_line(&mut disk, b"fourth\n", &mut torn).is_ok());
+        assert_eq!(write_lines(&mut disk, b"fourth\n", &mut torn), Ok(()));
         assert_eq!(disk.0, b"first\nse\nfourth\n");
     }
 }
