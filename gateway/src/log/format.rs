@@ -100,7 +100,7 @@ fn json(level: Level, target: &str, fields: Fields) -> Vec<u8> {
         object.insert("event".into(), "session".into());
     }
     for (name, value) in fields.others {
-        object.insert(name, value);
+        object.insert(name.to_owned(), value);
     }
     let line = serde_json::to_vec(&object).unwrap_or_default();
     if line.len() < LINE_MAX_BYTES {
@@ -179,7 +179,7 @@ fn push_escaped(line: &mut String, text: &str, escape: impl Fn(char) -> bool) {
 #[derive(Default)]
 struct Fields {
     message: String,
-    others: Vec<(String, Value)>,
+    others: Vec<(&'static str, Value)>,
 }
 
 impl Fields {
@@ -190,7 +190,7 @@ impl Fields {
                 other => other.to_string(),
             };
         } else {
-            self.others.push((field.name().to_owned(), value));
+            self.others.push((field.name(), value));
         }
     }
 }
@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     fn text_of(message: &str, value: &str) -> String {
-        let fields = Fields { message: message.into(), others: vec![("name".into(), value.into())] };
+        let fields = Fields { message: message.into(), others: vec![("name", value.into())] };
         String::from_utf8(text(Level::INFO, "portcullis", &fields, Style::Journal)).unwrap()
     }
 
@@ -251,7 +251,7 @@ mod tests {
     fn long_lines_are_cut_and_stay_what_they_are() {
         let long = "é".repeat(LINE_MAX_BYTES);
         assert!(text_of(&long, "").len() <= LINE_MAX_BYTES);
-        let fields = Fields { message: long.clone(), others: vec![("name".into(), long.into())] };
+        let fields = Fields { message: long.clone(), others: vec![("name", long.into())] };
         let line = json(Level::INFO, "portcullis", fields);
         assert!(line.len() <= LINE_MAX_BYTES);
         let value: Value = serde_json::from_slice(&line).unwrap();
