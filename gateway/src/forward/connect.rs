@@ -15,8 +15,7 @@ pub(crate) async fn connect(
     source: Option<IpAddr>,
     begun: impl FnOnce(SocketAddr),
 ) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(server), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if let Some(source) = source {
         // The port is chosen with the destination in sight: ports run out for each server, not for all together.
         setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;

@@ -54,6 +54,7 @@ pub(super) async fn serve(
         listener,
         service,
         source,
+        local,
         client,
         tunnel,
         began: now,
@@ -123,6 +124,8 @@ struct Conn<'a> {
     listener: &'a Arc<Listener>,
     service: &'a Service,
     source: SocketAddr,
+    /// The own address that the client connected to.
+    local: SocketAddr,
     client: ClientStream,
     tunnel: Tunnel,
     /// When the wait for a complete request began.
@@ -209,8 +212,8 @@ impl Conn<'_> {
             Command::Admit { info } => {
                 let limits = &self.service.profile.limits;
                 let mut enrolled = Enrolled::new(&self.front.relay, &self.listener.metrics, info, limits);
-                if let (Ok(session), Ok(local)) = (&mut enrolled, self.client.local_addr()) {
-                    session.admit(Half::Edge, self.source, local, self.owner);
+                if let Ok(session) = &mut enrolled {
+                    session.admit(Half::Edge, self.source, self.local, self.owner);
                 }
                 let answer = enrolled.map(|session| self.session = Some(session));
                 self.tunnel.handle_admitted(answer);

@@ -2,7 +2,7 @@
 //! which is only begun here.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream as StdTcpStream};
+use std::net::TcpStream as StdTcpStream;
 use std::sync::Arc;
 
 use rustls::{ClientConfig, ServerConfig};
@@ -163,19 +163,6 @@ impl ClientStream {
         let mut stream = Box::new(TlsStream { socket, tls });
         stream.shake_hands().await?;
         Ok(Self::Tls(stream))
-    }
-
-    const fn socket(&self) -> &TcpStream {
-        match self {
-            Self::Plain(socket) => socket,
-            Self::Tls(stream) => &stream.socket,
-        }
-    }
-
-    /// # Errors
-    /// What the socket says.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket().local_addr()
     }
 
     #[must_use]
