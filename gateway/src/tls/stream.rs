@@ -1,13 +1,16 @@
 //! A client's byte stream while its connection is set up: TLS or not, the same three operations. And TLS with a server,
 //! which is only begun here.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::TcpStream as StdTcpStream;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::codec::Codec;
@@ -78,19 +81,17 @@ impl TlsStream {
 
     /// Reads what the network has; `Ok(0)` at its end.
     async fn fill(&mut self, most: usize) -> io::Result<usize> {
-        loop {
-            self.socket.readable().await?;
+        poll_fn(|context| {
+            // Lives for one attempt, so that who waits holds no buffer.
             let mut bytes = [0; READ_BYTES];
-            let room = bytes.get_mut(..most.min(READ_BYTES)).unwrap_or_default();
-            match self.socket.try_read(room) {
-                Ok(count) => {
-                    let fed = self.tls.feed(room.get(..count).unwrap_or_default());
-                    return fed.map(|()| count).map_err(invalid);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
+            let mut room = ReadBuf::new(bytes.get_mut(..most.min(READ_BYTES)).unwrap_or_default());
+            // Unlike `try_read` it knows a socket that has given less than there was room for as empty, and waits
+            // without asking it again.
+            ready!(Pin::new(&mut self.socket).poll_read(context, &mut room))?;
+            let fed = self.tls.feed(room.filled());
+            Poll::Ready(fed.map(|()| room.filled().len()).map_err(invalid))
+        })
+        .await
     }
 
     async fn flush(&mut self) -> io::Result<()> {
