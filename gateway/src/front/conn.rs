@@ -25,6 +25,7 @@ use crate::control_plane::Ask;
 use crate::gate::ConnectionPass;
 use crate::metrics::{HandshakeFailure, Stage};
 use crate::relay::{Enrolled, Handover, Server};
+use crate::tls::connection::Connection;
 use crate::tls::stream::{ClientStream, Parts};
 use crate::xdp::Half;
 
@@ -316,7 +317,7 @@ impl Conn<'_> {
             self.listener.metrics.refused(Deny::Overloaded);
             return;
         };
-        let sni = self.client.tls().and_then(|tls| tls.server_name()).map(str::to_owned);
+        let sni = self.client.tls().and_then(Connection::server_name);
         let listener = self.listener.name.to_string();
         let ask = Ask::Web { stream: theirs, client: self.source, listener, sni };
         match self.front.asks.try_send(ask) {

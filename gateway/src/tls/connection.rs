@@ -44,9 +44,10 @@ pub struct Connection {
     /// Whether our records follow the handshake.
     own: bool,
     facts: Option<Facts>,
-    /// Reads the client's hello for the name in it, which rustls does not tell of an unbuffered connection.
-    hello: Option<Box<Acceptor>>,
-    server_name: Option<Box<str>>,
+    /// What the client said before we answered, its hello, for the name in it: rustls does not tell that of an unbuffered
+    /// connection, and few ask.
+    hello: Vec<u8>,
+    hears_hello: bool,
     incoming: Vec<u8>,
     /// How much of `incoming` rustls has seen: whole records that make an incomplete handshake message.
     seen: usize,
@@ -63,7 +64,7 @@ impl Connection {
     pub fn server(config: Arc<ServerConfig>) -> Result<Self, Error> {
         let own = config.enable_secret_extraction;
         let engine = Engine::Server(Box::new(UnbufferedServerConnection::new(config)?));
-        Ok(Self { hello: Some(Box::default()), ..Self::with(engine, own) })
+        Ok(Self { hears_hello: true, ..Self::with(engine, own) })
     }
 
     /// The client's side; its hello is ready to be taken.
@@ -89,8 +90,8 @@ impl Connection {
             engine,
             own,
             facts: None,
-            hello: None,
-            server_name: None,
+            hello: Vec::new(),
+            hears_hello: false,
             incoming: Vec::new(),
             seen: 0,
             plaintext: Vec::new(),
@@ -111,7 +112,7 @@ impl Connection {
                 incoming.shrink_to_fit();
                 Ok((records, incoming))
             }
-            connection => Err(Box::new(connection)),
+            connection => Err(Box::new(Self { hello: Vec::new(), ..connection })),
         }
     }
 
@@ -128,8 +129,14 @@ impl Connection {
 
     /// The name that the client asked for.
     #[must_use]
-    pub fn server_name(&self) -> Option<&str> {
-        self.server_name.as_deref()
+    pub fn server_name(&self) -> Option<String> {
+        let (mut hello, mut bytes) = (Acceptor::default(), self.hello.as_slice());
+        while !bytes.is_empty() {
+            hello.read_tls(&mut bytes).ok()?;
+        }
+        // Where it cannot be read, rustls has said so to the peer in the connection itself.
+        let accepted = hello.accept().ok()??;
+        accepted.client_hello().server_name().map(str::to_owned)
     }
 
     /// The peer sends no more.
@@ -144,11 +151,14 @@ impl Connection {
     /// # Errors
     /// Why the connection ends.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.read_hello(bytes);
+        if self.hears_hello {
+            self.hello.extend_from_slice(bytes);
+        }
         self.incoming.extend_from_slice(bytes);
         if !matches!(self.engine, Engine::Records(_)) {
             self.drive(Want::Nothing)?;
         }
+        self.hears_hello &= self.outgoing.is_empty();
         // Its last record may be followed by ours.
         self.open()
     }
@@ -216,22 +226,6 @@ impl Connection {
     /// Moves the records that wait for the network to the end of `into`.
     pub fn take_outgoing(&mut self, into: &mut Vec<u8>) {
         into.append(&mut self.outgoing);
-    }
-
-    fn read_hello(&mut self, mut bytes: &[u8]) {
-        let Some(hello) = &mut self.hello else { return };
-        while !bytes.is_empty() {
-            if hello.read_tls(&mut bytes).is_err() {
-                break;
-            }
-        }
-        match hello.accept() {
-            Ok(None) => return,
-            Ok(Some(accepted)) => self.server_name = accepted.client_hello().server_name().map(Box::from),
-            // rustls says the same to the peer in the connection itself.
-            Err(_) => {}
-        }
-        self.hello = None;
     }
 
     /// Opens whole records, where they are ours to open.

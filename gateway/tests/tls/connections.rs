@@ -96,7 +96,7 @@ fn a_handshake_may_come_byte_by_byte_with_content_behind_it() {
             client.write(b"content that comes with Finished").unwrap();
             carry(&mut client, &mut server, part).unwrap();
             assert_eq!(plaintext(&mut server), b"content that comes with Finished");
-            assert_eq!(server.server_name(), Some("a.example"));
+            assert_eq!(server.server_name().as_deref(), Some("a.example"));
             let facts = server.facts().unwrap();
             assert_eq!((facts.version, facts.resumed), (ProtocolVersion::TLSv1_3, false));
             let mut wire = Vec::new();
