@@ -143,8 +143,15 @@ impl Direction {
         });
         self.queued = self.queued.saturating_sub(bytes);
         self.in_flight = Some(payload);
+        // Then the end of the stream follows.
+        let last = self.sink == Sink::Closing && count == self.queue.len();
         let mut pieces = (0..count).map_while(|_| self.queue.pop());
-        engine.send(socket, pieces.by_ref().map(|piece| piece.chunk), token);
+        let chunks = pieces.by_ref().map(|piece| piece.chunk);
+        if last {
+            engine.send_last(socket, chunks, token);
+        } else {
+            engine.send(socket, chunks, token);
+        }
         // A socket that is gone takes none.
         pieces.for_each(drop);
     }

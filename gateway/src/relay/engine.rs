@@ -131,6 +131,19 @@ impl Engine {
         engine!(&mut self.carrier, engine => engine.send(socket, chunks, token));
     }
 
+    /// Sends what is followed by a `shutdown` at once.
+    pub(super) fn send_last(
+        &mut self,
+        socket: Socket,
+        chunks: impl IntoIterator<Item = Chunk>,
+        token: Token,
+    ) {
+        match &mut self.carrier {
+            Carrier::Ring(ring) => ring.send_last(socket, chunks, token),
+            Carrier::Epoll(epoll) => epoll.send(socket, chunks, token),
+        }
+    }
+
     pub(super) fn ready(&mut self, socket: Socket, write: bool, token: Token) {
         engine!(&mut self.carrier, engine => engine.ready(socket, write, token));
     }

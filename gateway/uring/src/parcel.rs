@@ -82,10 +82,12 @@ impl Parcel {
         self.contents().first >= self.contents().count
     }
 
-    /// Sends by itself what the kernel takes without waiting; the rest is left. No operation is in flight.
-    pub(crate) fn send_at_once(&mut self, socket: impl AsFd) -> io::Result<()> {
+    /// Sends by itself what the kernel takes without waiting; the rest is left. No operation is in flight. What is `last`
+    /// waits in the kernel for the end of the stream, and goes out with it.
+    pub(crate) fn send_at_once(&mut self, socket: impl AsFd, last: bool) -> io::Result<()> {
         let contents = self.contents();
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        flags.set(SendFlags::MORE, last);
         let sent = if let [Some(chunk), None, ..] = &contents.chunks {
             rustix::net::send(socket, chunk.bytes(), flags)
         } else {

@@ -155,6 +155,21 @@ impl Ring {
     /// Sends the chunks in their order, all bytes or an error, then says `Sent`. One at a time on each socket, at most
     /// [`SEND_CHUNKS`](crate::SEND_CHUNKS) chunks: anything else is a `Sent` with an error.
     pub fn send(&mut self, socket: Socket, chunks: impl IntoIterator<Item = Chunk>, token: Token) {
+        self.send_before(socket, chunks, token, false);
+    }
+
+    /// The same, where a `shutdown` follows at once: the last bytes and the end of the stream become one packet.
+    pub fn send_last(&mut self, socket: Socket, chunks: impl IntoIterator<Item = Chunk>, token: Token) {
+        self.send_before(socket, chunks, token, true);
+    }
+
+    fn send_before(
+        &mut self,
+        socket: Socket,
+        chunks: impl IntoIterator<Item = Chunk>,
+        token: Token,
+        last: bool,
+    ) {
         let Shared { table, parcels, .. } = &mut *self.shared;
         let Some(slot) = table.open_mut(socket) else {
             return;
@@ -168,7 +183,7 @@ impl Ring {
         let mut result = parcel.fill(chunks);
         let at_once = self.send_at_once && result.is_ok() && parcel.is_small();
         if let Some(descriptor) = slot.descriptor.as_ref().filter(|_| at_once) {
-            result = parcel.send_at_once(descriptor);
+            result = parcel.send_at_once(descriptor, last);
         }
         if result.is_err() || parcel.is_done() {
             self.store_parcel(parcel);

@@ -1,6 +1,7 @@
 //! Sending: all bytes in order, or an error; and being ready.
 
 use std::io::{ErrorKind, Read as _};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread;
 
@@ -38,6 +39,20 @@ fn only_the_filled_range_is_sent() {
     ring.send(socket, [chunk, Chunk::from_vec(Vec::new()), Chunk::from_vec(b" you".to_vec())], token(1));
     assert!(events(&mut ring, 1).iter().all(is_sent));
     assert_eq!(get(&mut peer, 9), b"hello you");
+}
+
+#[test]
+fn the_last_bytes_come_with_the_end_of_the_stream() {
+    for settings in both() {
+        let mut ring = ring(&settings);
+        let (socket, mut peer) = tcp_pair(&mut ring);
+        ring.send_last(socket, [Chunk::from_vec(b"goodbye".to_vec())], token(1));
+        assert!(events(&mut ring, 1).iter().all(is_sent));
+        ring.shutdown(socket, Shutdown::Write);
+        let mut all = Vec::new();
+        peer.read_to_end(&mut all).expect("the end");
+        assert_eq!(all, b"goodbye");
+    }
 }
 
 #[test]
@@ -199,7 +214,7 @@ fn a_socket_is_ready_when_it_can_be_read_or_written() {
 fn shutting_down_ends_the_stream_of_the_peer() {
     let mut ring = ring(&small());
     let (socket, mut peer) = pair(&mut ring);
-    ring.shutdown(socket, std::net::Shutdown::Write);
+    ring.shutdown(socket, Shutdown::Write);
     assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0);
     ring.receive(socket, Class::Client, token(1));
     put(&mut peer, b"still open");
