@@ -48,6 +48,7 @@ pub struct Connection {
     /// connection, and few ask.
     hello: Vec<u8>,
     hears_hello: bool,
+    is_server: bool,
     incoming: Vec<u8>,
     /// How much of `incoming` rustls has seen: whole records that make an incomplete handshake message.
     seen: usize,
@@ -64,7 +65,7 @@ impl Connection {
     pub fn server(config: Arc<ServerConfig>) -> Result<Self, Error> {
         let own = config.enable_secret_extraction;
         let engine = Engine::Server(Box::new(UnbufferedServerConnection::new(config)?));
-        Ok(Self { hears_hello: true, ..Self::with(engine, own) })
+        Ok(Self { hears_hello: true, is_server: true, ..Self::with(engine, own) })
     }
 
     /// The client's side; its hello is ready to be taken.
@@ -92,6 +93,7 @@ impl Connection {
             facts: None,
             hello: Vec::new(),
             hears_hello: false,
+            is_server: false,
             incoming: Vec::new(),
             seen: 0,
             plaintext: Vec::new(),
@@ -137,6 +139,20 @@ impl Connection {
         // Where it cannot be read, rustls has said so to the peer in the connection itself.
         let accepted = hello.accept().ok()??;
         accepted.client_hello().server_name().map(str::to_owned)
+    }
+
+    /// Whether plaintext waits to be read.
+    #[must_use]
+    pub const fn has_plaintext(&self) -> bool {
+        !self.plaintext.is_empty()
+    }
+
+    /// Whether the records that wait for the network belong to no handshake: it ended with the client's word, as it does
+    /// under TLS 1.3, and all that the server adds is a session ticket.
+    #[must_use]
+    pub fn owes_ticket_only(&self) -> bool {
+        let is_13 = self.facts.as_ref().is_some_and(|facts| facts.version == ProtocolVersion::TLSv1_3);
+        is_13 && self.is_server
     }
 
     /// The peer sends no more.

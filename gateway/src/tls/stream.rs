@@ -72,7 +72,8 @@ impl TlsStream {
     ///
     /// # Errors
     /// When the socket cannot be put into blocking mode, as the relay's ring wants it.
-    pub fn into_parts(self) -> io::Result<Parts> {
+    pub fn into_parts(mut self) -> io::Result<Parts> {
+        self.flush_now();
         let Self { socket, mut tls } = self;
         let mut unread = Vec::new();
         tls.read_plaintext(&mut unread);
@@ -129,7 +130,11 @@ impl TlsStream {
                 0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "tls handshake eof")),
                 count => left = left.saturating_sub(count),
             }
-            self.flush().await?;
+            // What a server has to say once hands are shaken under TLS 1.3 is a session ticket. That goes with the first
+            // answer, in one packet.
+            if !self.tls.owes_ticket_only() {
+                self.flush().await?;
+            }
         }
         Ok(())
     }
@@ -141,7 +146,10 @@ impl TlsStream {
                 return Ok(count);
             }
             let filled = self.fill(READ_BYTES).await;
-            self.flush_now();
+            // Whoever has asked for something gets what else there is to say with the answer.
+            if filled.is_err() || !self.tls.has_plaintext() {
+                self.flush_now();
+            }
             if filled? == 0 {
                 let reason = "peer closed connection without sending TLS close_notify";
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, reason));

@@ -1,11 +1,15 @@
 //! What real clients get: certificates by name, versions, suites, resumption.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use portcullis::config::{CertificateFiles, ListenerConfig, RecordLayer, parse};
 use portcullis::tls::certs::{certified_server_config, roots, server_config, ticketer};
+use portcullis::tls::stream::ClientStream;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::{
     CipherSuite, ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
@@ -300,4 +304,41 @@ mod any {
             rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
         }
     }
+}
+
+/// Shakes hands, looks whether more comes by itself, asks, and reads the answer: tickets before it and with it.
+fn asks(config: ClientConfig, address: SocketAddr) -> (u32, u32) {
+    let name = ServerName::try_from("a.example").unwrap();
+    let mut tls = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut socket = TcpStream::connect(address).unwrap();
+    while tls.is_handshaking() || tls.wants_write() {
+        tls.complete_io(&mut socket).unwrap();
+    }
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(tls.read_tls(&mut socket).is_err(), "silence until something is asked");
+    let before = tls.tls13_tickets_received();
+    socket.set_read_timeout(None).unwrap();
+    let mut stream = rustls::Stream::new(&mut tls, &mut socket);
+    stream.write_all(b"question").unwrap();
+    let mut answer = [0; 6];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"answer");
+    (before, tls.tls13_tickets_received())
+}
+
+#[tokio::test]
+async fn a_session_ticket_of_tls13_comes_with_the_first_answer() {
+    let pki = Pki::new();
+    let certificates = [pki.issue("main", &["a.example"])];
+    let config = server(&certificates, "");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let client = plain_client(&pki);
+    let client = tokio::task::spawn_blocking(move || asks(client, address));
+    let (socket, _) = listener.accept().await.unwrap();
+    let mut stream = ClientStream::accept_tls(socket, config).await.unwrap();
+    let mut question = [0; 16];
+    assert_eq!(stream.read(&mut question).await.unwrap(), 8);
+    stream.write_all(b"answer").await.unwrap();
+    assert_eq!(client.await.unwrap(), (0, 1));
 }
