@@ -71,8 +71,8 @@ impl Op {
 #[derive(Debug)]
 pub(super) struct Session {
     key: u32,
-    pub(super) client: Socket,
-    pub(super) server: Socket,
+    client: Socket,
+    server: Socket,
     codec: Codec,
     server_tls: Option<Box<ServerTls>>,
     framing: Option<Box<Framing>>,
@@ -449,6 +449,11 @@ impl Session {
 
     pub(super) fn is_over(&self) -> bool {
         self.aborted || (self.up.sink == Sink::Closed && self.down.sink == Sink::Closed)
+    }
+
+    /// Both sockets, and whether each peer was told that nothing more comes.
+    pub(super) fn sockets(&self) -> [(Socket, bool); 2] {
+        [(self.client, self.down.sink == Sink::Closed), (self.server, self.up.sink == Sink::Closed)]
     }
 
     pub(super) fn end_reason(&self) -> EndReason {

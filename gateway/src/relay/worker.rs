@@ -316,9 +316,11 @@ impl Relay {
         self.free.push(key);
         let Held { mut session, pass, enrolled } = *held;
         session.release(&mut self.shared);
-        for socket in [session.client, session.server] {
-            // What the peer is sending meanwhile must not turn a close into a reset before it was told.
-            self.shared.engine.shutdown(socket, std::net::Shutdown::Both);
+        for (socket, was_told) in session.sockets() {
+            if !was_told {
+                // What the peer is sending meanwhile must not turn a close into a reset before it was told.
+                self.shared.engine.shutdown(socket, std::net::Shutdown::Both);
+            }
             self.shared.engine.close(socket);
         }
         let reason = session.end_reason();
