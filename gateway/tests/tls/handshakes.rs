@@ -1,11 +1,11 @@
 //! What real clients get: certificates by name, versions, suites, resumption.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, channel};
 
 use portcullis::config::{CertificateFiles, ListenerConfig, RecordLayer, parse};
 use portcullis::tls::certs::{certified_server_config, roots, server_config, ticketer};
@@ -306,18 +306,25 @@ mod any {
     }
 }
 
-/// Shakes hands, looks whether more comes by itself, asks, and reads the answer: tickets before it and with it.
-fn asks(config: ClientConfig, address: SocketAddr) -> (u32, u32) {
+/// Shakes hands, looks whether more has come by itself once the server is `ready`, asks, and reads the answer: tickets before
+/// it and with it.
+fn asks(config: ClientConfig, address: SocketAddr, ready: &Receiver<()>) -> (u32, u32) {
     let name = ServerName::try_from("a.example").unwrap();
     let mut tls = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut socket = TcpStream::connect(address).unwrap();
     while tls.is_handshaking() || tls.wants_write() {
         tls.complete_io(&mut socket).unwrap();
     }
-    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-    assert!(tls.read_tls(&mut socket).is_err(), "silence until something is asked");
+    ready.recv().unwrap();
+    // On loopback whatever the server has sent is here.
+    socket.set_nonblocking(true).unwrap();
+    assert_eq!(
+        tls.read_tls(&mut socket).unwrap_err().kind(),
+        ErrorKind::WouldBlock,
+        "until something is asked"
+    );
+    socket.set_nonblocking(false).unwrap();
     let before = tls.tls13_tickets_received();
-    socket.set_read_timeout(None).unwrap();
     let mut stream = rustls::Stream::new(&mut tls, &mut socket);
     stream.write_all(b"question").unwrap();
     let mut answer = [0; 6];
@@ -334,9 +341,11 @@ async fn a_session_ticket_of_tls13_comes_with_the_first_answer() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let client = plain_client(&pki);
-    let client = tokio::task::spawn_blocking(move || asks(client, address));
+    let (tell, ready) = channel();
+    let client = tokio::task::spawn_blocking(move || asks(client, address, &ready));
     let (socket, _) = listener.accept().await.unwrap();
     let mut stream = ClientStream::accept_tls(socket, config).await.unwrap();
+    tell.send(()).unwrap();
     let mut question = [0; 16];
     assert_eq!(stream.read(&mut question).await.unwrap(), 8);
     stream.write_all(b"answer").await.unwrap();
