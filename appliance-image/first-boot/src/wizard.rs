@@ -102,7 +102,10 @@ fn ask_way_in(places: &Places, terminals: &mut Terminals) -> Result<WayIn> {
         "Public SSH key of an administrator, as in id_ed25519.pub (better), or the word `password`:";
     let key = until(terminals, question, |answer| match answer {
         "password" => Ok(None),
-        key => taken(places, &["--judge-key"], key).map(|()| Some(key.to_owned())),
+        key => match taken(places, &["--judge-key"], key) {
+            Ok(()) => Ok(Some(key.to_owned())),
+            Err(why) => bail!(sentence(&why)),
+        },
     })?;
     if let Some(key) = key {
         return Ok(WayIn::Key(key));
@@ -113,7 +116,7 @@ fn ask_way_in(places: &Places, terminals: &mut Terminals) -> Result<WayIn> {
     loop {
         let password = unseen(terminals, "Password of admin (not shown):")?;
         let complaint = match taken(places, &["--judge", "admin"], &password) {
-            Err(why) => format!("{why:#}."),
+            Err(why) => sentence(&why),
             Ok(()) if unseen(terminals, "The same again:")? == password => {
                 return Ok(WayIn::Password(password));
             }
@@ -121,6 +124,14 @@ fn ask_way_in(places: &Places, terminals: &mut Terminals) -> Result<WayIn> {
         };
         terminals.say(&complaint);
     }
+}
+
+/// As the other complaints here begin and end.
+fn sentence(why: &anyhow::Error) -> String {
+    let why = why.to_string();
+    let mut rest = why.chars();
+    let first = rest.next().into_iter().flat_map(char::to_uppercase);
+    first.chain(rest).chain(['.']).collect()
 }
 
 fn unseen(terminals: &mut Terminals, question: &str) -> Result<Zeroizing<String>> {

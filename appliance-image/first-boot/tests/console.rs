@@ -132,7 +132,7 @@ fn a_person_at_the_console_says_who_may_log_in_and_where() {
     let machine = Machine::new(&[("eth0", "02:00:00:00:00:01"), ("eth1", "02:00:00:00:00:02")]);
     let (mut person, wizard) = Person::sit_down(machine.places.clone());
     person.answer("or the word `password`", "hunter2");
-    person.expect("too weak");
+    person.expect("Too weak.");
     person.answer("or the word `password`", KEY);
     person.answer("Card by which", "eth9");
     person.expect("There is no such card");
@@ -199,7 +199,7 @@ fn a_password_in_the_place_of_a_key_is_asked_for_twice_and_not_shown() {
     person.answer("or the word `password`", "password");
     person.expect("SSH has no way in until");
     person.answer("Password of admin", "hunter2");
-    person.expect("too weak.");
+    person.expect("Too weak.");
     person.answer("Password of admin", "correct horse");
     person.answer("The same again", "battery staple");
     person.expect("not the same");
