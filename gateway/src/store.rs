@@ -4,7 +4,7 @@
 //! what others have half done, and the history would name somebody who never saw it. A candidate remembers what it
 //! began with and every change, so that it can be made again on top of what others have committed meanwhile
 //! (`update`); until then its commit is refused. Nothing here decides whether a configuration is good: that is
-//! `config`; and nothing puts it in force: that is the daemon's reloader, which asks this for files only.
+//! for `config` and `check`; and nothing puts it in force: that is the daemon's reloader, which asks this for files only.
 
 pub mod candidate;
 pub mod diff;

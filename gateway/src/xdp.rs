@@ -1,7 +1,7 @@
 //! The kernel side, seen from the daemon: the policy for ports, the program that enforces it, what it counts.
 //!
-//! `rules` says what may come in and why, `egress` what the machine itself may contact; `presets` are the published
-//! port tables that rules can be taken from; `policy` makes of all of them what the kernel's tables hold, and
+//! `rules` says what may come in and why, `egress` what the machine itself may contact, both with the published
+//! port tables (`config::presets`); `policy` makes of them what the kernel's tables hold, and
 //! `generations` writes it there beside what is in force; `confirm` takes back what nobody confirms; `loader` brings
 //! the program into the kernel and onto the interfaces, `watch` puts it back where others take it off; `maps` writes
 //! its tables and reads its counters, `carry` brings bans to a table of another size; `flows` admits the flows of
