@@ -36,6 +36,8 @@ const HARMLESS: [&str; 12] = [
 
 /// Notes for people; nobody reads more.
 const NOTES_MAX: usize = 40;
+/// As many as `access` lets one user have. Each is judged by a process of its own.
+const KEYS_MAX: usize = 64;
 
 impl Told {
     /// Takes in `meta-data`.
@@ -132,6 +134,9 @@ impl Told {
         for line in texts(value).unwrap_or_default().iter().flat_map(|text| text.lines()) {
             let line = line.trim();
             if line.is_empty() || self.keys.iter().any(|key| key == line) {
+            } else if is_key(line) && self.keys.len() == KEYS_MAX {
+                self.note(format!("user-data: more than {KEYS_MAX} keys are not taken"));
+                return;
             } else if is_key(line) {
                 self.keys.push(line.to_owned());
             } else {
@@ -199,6 +204,14 @@ mod tests {
             assert!(notes.contains(part), "{part} in {notes}");
         }
         assert!(!notes.contains("hunter2"));
+    }
+
+    #[test]
+    fn more_keys_than_a_user_may_have_are_told_and_not_taken() {
+        let keys: String = (0..=KEYS_MAX).map(|number| format!("  - {KEY}{number}\n")).collect();
+        let told = told(&format!("#cloud-config\nssh_authorized_keys:\n{keys}"));
+        assert_eq!(told.keys.len(), KEYS_MAX);
+        assert_eq!(told.notes, ["user-data: more than 64 keys are not taken"]);
     }
 
     #[test]

@@ -46,6 +46,11 @@ pub use crate::answer::{Answer, ErrorCode, Failure};
 pub use crate::forward::{ForwardServer, ForwardStatus, KernelTotals};
 pub use crate::secret_text::SecretText;
 pub use crate::tools::capture::{CaptureOrder, CaptureRow};
+pub use crate::tools::journal::{LogLine, LogPage};
+pub use crate::tools::probe::{Probe, TraceMethod};
+pub use crate::tools::tls::ShownCertificate;
+pub use crate::xdp::judge::{Judgement, Packet};
+
 pub use access::{AccessChange, AccessChanged, AccessKey, AccessOrder, AccessRow, AccessUser};
 pub use bans::{BanFilter, BanOrder, BanRow, Cleared};
 pub use capture::{CAPTURE_PACKETS_MAX, CAPTURE_SECONDS_MAX, CapturePart};
@@ -57,11 +62,6 @@ pub use config::{
     WhichText,
 };
 pub use forward::{ForwardFlow, ForwardFlowFilter, ForwardFlowPage, ServerRef};
-
-pub use crate::tools::journal::{LogLine, LogPage};
-pub use crate::tools::probe::{Probe, TraceMethod};
-pub use crate::tools::tls::ShownCertificate;
-pub use crate::xdp::judge::{Judgement, Packet};
 pub use high_availability::{HaAddress, HaStatus, PushOrder, Pushed};
 pub use kernel::{
     Confirmed, XdpCount, XdpEventUse, XdpFlood, XdpFlowUse, XdpInterfaceStatus, XdpMap, XdpRules, XdpStatus,
