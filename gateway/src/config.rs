@@ -49,7 +49,7 @@ use zeroize::Zeroizing;
 pub use acme::{AcmeCertificate, AcmeChallenge, AcmeConfig, ExternalAccount};
 pub use compare::{ReloadPlan, compare};
 pub use duration::{format as format_duration, parse as parse_duration};
-pub use engine::EngineChoice;
+pub use engine::{EngineChoice, Gather};
 pub use error::{ConfigError, Problem};
 pub use finding::{Finding, Severity};
 pub use forward::{Check, CheckTls, CheckTrust, DataPath, ForwardConfig, HealthConfig, ServerConfig};
@@ -127,8 +127,8 @@ pub struct Server {
     pub state_dir: PathBuf,
     pub drain_timeout: Duration,
     pub relay_engine: EngineChoice,
-    /// How long a worker that has just worked may leave what arrives, to handle several arrivals at once.
-    pub relay_gather: Duration,
+    /// When a worker that has just worked leaves what arrives for a while, to handle several arrivals at once.
+    pub relay_gather: Gather,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@ mod direction;
 mod engine;
 mod epoll;
 mod framing;
+mod gathering;
 mod session;
 mod splice;
 mod timer;

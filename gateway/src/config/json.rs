@@ -33,7 +33,7 @@ pub(super) fn config(config: &Config) -> Value {
             "state_dir": config.server.state_dir,
             "drain_timeout": format(config.server.drain_timeout),
             "relay_engine": config.server.relay_engine.as_str(),
-            "relay_gather": format(config.server.relay_gather),
+            "relay_gather": config.server.relay_gather.to_string(),
         },
         "control": { "socket": config.control.socket },
         "log": {

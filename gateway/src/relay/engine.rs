@@ -9,14 +9,13 @@ use std::time::Duration;
 use portcullis_uring::{Chunk, Class, Event, Ring, Settings, Socket, Token, Waker};
 
 use super::epoll::Epoll;
-use crate::config::EngineChoice;
+use crate::config::{EngineChoice, Gather};
 
 /// The engine of the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineWanted {
     pub choice: EngineChoice,
-    /// How long a worker that has just worked may leave what arrives.
-    pub gather: Duration,
+    pub gather: Gather,
 }
 
 /// What a worker runs on.
@@ -78,11 +77,18 @@ impl Engine {
         })
     }
 
-    /// Whether arrivals may be left for a while, as was asked for.
-    pub(super) fn gathers(&self) -> bool {
+    /// Whether `set_gather` does something.
+    pub(super) fn can_gather(&self) -> bool {
         match &self.carrier {
-            Carrier::Ring(ring) => ring.gathers(),
+            Carrier::Ring(ring) => ring.can_gather(),
             Carrier::Epoll(_) => false,
+        }
+    }
+
+    /// For how long waits may leave what arrives, to hand out several arrivals at once.
+    pub(super) fn set_gather(&mut self, time: Duration) {
+        if let Carrier::Ring(ring) = &mut self.carrier {
+            ring.set_gather(time);
         }
     }
 

@@ -18,10 +18,12 @@ use portcullis_core::session::EndReason;
 use portcullis_uring::{Class, Event, Settings, Token};
 
 use super::engine::{Engine, EngineKind, EngineWanted};
+use super::gathering::{Gathering, thread_time};
 use super::session::{Op, Parts, Session, Side};
 use super::splice::Pipes;
 use super::timer::{Entry, Wheel};
 use super::{Context, Enrolled, Handover, Known, Server, Worker};
+use crate::config::Gather;
 use crate::gate::ConnectionPass;
 use crate::tls::codec::Codec;
 use crate::xdp::steering::Cores;
@@ -45,16 +47,16 @@ pub fn spawn(
     let thread = std::thread::Builder::new().name(format!("relay-{index}")).spawn(move || {
         // Before the engine is made: its own threads stay where this one is.
         cores.pin_relay(index);
-        match Engine::new(wanted.choice, &Settings { gather: wanted.gather, ..Settings::default() }) {
+        match Engine::new(wanted.choice, &Settings::default()) {
             Ok(engine) => {
-                if !wanted.gather.is_zero() && !engine.gathers() {
+                if matches!(wanted.gather, Gather::Always(time) if !time.is_zero()) && !engine.can_gather() {
                     tracing::warn!("`relay_gather` does nothing: it needs io_uring of Linux 6.12 or newer");
                 }
                 let enters = engine.enters().map(|count| Arc::new(AtomicU64::new(count)));
                 // Who started us waits for it.
                 tell.send(Ok((engine.waker(), engine.kind(), enters.clone()))).ok();
                 drop(tell);
-                Relay::new(context, inbox, engine, enters).run();
+                Relay::new(context, inbox, engine, enters, Gathering::new(wanted.gather)).run();
             }
             Err(error) => {
                 tell.send(Err(error)).ok();
@@ -106,6 +108,7 @@ struct Relay {
     kills: u64,
     /// Where others read how often the kernel was entered.
     enters: Option<Arc<AtomicU64>>,
+    gathering: Gathering,
 }
 
 impl Relay {
@@ -114,6 +117,7 @@ impl Relay {
         inbox: Receiver<Handover>,
         engine: Engine,
         enters: Option<Arc<AtomicU64>>,
+        gathering: Gathering,
     ) -> Self {
         let now = Instant::now();
         let shared = Shared {
@@ -136,6 +140,7 @@ impl Relay {
             due: Vec::new(),
             kills: 0,
             enters,
+            gathering,
         }
     }
 
@@ -165,6 +170,8 @@ impl Relay {
         self.look_at_due();
         self.feed_starved();
         self.go_on();
+        let time = self.gathering.after_turn(self.shared.now, thread_time);
+        self.shared.engine.set_gather(time);
         Ok(())
     }
 
@@ -183,6 +190,9 @@ impl Relay {
     }
 
     fn dispatch(&mut self, event: Event) {
+        if let Event::Received { chunk, .. } = &event {
+            self.gathering.count(chunk.len());
+        }
         let token = match &event {
             Event::Received { token, .. }
             | Event::End { token }

@@ -74,7 +74,7 @@ fn an_empty_file_means_the_documented_defaults() {
     assert_eq!(config.server.state_dir, Path::new("/var/lib/portcullis"));
     assert_eq!(config.server.drain_timeout, Duration::from_secs(30));
     assert_eq!(config.server.relay_engine, EngineChoice::Auto);
-    assert_eq!(config.server.relay_gather, Duration::ZERO);
+    assert_eq!(config.server.relay_gather, portcullis::config::Gather::Adaptive);
     assert_eq!(config.control.socket, Path::new("/run/portcullis/control.sock"));
     assert_eq!((config.log.level, config.log.format), (tracing::Level::INFO, LogFormat::Text));
     assert_eq!(config.dns.timeout, Duration::from_secs(3));

@@ -26,13 +26,16 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    pub(crate) fn new(ring: IoUring, gather: Duration) -> Self {
-        let gather = if ring.params().is_feature_min_timeout() { gather } else { Duration::ZERO };
-        Self { ring, waiting: VecDeque::new(), gather, enters: 0 }
+    pub(crate) fn new(ring: IoUring) -> Self {
+        Self { ring, waiting: VecDeque::new(), gather: Duration::ZERO, enters: 0 }
     }
 
-    pub(crate) fn gathers(&self) -> bool {
-        !self.gather.is_zero()
+    pub(crate) fn can_gather(&self) -> bool {
+        self.ring.params().is_feature_min_timeout()
+    }
+
+    pub(crate) fn set_gather(&mut self, time: Duration) {
+        self.gather = if self.can_gather() { time } else { Duration::ZERO };
     }
 
     /// How often the kernel was called.

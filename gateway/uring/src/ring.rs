@@ -80,7 +80,7 @@ impl Ring {
         setup::enable(&ring)?;
         let shared = Shared { groups, table: Table::new(sockets), parcels: Vec::new() };
         let mut this = Self {
-            queue: Queue::new(ring, settings.gather),
+            queue: Queue::new(ring),
             shared: ManuallyDrop::new(shared),
             backlog: VecDeque::new(),
             send_at_once: settings.send_at_once,
@@ -308,10 +308,15 @@ impl Ring {
         self.queue.enter(self.backlog.is_empty(), timeout)
     }
 
-    /// Whether `wait` holds events back for a while: it was asked to, and the kernel can.
+    /// Whether [`set_gather`](Self::set_gather) does something: the kernel can (Linux 6.12).
     #[must_use]
-    pub fn gathers(&self) -> bool {
-        self.queue.gathers()
+    pub fn can_gather(&self) -> bool {
+        self.queue.can_gather()
+    }
+
+    /// From now on `wait` may hold events back for so long to hand out several at once. Zero, as at first: not at all.
+    pub fn set_gather(&mut self, time: Duration) {
+        self.queue.set_gather(time);
     }
 
     /// Calls of `io_uring_enter` so far.

@@ -1,7 +1,5 @@
 //! How large a ring is, and why there may be none.
 
-use std::time::Duration;
-
 /// Sizes of a ring; the default fits one relay worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -19,8 +17,6 @@ pub struct Settings {
     /// not fit. It needs no operation, no completion and no second `wait` to hear of it, and leaves earlier: it costs
     /// less where system calls are cheap.
     pub send_at_once: bool,
-    /// How long `wait` may hold events back to hand out several at once. Zero: not at all.
-    pub gather: Duration,
 }
 
 impl Default for Settings {
@@ -32,7 +28,6 @@ impl Default for Settings {
             client_buffers: 256,
             server_buffers: 512,
             send_at_once: true,
-            gather: Duration::ZERO,
         }
     }
 }

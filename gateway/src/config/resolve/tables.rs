@@ -11,14 +11,14 @@ use tracing::Level;
 
 use super::Resolver;
 use crate::config::file::{self, File};
-use crate::config::kept_path;
+use crate::config::{duration, kept_path};
 use crate::config::reader::{Located, shown};
 use crate::config::{
     CertificateFiles, Control, Dns, ListenerConfig, Log, LogFormat, MetricsConfig, RecordLayer,
     STATE_DIR_DEFAULT, Server, Token, UserFile,
 };
 
-use crate::config::EngineChoice;
+use crate::config::{EngineChoice, Gather};
 
 /// More threads than this wait for each other more than they work.
 const WORKERS_MAX: usize = 256;
@@ -141,13 +141,20 @@ impl Resolver<'_> {
                 bounds,
             ),
             relay_engine: relay_engine.unwrap_or_default(),
-            relay_gather: self.duration(
-                "relay_gather",
-                typed.relay_gather,
-                Duration::ZERO,
-                Duration::ZERO..=RELAY_GATHER_MAX,
-            ),
+            relay_gather: self.gather(typed.relay_gather),
         }
+    }
+
+    fn gather(&mut self, typed: Option<Located<String>>) -> Gather {
+        let Some(typed) = typed.filter(|typed| typed.value != Gather::ADAPTIVE) else { return Gather::Adaptive };
+        let bounds = Duration::ZERO..=RELAY_GATHER_MAX;
+        if duration::parse(&typed.value).is_none() {
+            self.problems
+                .add(typed.at, format!("`relay_gather` is \"{}\"", shown(&typed.value)))
+                .expected(format!("one of {}, a duration up to 10ms", Gather::ADAPTIVE));
+            return Gather::Adaptive;
+        }
+        Gather::Always(self.duration("relay_gather", Some(typed), Duration::ZERO, bounds))
     }
 
     pub(super) fn control(&mut self, typed: file::Control) -> Control {

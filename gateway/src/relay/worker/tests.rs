@@ -14,7 +14,7 @@ use portcullis_core::limits::Limits;
 use portcullis_core::session::Table;
 
 use super::*;
-use crate::config::EngineChoice;
+use crate::config::{EngineChoice, Gather};
 use crate::gate::Gate;
 use crate::tls::codec::Codec;
 use crate::xdp::Flows;
@@ -178,7 +178,7 @@ fn bytes_arrive_in_order_and_exactly_in_both_directions() {
 #[test]
 fn so_do_those_that_are_handled_several_at_once() {
     for choice in engines() {
-        let running = Running::start_as(EngineWanted { choice, gather: Duration::from_millis(2) });
+        let running = Running::start_as(EngineWanted { choice, gather: Gather::Always(Duration::from_millis(2)) });
         let sessions: Vec<_> = (0..4).map(|_| running.session()).collect();
         thread::scope(|scope| {
             for (client, server) in &sessions {

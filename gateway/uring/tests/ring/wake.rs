@@ -76,7 +76,9 @@ fn a_wait_does_not_block_while_events_are_left() {
 
 #[test]
 fn gathering_holds_events_back_for_its_time_and_no_longer() {
-    let mut ring = ring(&Settings { gather: Duration::from_millis(20), ..small() });
+    let mut ring = ring(&small());
+    assert!(ring.can_gather());
+    ring.set_gather(Duration::from_millis(20));
     let (socket, mut peer) = pair(&mut ring);
     ring.receive(socket, Class::Client, token(1));
     assert!(now(&mut ring).is_empty());
