@@ -158,6 +158,11 @@ impl Promised {
         Self { id, title, promise: Promise::AtLeast(goal), gate: Some(gate) }
     }
 
+    /// What is told beside a goal and promises nothing.
+    const fn shown(id: &'static str, title: &'static str) -> Self {
+        Self { id, title, promise: Promise::Nothing, gate: None }
+    }
+
     fn missing(self, why: &str) -> Goal {
         Goal { gate: self.gate, ..Goal::missing(self.id, self.title, self.promise, why) }
     }
@@ -178,27 +183,27 @@ impl Promised {
 
 const OURS: &str = "portcullis";
 const GATHERING: &str = "portcullis-gathering";
+const PROMPT: &str = "portcullis-prompt";
 
-/// The same of ours with `relay_gather`, shown beside a goal that is about the default.
+/// The same of ours that never gathers, shown beside a goal that is about the default.
 fn beside(goal: Promised, table: &Table, rivals: &[&str], verdict: &Verdict) -> Goal {
-    let Promised { id, .. } = goal;
-    let shown = Promised { title: "  with relay_gather = 1ms", promise: Promise::Nothing, gate: None, id };
-    shown.of(GATHERING, table, rivals, verdict)
+    Promised::shown(goal.id, "  with relay_gather = 0s").of(PROMPT, table, rivals, verdict)
 }
 
 /// Everybody who ends TLS.
 fn everybody(bench: &Bench) -> Vec<(Kind, Way)> {
     // A quick run leaves out whom no goal is against.
     let wanted = |kind: &Kind| kind.is_rival() || *kind == Kind::Portcullis || !bench.plan.quick;
-    let ending_tls =
-        Kind::ALL.into_iter().filter(|kind| !matches!(kind, Kind::TokioUring | Kind::PortcullisGathering));
+    let ending_tls = Kind::ALL.into_iter().filter(|kind| {
+        !matches!(kind, Kind::TokioUring | Kind::PortcullisGathering | Kind::PortcullisPrompt)
+    });
     ending_tls.filter(wanted).map(|kind| (kind, Way::Tls)).collect()
 }
 
-/// Everybody who ends TLS, and ours with `relay_gather`.
-fn everybody_and_gathering(bench: &Bench) -> Vec<(Kind, Way)> {
+/// Everybody who ends TLS, and ours that never gathers.
+fn everybody_and_prompt(bench: &Bench) -> Vec<(Kind, Way)> {
     let mut kinds = everybody(bench);
-    kinds.push((Kind::PortcullisGathering, Way::Tls));
+    kinds.push((Kind::PortcullisPrompt, Way::Tls));
     kinds
 }
 

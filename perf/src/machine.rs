@@ -13,6 +13,8 @@ pub(crate) struct Facts {
     pub(crate) virtual_machine: bool,
     pub(crate) memory_mib: u64,
     pub(crate) kernel: String,
+    /// Of TCP, for everybody's sockets: bytes per CPU second depend on it.
+    pub(crate) congestion_control: String,
     /// The load before the first measurement: tells whether the machine was quiet.
     pub(crate) load_average: String,
 }
@@ -31,6 +33,7 @@ impl Facts {
             virtual_machine: flags.split(' ').any(|flag| flag == "hypervisor"),
             memory_mib: memory.unwrap_or_default() / 1024,
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control").trim().to_owned(),
             load_average: average.join(" "),
         }
     }

@@ -29,8 +29,10 @@ pub(crate) const NEWEST_HAPROXY: &str = "PORTCULLIS_PERF_HAPROXY";
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     Portcullis,
-    /// Ours with `relay_gather`: less CPU for later messages.
+    /// Ours with `relay_gather = "1ms"`: it gathers also while it is quiet.
     PortcullisGathering,
+    /// Ours with `relay_gather = "0s"`: it never gathers, not even while it is busy.
+    PortcullisPrompt,
     Haproxy,
     HaproxyNewest,
     Nginx,
@@ -43,9 +45,10 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Portcullis,
         Self::PortcullisGathering,
+        Self::PortcullisPrompt,
         Self::Haproxy,
         Self::HaproxyNewest,
         Self::Nginx,
@@ -59,6 +62,7 @@ impl Kind {
         match self {
             Self::Portcullis => "portcullis",
             Self::PortcullisGathering => "portcullis-gathering",
+            Self::PortcullisPrompt => "portcullis-prompt",
             Self::Haproxy => "haproxy",
             Self::HaproxyNewest => "haproxy-newest",
             Self::Nginx => "nginx",
@@ -75,7 +79,7 @@ impl Kind {
     }
 
     pub(crate) fn is_ours(self) -> bool {
-        matches!(self, Self::Portcullis | Self::PortcullisGathering)
+        matches!(self, Self::Portcullis | Self::PortcullisGathering | Self::PortcullisPrompt)
     }
 
     pub(crate) fn is_haproxy(self) -> bool {
@@ -119,7 +123,7 @@ impl Peer {
     /// Finds a program and asks for its version; an error says what is missing and how to get it.
     pub(crate) fn find(kind: Kind) -> Result<Self> {
         let (program, version) = match kind {
-            Kind::Portcullis | Kind::PortcullisGathering => portcullis::find()?,
+            Kind::Portcullis | Kind::PortcullisGathering | Kind::PortcullisPrompt => portcullis::find()?,
             Kind::Haproxy => haproxy::find_with_version()?,
             Kind::HaproxyNewest => haproxy::find_newest()?,
             Kind::Nginx => nginx::find()?,
@@ -133,7 +137,9 @@ impl Peer {
     /// Starts it on its CPU in front of the back end.
     pub(crate) fn start(&self, site: &Site, job: Job) -> Result<Contender> {
         match self.kind {
-            Kind::Portcullis | Kind::PortcullisGathering => portcullis::start(self.kind, site),
+            Kind::Portcullis | Kind::PortcullisGathering | Kind::PortcullisPrompt => {
+                portcullis::start(self.kind, site)
+            }
             Kind::Haproxy | Kind::HaproxyNewest => haproxy::start(self, site, job),
             Kind::Nginx => nginx::start(self, site, job),
             Kind::Hitch => hitch::start(self, site),

@@ -27,17 +27,23 @@ pub(super) struct Gathering {
     /// What has come in this turn.
     pieces: usize,
     bytes: usize,
+    has_begun: bool,
 }
 
 impl Gathering {
     pub(super) fn new(wanted: Gather) -> Self {
-        Self { wanted, is_busy: false, window: None, pieces: 0, bytes: 0 }
+        Self { wanted, is_busy: false, window: None, pieces: 0, bytes: 0, has_begun: false }
     }
 
     /// A piece has come.
     pub(super) fn count(&mut self, bytes: usize) {
         self.pieces = self.pieces.saturating_add(1);
         self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// A session has begun. More are likely to come, and somebody waits for what it has to say first.
+    pub(super) fn begin(&mut self) {
+        self.has_begun = true;
     }
 
     /// For how long the wait after this turn may gather.
@@ -51,7 +57,8 @@ impl Gathering {
             }
         };
         let are_small = pieces > 0 && bytes <= pieces.saturating_mul(SMALL_BYTES);
-        if are_small { time } else { Duration::ZERO }
+        let has_begun = std::mem::take(&mut self.has_begun);
+        if are_small && !has_begun { time } else { Duration::ZERO }
     }
 
     /// Looks how busy the thread was, if it is time.
@@ -83,7 +90,12 @@ mod tests {
     const PIECE: usize = 700;
 
     /// Lets windows pass in which so many percent of a processor were used; for how long the last turn gathers.
-    fn pass(gathering: &mut Gathering, at: &mut (Instant, Duration), percents: &[u32], bytes: usize) -> Duration {
+    fn pass(
+        gathering: &mut Gathering,
+        at: &mut (Instant, Duration),
+        percents: &[u32],
+        bytes: usize,
+    ) -> Duration {
         let mut time = Duration::ZERO;
         for percent in percents {
             at.0 += WINDOW;
@@ -107,13 +119,16 @@ mod tests {
     }
 
     #[test]
-    fn transfers_and_turns_without_bytes_are_not_followed_by_gathering() {
+    fn transfers_new_sessions_and_turns_without_bytes_are_not_followed_by_gathering() {
         for wanted in [Gather::Adaptive, Gather::Always(TIME)] {
             let mut at = (Instant::now(), Duration::ZERO);
             let mut gathering = Gathering::new(wanted);
             pass(&mut gathering, &mut at, &[90, 90], PIECE);
             assert_eq!(pass(&mut gathering, &mut at, &[90], SMALL_BYTES + 1), Duration::ZERO);
             assert_eq!(pass(&mut gathering, &mut at, &[90], SMALL_BYTES), TIME);
+            gathering.begin();
+            assert_eq!(pass(&mut gathering, &mut at, &[90], PIECE), Duration::ZERO);
+            assert_eq!(pass(&mut gathering, &mut at, &[90], PIECE), TIME);
             assert_eq!(gathering.after_turn(at.0, || at.1), Duration::ZERO);
         }
     }
@@ -121,8 +136,8 @@ mod tests {
     #[test]
     fn what_the_configuration_says_holds_however_busy_a_worker_is() {
         let mut at = (Instant::now(), Duration::ZERO);
-        let [never, always] =
-            [Duration::ZERO, Duration::from_millis(2)].map(|time| (time, Gathering::new(Gather::Always(time))));
+        let [never, always] = [Duration::ZERO, Duration::from_millis(2)]
+            .map(|time| (time, Gathering::new(Gather::Always(time))));
         for (time, mut gathering) in [never, always] {
             assert_eq!(pass(&mut gathering, &mut at, &[0], PIECE), time);
             assert_eq!(pass(&mut gathering, &mut at, &[100], PIECE), time);

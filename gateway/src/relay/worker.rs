@@ -250,6 +250,7 @@ impl Relay {
     }
 
     fn begin(&mut self, handover: Handover) {
+        self.gathering.begin();
         let Handover { session: enrolled, client, codec, server, beginning, idle_timeout, pass } = handover;
         let (server, server_codec, unread, is_tcp) = match server {
             Server::Tcp(socket) => (OwnedFd::from(socket), Codec::Plain, Vec::new(), true),

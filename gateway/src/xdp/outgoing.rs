@@ -1,9 +1,10 @@
 //! Brings the programs for what leaves into the kernel: at the sockets of a cgroup, and at the interfaces.
 //!
 //! Their links are pinned beside those of the filter. At an interface the new program takes the old one's place in
-//! one step; at a cgroup it comes beside the old one, which is then removed.
+//! one step; at a cgroup it comes beside the old one, which goes when the new pin takes the place of its pin.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
@@ -20,9 +21,12 @@ use crate::config::XdpConfig;
 /// Names of pinned links begin with these; interface or program follow.
 const OUT: &str = "egress-";
 const DIAL: &str = "dial-";
+/// Before the name of a new pin until it takes the old one's place.
+const NEW: &str = "new-";
 
 /// Whether a pin is one of ours.
 pub(super) fn is_pin(name: &str) -> bool {
+    let name = name.strip_prefix(NEW).unwrap_or(name);
     name.starts_with(OUT) || name.starts_with(DIAL)
 }
 
@@ -116,7 +120,6 @@ fn at_interface(ebpf: &mut Ebpf, xdp: &XdpConfig, interface: &str) -> Result<boo
             drop(program.take_link(id));
             return Ok(false);
         }
-        remove(&pin)?;
     }
     let failed = |reason: String| XdpError::Egress { at: format!("interface `{interface}`"), reason };
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
@@ -125,7 +128,7 @@ fn at_interface(ebpf: &mut Ebpf, xdp: &XdpConfig, interface: &str) -> Result<boo
         .map_err(|error| failed(format!("{}; a kernel with tcx is needed (6.6 or later)", chain(&error))))?;
     let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
     let link: FdLink = link.try_into().map_err(|error: LinkError| failed(chain(&error)))?;
-    link.pin(&pin).map_err(|error| failed(chain(&error)))?;
+    put_pin(link, &pin)?;
     Ok(true)
 }
 
@@ -176,11 +179,19 @@ fn at_cgroup(
     })?;
     let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
     let link: FdLink = link.try_into().map_err(|error: LinkError| failed(chain(&error)))?;
-    let pin = dial_pin(xdp, name);
-    if pin.exists() {
-        remove(&pin)?;
+    put_pin(link, &dial_pin(xdp, name))
+}
+
+/// Pins a link in the place of an older one. At no moment is there none: what the daemon has attached outlives it.
+fn put_pin(link: FdLink, pin: &Path) -> Result<(), XdpError> {
+    let failed = |reason| XdpError::Pin { path: pin.to_owned(), reason };
+    let name = pin.file_name().unwrap_or_default().to_string_lossy();
+    let beside = pin.with_file_name(format!("{NEW}{name}"));
+    if beside.exists() {
+        remove(&beside)?;
     }
-    link.pin(&pin).map(drop).map_err(|error| failed(chain(&error)))
+    link.pin(&beside).map_err(|error| failed(io::Error::other(chain(&error))))?;
+    fs::rename(&beside, pin).map_err(failed)
 }
 
 /// Nothing that leaves is judged any more.
@@ -240,6 +251,17 @@ mod tests {
         assert_eq!(cgroup_of(hybrid, own).as_deref(), Some(Path::new("/sys/fs/cgroup/unified/")));
         assert_eq!(cgroup_of("cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n", own), None);
     }
+
+    #[test]
+    fn pins_of_what_leaves_are_known_by_their_names() {
+        assert!(
+            ["egress-edge", "dial-connect_v4", "new-egress-vlan:7", "new-dial-connect_v6"]
+                .into_iter()
+                .all(is_pin)
+        );
+        assert!(!["link-driver-edge", "new-link", "detached"].into_iter().any(is_pin));
+    }
+
     #[test]
     fn a_link_at_no_cgroup_is_detached_and_another_link_says_nothing() {
         let text = |cgroup| format!("pos:\t0\nlink_type:\tcgroup\nlink_id:\t7\ncgroup_id:\t{cgroup}\n");

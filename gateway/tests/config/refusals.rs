@@ -72,7 +72,12 @@ fn numbers_and_durations_have_bounds_that_the_message_tells() {
         ("[server]\nworkers = ‸0xffffffffffffffffff", "too large", "", None),
         ("[server]\ndrain_timeout = ‸\"25h\"", "`drain_timeout` is 25h", "from 0s to 1d", None),
         ("[server]\nrelay_gather = ‸\"11ms\"", "`relay_gather` is 11ms", "from 0s to 10ms", None),
-        ("[server]\nrelay_gather = ‸\"often\"", "`relay_gather` is \"often\"", "one of adaptive, a duration up to 10ms", None),
+        (
+            "[server]\nrelay_gather = ‸\"often\"",
+            "`relay_gather` is \"often\"",
+            "one of adaptive, a duration up to 10ms",
+            None,
+        ),
         ("[limits]\nconnections = ‸0", "`connections` is 0", "from 1 to 1000000", None),
         ("[limits]\nhandshake_timeout = ‸\"99ms\"", "is 99ms", "from 100ms to 5m", None),
         ("[limits]\ndial_timeout = ‸\"301s\"", "is 301s", "from 100ms to 5m", None),

@@ -25,7 +25,7 @@ impl Default for Settings {
             entries: 1024,
             completions_per_entry: 4,
             sockets: 65_536,
-            client_buffers: 256,
+            client_buffers: 1024,
             server_buffers: 512,
             send_at_once: true,
         }

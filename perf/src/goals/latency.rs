@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::messages::cost;
-use super::{OURS, Outcome, Promised, beside, names, rivals};
+use super::{OURS, Outcome, Promised, names, rivals};
 use crate::bench::{Bench, Way};
 use crate::compare::{Better, Table, interleave};
 use crate::goal::Promise;
@@ -28,14 +28,7 @@ const RATES: (f64, f64) = (2_000.0, 10_000.0);
 const DIRECT: &str = "direct";
 
 pub(super) fn run(bench: &mut Bench, progress: &mut dyn Write) -> Result<Outcome> {
-    let kinds = [
-        Kind::Portcullis,
-        Kind::Haproxy,
-        Kind::HaproxyNewest,
-        Kind::Nginx,
-        Kind::Hitch,
-        Kind::PortcullisGathering,
-    ];
+    let kinds = [Kind::Portcullis, Kind::Haproxy, Kind::HaproxyNewest, Kind::Nginx, Kind::Hitch];
     let mut lanes = bench.lineup(&kinds.map(|kind| (kind, Way::Tls)), Job::Sessions, progress)?;
     let timing = Timing { length: bench.plan.timing().length * 3 / 2, ..bench.plan.timing() };
     let first = lanes.iter().find(|lane| lane.kind == Some(Kind::Haproxy)).or_else(|| lanes.first());
@@ -67,15 +60,21 @@ pub(super) fn run(bench: &mut Bench, progress: &mut dyn Write) -> Result<Outcome
     let p50 = table("added latency, p50", |latency| latency.p50);
     let p99 = table("added latency, p99", |latency| latency.p99);
     let verdict = judge("latency", &series, Offer::Rate);
+    let cpu = Table::of("CPU per message there and back at that load", "µs", Better::Lower, &series, cost);
     let rivals = rivals(&lanes);
     let milliseconds: Vec<f64> = p99.values(OURS).iter().map(|micros| micros / 1e3).collect();
     let goals = vec![
         GOALS[0].against(&p50, &names(&rivals), &verdict),
-        beside(GOALS[0], &p50, &names(&rivals), &verdict),
+        Promised::shown(GOALS[0].id, "  CPU per message at that load, ours / best").of(
+            OURS,
+            &cpu,
+            &names(&rivals),
+            &verdict,
+        ),
         GOALS[1].against(&p99, &names(&rivals), &verdict),
         GOALS[2].found(&milliseconds).unless(verdict.invalid.clone()),
     ];
-    let figures = vec![p50.figure("G7"), p99.figure("G7-p99")];
+    let figures = vec![p50.figure("G7"), p99.figure("G7-p99"), cpu.figure("G7-cpu")];
     let raw = json!({"messages_per_second": rate, "series": series});
     Ok(Outcome { raw, figures, goals, lines: verdict.lines })
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Outcome, Promised, beside, everybody_and_gathering, names, rivals};
+use super::latency::mean;
+use super::{OURS, Outcome, Promised, beside, everybody_and_prompt, names, rivals};
 use crate::bench::Bench;
 use crate::compare::{Better, Table, interleave};
 use crate::load::Slice;
@@ -18,11 +19,12 @@ use crate::stats::float;
 pub(super) const GOALS: [Promised; 1] =
     [Promised::at_most("G1", "CPU per small TLS message, ours / best", 0.45, 0.65)];
 
-/// Messages of a remote desktop, 10,000 a second on 200 sessions.
-const SMALL: Mix = Mix { gap: Duration::from_millis(20), sizes: (256, 1_228), ..MIX };
+/// Messages of a remote desktop, 22,000 a second on 200 sessions: what one costs matters where little of a core is left,
+/// and more the load cannot offer with one of its own. What they cost at 30 % load is shown with the latency there.
+const SMALL: Mix = Mix { gap: Duration::from_millis(9), sizes: (256, 1_228), ..MIX };
 
 pub(super) fn run(bench: &mut Bench, progress: &mut dyn Write) -> Result<Outcome> {
-    let kinds = everybody_and_gathering(bench);
+    let kinds = everybody_and_prompt(bench);
     let mut lanes = bench.lineup(&kinds, Job::Bulk, progress)?;
     let timing = bench.plan.timing();
     let series = interleave(&mut lanes, bench.plan.rounds, progress, "messages", |lane| {
@@ -34,9 +36,18 @@ pub(super) fn run(bench: &mut Bench, progress: &mut dyn Write) -> Result<Outcome
     let table = Table::of(title, "µs", Better::Lower, &series, cost);
     let verdict = judge("messages", &series, Offer::Rate);
     let rivals = rivals(&lanes);
-    let goals = [Promised::against, beside].map(|goal| goal(GOALS[0], &table, &names(&rivals), &verdict));
-    let figures = vec![table.figure("G1")];
-    Ok(Outcome { raw: json!(series), figures, goals: goals.to_vec(), lines: verdict.lines })
+    // The price of gathering: the whole way there and back.
+    let p50 = |slices: &[Slice]| mean(&slices.iter().collect::<Vec<_>>(), |latency| latency.p50);
+    let p50 = Table::of("latency of these messages, p50", "µs", Better::Lower, &series, p50);
+    let (rivals, id) = (names(&rivals), GOALS[0].id);
+    let goals = vec![
+        GOALS[0].against(&table, &rivals, &verdict),
+        beside(GOALS[0], &table, &rivals, &verdict),
+        Promised::shown(id, "  latency of these messages, p50, ours / best")
+            .of(OURS, &p50, &rivals, &verdict),
+    ];
+    let figures = vec![table.figure(id), p50.figure("G1-p50")];
+    Ok(Outcome { raw: json!(series), figures, goals, lines: verdict.lines })
 }
 
 /// CPU microseconds of the contender per unit.

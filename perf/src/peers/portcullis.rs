@@ -35,8 +35,13 @@ pub(super) fn start(kind: Kind, site: &Site) -> Result<Contender> {
         fs::copy(site.certificates.join(name), setup.dir().join(name)).context("copy the certificate")?;
     }
     let listeners = configure(&mut setup, site.backend)?;
-    if kind == Kind::PortcullisGathering {
-        setup.merge(GATHER)?;
+    let gather = match kind {
+        Kind::PortcullisGathering => Some("1ms"),
+        Kind::PortcullisPrompt => Some("0s"),
+        _ => None,
+    };
+    if let Some(gather) = gather {
+        setup.merge(&format!("[server]\nrelay_gather = \"{gather}\"\n"))?;
     }
     let metrics = setup.metrics(Ipv4Addr::LOCALHOST.into())?;
     let daemon = cpu::pinned(site.cpu, || setup.start())?;
@@ -79,9 +84,6 @@ handshakes_per_source = 9700
 sessions = 9600
 sessions_per_source = 9600
 "#;
-
-/// What a dense gateway would choose: it hears of what arrives a thousand times a second.
-const GATHER: &str = "[server]\nrelay_gather = \"1ms\"\n";
 
 #[cfg(test)]
 mod tests {

@@ -51,6 +51,7 @@ mod tests {
             ("xdp.egress_policy", "closed"),
             ("acme.challenge", "http-01"),
             ("server.relay_engine", "epoll"),
+            ("server.relay_gather", "adaptive"),
         ] {
             assert!(of(TEXT, path).iter().any(|known| known == word), "{path}: {:?}", of(TEXT, path));
         }

@@ -11,12 +11,12 @@ use tracing::Level;
 
 use super::Resolver;
 use crate::config::file::{self, File};
-use crate::config::{duration, kept_path};
 use crate::config::reader::{Located, shown};
 use crate::config::{
     CertificateFiles, Control, Dns, ListenerConfig, Log, LogFormat, MetricsConfig, RecordLayer,
     STATE_DIR_DEFAULT, Server, Token, UserFile,
 };
+use crate::config::{duration, kept_path};
 
 use crate::config::{EngineChoice, Gather};
 
@@ -146,7 +146,9 @@ impl Resolver<'_> {
     }
 
     fn gather(&mut self, typed: Option<Located<String>>) -> Gather {
-        let Some(typed) = typed.filter(|typed| typed.value != Gather::ADAPTIVE) else { return Gather::Adaptive };
+        let Some(typed) = typed.filter(|typed| typed.value != Gather::ADAPTIVE) else {
+            return Gather::Adaptive;
+        };
         let bounds = Duration::ZERO..=RELAY_GATHER_MAX;
         if duration::parse(&typed.value).is_none() {
             self.problems

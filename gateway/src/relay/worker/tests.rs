@@ -178,7 +178,8 @@ fn bytes_arrive_in_order_and_exactly_in_both_directions() {
 #[test]
 fn so_do_those_that_are_handled_several_at_once() {
     for choice in engines() {
-        let running = Running::start_as(EngineWanted { choice, gather: Gather::Always(Duration::from_millis(2)) });
+        let running =
+            Running::start_as(EngineWanted { choice, gather: Gather::Always(Duration::from_millis(2)) });
         let sessions: Vec<_> = (0..4).map(|_| running.session()).collect();
         thread::scope(|scope| {
             for (client, server) in &sessions {
@@ -246,7 +247,7 @@ fn sessions_that_are_stuck_leave_buffers_for_others() {
 fn by_hand(choice: EngineChoice) -> (Relay, SyncSender<Handover>) {
     let (queue, inbox) = sync_channel(RELAY_QUEUE);
     let engine = Engine::new(choice, &Settings::default()).unwrap();
-    (Relay::new(context(), inbox, engine, None), queue)
+    (Relay::new(context(), inbox, engine, None, Gathering::new(Gather::Adaptive)), queue)
 }
 
 fn turns(relay: &mut Relay, what: &str, mut done: impl FnMut(&Relay) -> bool) {
@@ -292,9 +293,10 @@ fn idle_sessions_hold_no_buffers() {
             turns(&mut relay, "the bytes to pass", |_| client.peek(&mut down).is_ok_and(|count| count == 4));
         }
         turns(&mut relay, "all buffers to be back", |relay| {
-            [(Class::Client, 256), (Class::Server, 512)]
+            let Settings { client_buffers, server_buffers, .. } = Settings::default();
+            [(Class::Client, client_buffers), (Class::Server, server_buffers)]
                 .iter()
-                .all(|(class, all)| relay.shared.engine.available(*class) == *all)
+                .all(|(class, all)| relay.shared.engine.available(*class) == usize::from(*all))
         });
         assert!(size_of::<Held>() < 1024, "{}", size_of::<Held>());
         drop(peers);

@@ -88,7 +88,6 @@ impl Model {
             sockets: 8,
             client_buffers: BUFFERS,
             server_buffers: BUFFERS,
-            ..Settings::default()
         };
         let mut ring = ring(&settings);
         let connections = (0..CONNECTIONS).map(|at| connect(&mut ring, at)).collect();
